@@ -1,0 +1,34 @@
+"""glmtune: fine-tune GLM-4 chat models.
+
+The names below are imported on first use, so that `import glmtune` stays free of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Conversation": "glmtune.data.conversation",
+    "GlmtuneError": "glmtune.errors",
+    "RunConfig": "glmtune.config",
+    "evaluate": "glmtune.evaluation.evaluate",
+    "generate": "glmtune.evaluation.generate",
+    "load_config": "glmtune.config",
+    "resume": "glmtune.training.run",
+    "train": "glmtune.training.run",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'glmtune' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

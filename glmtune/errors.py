@@ -1,0 +1,53 @@
+"""Errors that a user can act on: what went wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from types import ModuleType
+
+EXIT_FAILURE = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class GlmtuneError(Exception):
+    """A mistake that the user can mend; printed as three short lines, without a traceback."""
+
+    exit_code = EXIT_USER_ERROR
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  --> {self.where}")
+        if self.fix:
+            lines.append(f"hint: {self.fix}")
+        return "\n".join(lines)
+
+
+class RunFailure(GlmtuneError):
+    """Something broke although the user's input was right: a full disk, a loss that is not a number."""
+
+    exit_code = EXIT_FAILURE
+
+
+def require(package: str, *, extra: str) -> ModuleType:
+    """Return the imported optional `package`, or raise an error that names the extra which installs it."""
+    if importlib.util.find_spec(package) is None:
+        raise GlmtuneError(
+            f"`{package}` is not installed", fix=f"run `pip install 'glmtune[{extra}]'` and try again"
+        )
+    return importlib.import_module(package)
+
+
+def nearest(word: str, candidates: list[str]) -> str:
+    """Return ` (did you mean `x`?)` for the closest candidate, or an empty string where none is close."""
+    matches = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    return f" (did you mean `{matches[0]}`?)" if matches else ""

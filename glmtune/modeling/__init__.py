@@ -1,0 +1,1 @@
+"""Loading, adapting and the loss of models."""

@@ -1,0 +1,1 @@
+"""Training runs: the run itself, its folder, its checkpoints."""
