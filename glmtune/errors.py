@@ -41,9 +41,7 @@ class RunFailure(GlmtuneError):
 def require(package: str, *, extra: str) -> ModuleType:
     """Return the imported optional `package`, or raise an error that names the extra which installs it."""
     if importlib.util.find_spec(package) is None:
-        raise GlmtuneError(
-            f"`{package}` is not installed", fix=f"run `pip install 'glmtune[{extra}]'` and try again"
-        )
+        raise GlmtuneError(f"`{package}` is not installed", fix=f"run `pip install 'glmtune[{extra}]'` and try again")
     return importlib.import_module(package)
 
 

@@ -1,0 +1,127 @@
+"""Outside formats of a row, one small function each, to `Conversation`.
+
+A function gets one parsed JSON object and returns a conversation or raises `RowError`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from .conversation import ROLES, Conversation, Message, RowError
+
+ROLE_NAMES = {"tool": "observation", "function": "observation", "developer": "system"}
+"""OpenAI's role names, and GLM-4's for the same thing."""
+
+
+def from_messages(row: dict[str, Any]) -> Conversation:
+    """Read OpenAI or GLM-4 messages: `messages`, with tools beside them or inside a system message."""
+    raw_messages = row["messages"]
+    if not isinstance(raw_messages, list) or not raw_messages:
+        raise RowError(f"`messages` is {_kind(raw_messages)}; expected a list of messages")
+    messages: list[Message] = []
+    for index, raw in enumerate(raw_messages):
+        messages.extend(_read_message(raw, index))
+    if row.get("tools"):
+        messages = _offer_tools(messages, _tools_text(row["tools"], "`tools`"))
+    return Conversation(messages=tuple(messages))
+
+
+FORMATS: dict[str, Callable[[dict[str, Any]], Conversation]] = {"messages": from_messages}
+"""Every known format by the key that tells it from the others."""
+
+
+def to_conversation(row: Any) -> Conversation:
+    """Convert one parsed row of any known format."""
+    if not isinstance(row, dict):
+        raise RowError(f"the row is {_kind(row)}; expected an object with `messages`")
+    for key, convert in FORMATS.items():
+        if key in row:
+            return convert(row)
+    keys = ", ".join(f"`{key}`" for key in list(row)[:6]) or "none"
+    raise RowError(f"unknown row format (keys: {keys}); expected `messages`")
+
+
+def _read_message(raw: Any, index: int) -> list[Message]:
+    """Return the message as GLM-4 messages: one, or a text and its tool calls one after the other."""
+    if not isinstance(raw, dict):
+        raise RowError(f"message {index} is {_kind(raw)}; expected an object with `role` and `content`")
+    role = ROLE_NAMES.get(raw.get("role", ""), raw.get("role"))
+    if role not in ROLES:
+        raise RowError(f"message {index} has role `{role}`; expected system, user, assistant or observation")
+    tools = _tools_text(raw["tools"], f"`tools` of message {index}") if raw.get("tools") else None
+    content = _content_text(raw.get("content"), index)
+    calls = raw.get("tool_calls") or []
+    if calls and role != "assistant":
+        raise RowError(f"message {index} has `tool_calls` but role `{role}`; only an assistant calls tools")
+    messages = [] if calls and not content else [_text_message(raw, role, content, tools, index)]
+    return messages + [_tool_call(call, index) for call in calls]
+
+
+def _text_message(raw: dict[str, Any], role: str, content: str, tools: str | None, index: int) -> Message:
+    metadata = raw.get("metadata") or ""
+    if not isinstance(metadata, str):
+        raise RowError(f"`metadata` of message {index} is {_kind(metadata)}; expected text")
+    if not content and role in ("user", "observation"):
+        raise RowError(f"message {index} is a {role} message without content")
+    return Message(role=role, content=content, metadata=metadata, tools=tools)
+
+
+def _tool_call(call: Any, index: int) -> Message:
+    """Turn one OpenAI tool call into GLM-4's form; the arguments stay JSON text, byte for byte where they were."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise RowError(f"a tool call of message {index} has no function name")
+    arguments = function.get("arguments", {})
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return Message(role="assistant", content=arguments or "{}", metadata=function["name"])
+
+
+def _content_text(content: Any, index: int) -> str:
+    """Return the text of a message; OpenAI's list form is joined where all of its parts are text."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        kinds = [part.get("type") if isinstance(part, dict) else _kind(part) for part in content]
+        if all(kind == "text" and isinstance(part.get("text"), str) for kind, part in zip(kinds, content)):
+            return "".join(part["text"] for part in content)
+        others = sorted({str(kind) for kind in kinds if kind != "text"})
+        raise RowError(f"content of message {index} has parts of type {', '.join(others)}; expected text only")
+    raise RowError(f"content of message {index} is {_kind(content)}; expected text")
+
+
+def _tools_text(tools: Any, name: str) -> str:
+    """Return the list of tools as JSON text, key order kept."""
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise RowError(f"{name} is text that is not JSON: {error}") from None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise RowError(f"{name} is {_kind(tools)}; expected a list of tool objects")
+    wrapped = [tool if "type" in tool and tool["type"] != "object" else _as_function(tool) for tool in tools]
+    return json.dumps(wrapped, ensure_ascii=False)
+
+
+def _as_function(tool: dict[str, Any]) -> dict[str, Any]:
+    """Wrap a bare function schema the way OpenAI and GLM-4 write it."""
+    return {"type": "function", "function": tool}
+
+
+def _offer_tools(messages: list[Message], tools: str) -> list[Message]:
+    """Attach row-level tools to the first message where it is a system message, else to a new one before it."""
+    first = messages[0]
+    if first.role == "system":
+        first = Message(role="system", content=first.content, metadata=first.metadata, tools=first.tools or tools)
+        return [first, *messages[1:]]
+    return [Message(role="system", content="", tools=tools), *messages]
+
+
+def _kind(value: Any) -> str:
+    """Name the JSON type of a value, for an error message."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
