@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class EncodedData:
     """The rows of one file, encoded, and what became of the others."""
 
     dataset: Dataset
-    """Columns `input_ids`, `labels` (lists of int), `where` (`file:line`), `is_truncated`."""
+    """Columns `input_ids`, `labels` (lists of int), `where` (`file:line`), `is_truncated`, `row` (its number)."""
     rejects: tuple[Reject, ...]
     num_truncated: int
 
@@ -46,6 +46,16 @@ class EncodedData:
             for row in self.dataset
             for turn in turns_of(row["input_ids"], row["labels"], is_truncated=row["is_truncated"])
         ]
+
+    def first(self, num_rows: int) -> EncodedData:
+        """Return the first rows alone."""
+        return replace(self, dataset=self.dataset.select(range(min(num_rows, len(self.dataset)))))
+
+    def longest(self, num_rows: int) -> EncodedData:
+        """Return the longest rows alone: those that need the most memory."""
+        lengths = [len(ids) for ids in self.dataset["input_ids"]]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        return replace(self, dataset=self.dataset.select(order[:num_rows]))
 
     def summary(self) -> str:
         """Say in one line how many rows there are and how many were cut or left out."""
@@ -150,4 +160,5 @@ def _account(encoded: Dataset, encoder: Encoder, path: Path) -> EncodedData:
             f"no row of `{path}` can be trained on; the first: {rejects[0].reason}", where=rejects[0].where
         )
     dataset = (encoded.select(kept) if rejects else encoded).remove_columns("reason")
+    dataset = dataset.add_column("row", list(range(len(dataset))))
     return EncodedData(dataset=dataset, rejects=rejects, num_truncated=sum(dataset["is_truncated"]))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from glmtune.config import RunConfig
 from glmtune.errors import GlmtuneError
 from glmtune.family import IGNORE_INDEX, Family
 
@@ -76,6 +77,18 @@ class Encoder:
         self._control_pattern = re.compile(f"({'|'.join(map(re.escape, tokens))})")
         ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)  # type: ignore[assignment]
         self._control_ids = dict(zip(tokens, ids))
+
+    @classmethod
+    def from_config(cls, tokenizer: PreTrainedTokenizerBase, family: Family, config: RunConfig) -> Encoder:
+        """Return the encoder that a run's configuration asks for."""
+        return cls(
+            tokenizer,
+            family,
+            combine=config.combine,
+            # One more than both lengths, as in the original: the stop token.
+            max_length_tokens=config.max_input_length + config.max_output_length + 1,
+            truncation=config.truncation,
+        )
 
     def encode(self, conversation: Conversation) -> Example:
         """Return ids and labels of one conversation, or raise `RowError`."""

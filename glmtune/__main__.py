@@ -1,0 +1,5 @@
+"""`python -m glmtune`, so that `torchrun -m glmtune` works, too."""
+
+from glmtune.cli import main
+
+main()

@@ -1,0 +1,253 @@
+"""The command line: every verb parses, calls one function and prints. Heavy modules are imported inside the verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glmtune import __version__
+from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
+
+app = typer.Typer(
+    name="glmtune",
+    help="Fine-tune GLM-4 chat models: LoRA, P-Tuning v2 or full SFT, from one YAML file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.")]
+BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
+
+
+@app.command()
+def train(
+    data_dir: Annotated[Path, typer.Argument(help="Folder of the files that the configuration names.")],
+    model: Annotated[str, typer.Argument(help="A model folder, a hub name, or `demo`.")],
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/lora.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key: training_args.learning_rate=1e-4."),
+    ] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Start a new run from this checkpoint's weights (new data, new rate).")
+    ] = None,
+    base_model: BaseModel = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="A step, an evaluation, a save and a reload on the longest batch; no run.")
+    ] = False,
+) -> None:
+    """Train a model on DATA_DIR as CONFIG says."""
+    from glmtune.training.run import train as run_training
+
+    run_training(
+        data_dir, model, config, overrides=overrides or (), base_model=base_model, init_from=init_from, dry_run=dry_run
+    )
+
+
+@app.command()
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run: its `output_dir`.")],
+    checkpoint: Annotated[int | None, typer.Option(help="Step to go on from; the newest by default.")] = None,
+    base_model: BaseModel = None,
+) -> None:
+    """Go on with an interrupted run; nothing else is needed."""
+    from glmtune.training.run import resume as resume_run
+
+    resume_run(run_dir, checkpoint_step=checkpoint, base_model=base_model)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
+    data_file: Annotated[Path, typer.Argument(help="Rows to score on.")],
+    output: Annotated[
+        Path | None, typer.Option(help="File for the predictions; `predictions-DATA_FILE` here by default.")
+    ] = None,
+    batch_size: BatchSize = 8,
+    max_new_tokens: MaxNewTokens = None,
+    limit: Annotated[int | None, typer.Option(help="Score the first rows only.", min=1)] = None,
+    combine: Annotated[bool, typer.Option(help="Score the last assistant turn of each row only.")] = False,
+    base_model: BaseModel = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Score a model on a file: BLEU-4, ROUGE-1/2/L, loss and perplexity."""
+    from glmtune.evaluation.evaluate import evaluate as score
+
+    path = output or _free_path(Path(f"predictions-{data_file.stem}.jsonl"))
+    scores = score(
+        model,
+        data_file,
+        output=path,
+        base_model=base_model,
+        batch_size=batch_size,
+        limit=limit,
+        combine=combine,
+        trust_remote_code=trust_remote_code,
+        **_given(max_new_tokens=max_new_tokens),
+    )
+    print(json.dumps({name: round(value, 4) for name, value in scores.metrics.items()}, indent=2))
+    for reject in scores.left_out:
+        print(f"left out: {reject.where}: {reject.reason}", file=sys.stderr)
+    print(f"{len(scores.predictions)} predictions in {path}", file=sys.stderr)
+
+
+@app.command()
+def infer(
+    model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
+    prompt: Annotated[str | None, typer.Option(help="Text to ask; stdin is read where nothing is given.")] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="JSON lines with `prompt` (text) or `messages`; one answer a line.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print {prompt, answer} as JSON lines.")] = False,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Above 0; higher is more varied. 0 is --greedy.", min=0)
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the most likely tokens of this share.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from this many most likely tokens.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repetition.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
+    num_beams: Annotated[int | None, typer.Option(help="Beams of beam search.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    batch_size: BatchSize = 8,
+    base_model: BaseModel = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Ask a model: one prompt, a file of them, or stdin."""
+    from glmtune.evaluation.ask import answer_all, read_prompts
+
+    options = _given(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature or None,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        num_beams=num_beams,
+    )
+    if greedy or temperature == 0:
+        options["do_sample"] = False
+    elif {"temperature", "top_p", "top_k"} & set(options):
+        options["do_sample"] = True
+    prompts = read_prompts(prompt, input)
+    answers = answer_all(
+        model,
+        prompts,
+        stream=stream and not as_json,
+        system=system,
+        seed=seed,
+        batch_size=batch_size,
+        base_model=base_model,
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+    for asked, pieces in zip(prompts, answers):
+        if as_json:
+            print(json.dumps({"prompt": asked, "answer": "".join(pieces)}, ensure_ascii=False), flush=True)
+            continue
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+
+
+@data_app.command()
+def inspect(
+    data: Annotated[Path, typer.Argument(help="A file of rows, or the folder that holds it.")],
+    model: Annotated[str, typer.Argument(help="Whose tokenizer: a model folder, a checkpoint, a hub name, or `demo`.")],
+    row: Annotated[int | None, typer.Option(help="Number of the row, from 0; the first by default.", min=0)] = None,
+    config: Annotated[Path | None, typer.Option(help="Encode as this configuration says (lengths, combine).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print {row, input_ids, labels} for every row.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Show every token of a row with its id and its label."""
+    from glmtune.data.inspection import format_text, format_tokens
+    from glmtune.training.row_inspection import inspect_rows
+
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    inspected = inspect_rows(
+        data, model, config=config, row=row if row is not None or as_json else 0, trust_remote_code=trust_remote_code
+    )
+    for item in inspected.rows:
+        if as_json:
+            line: dict[str, Any] = {"row": item.row}
+            line |= {"error": item.problem} if item.problem else {"input_ids": item.input_ids, "labels": item.labels}
+            print(json.dumps(line))
+        elif item.problem:
+            raise GlmtuneError(item.problem, where=item.where)
+        else:
+            print(f"row {item.row} ({item.where})")
+            print(format_tokens(inspected.tokenizer, item.input_ids, item.labels, color=color))
+            print(format_text(inspected.tokenizer, item.input_ids, item.labels, color=color))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the demo's runs; it must not exist yet.")] = Path(
+        "demo-output"
+    ),
+) -> None:
+    """Show everything on the embedded tiny GLM-4: train, evaluate, ask, resume (about three minutes on two cores)."""
+    from glmtune.tour import run_tour
+
+    run_tour(output)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["GLMTUNE_DEBUG"] = "1"
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that the user gave; the others are the model's own."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _free_path(path: Path) -> Path:
+    """Return the path, or one with a number behind it where a file stands already."""
+    number = 2
+    candidate = path
+    while candidate.exists():
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+    return candidate
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is told in three lines, without a traceback."""
+    try:
+        app()
+    except GlmtuneError as error:
+        if os.environ.get("GLMTUNE_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`); nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILURE)

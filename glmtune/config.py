@@ -1,0 +1,261 @@
+"""A YAML file and `--set key=value` on top become one `RunConfig`, or one error that names every mistake in them.
+
+`load_config` reads; `check` holds the rules that join several keys. Keys and types of `training_args` and `peft_config`
+are those of the installed transformers and PEFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from glmtune.config_keys import modernize
+from glmtune.config_sections import (
+    find_deepspeed_file,
+    generation_section,
+    peft_section,
+    training_fields,
+    training_section,
+)
+from glmtune.config_types import check_fields
+from glmtune.errors import GlmtuneError, nearest
+from glmtune.yaml_source import SECRET_KEYS, Source, found, read_source
+
+METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
+"""PEFT's name of a method to ours."""
+
+METRICS = ["loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l"]
+"""What an evaluation measures; all but `loss` on generated text."""
+
+AT_LEAST_ONE = (
+    "max_input_length",
+    "max_output_length",
+    "data_config.num_proc",
+    "training_args.per_device_train_batch_size",
+    "training_args.per_device_eval_batch_size",
+    "training_args.gradient_accumulation_steps",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which files of DATA_DIR are read, and how."""
+
+    train_file: str
+    """Training rows: a file name relative to DATA_DIR."""
+    val_file: str | None = None
+    """Rows for the evaluations during training; needed where `eval_strategy` is not `no`."""
+    test_file: str | None = None
+    """Rows for one evaluation after training; none where it is left out."""
+    num_proc: int = 1
+    """Processes that tokenize. One does some thousand rows a second; each more costs its own copy of the tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run, except DATA_DIR and MODEL."""
+
+    data_config: DataConfig
+    """The files to read."""
+    max_input_length: int = 512
+    """Tokens of a row's prompt. A row may take `max_input_length + max_output_length`; memory grows with that sum."""
+    max_output_length: int = 512
+    """Tokens of a row's answer; see `max_input_length`."""
+    combine: bool = False
+    """Train only the last assistant turn of each row; otherwise every assistant turn."""
+    freezeV: bool = False
+    """Freeze the vision tower, where the model has one: less memory, and images are seen as before."""
+    swanlab: Literal["local", "cloud", "disabled"] | None = None
+    """Where SwanLab records the run: `local` in the run folder, `cloud` sends it away; null is like `disabled`."""
+    truncation: Literal["right", "drop", "error"] = "right"
+    """What happens to a row that is too long: cut its end, leave the row out, or stop; each is counted and reported."""
+    trust_remote_code: bool = False
+    """Run Python code that lies beside the model's weights. It can do whatever you can do."""
+    force_fp16: bool = False
+    """Allow fp16 although GLM's loss turns to 0 or NaN in it."""
+    attn_implementation: str | None = None
+    """`sdpa`, `eager`, `flash_attention_2` or another name that transformers knows; null lets it choose."""
+    model_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the loaded weights; `auto` keeps the checkpoint's own. GLM-4-9B: 19 GB in bfloat16, 38 GB in float32."""
+    training_args: Mapping[str, Any]
+    """Keyword arguments of `transformers.Seq2SeqTrainingArguments`, without `generation_config`."""
+    generation_config: Mapping[str, Any]
+    """Keyword arguments of `transformers.GenerationConfig`, from `training_args.generation_config` of the file."""
+    peft_config: Mapping[str, Any] | None
+    """Keyword arguments of the PEFT configuration that `peft_type` names; null trains every weight."""
+    source: Mapping[str, Any]
+    """What file and overrides said, under present key names, with the DeepSpeed file's full path and without tokens of
+    a hub. Write it with `yaml_source.dump_yaml`; `config_from_mapping` reads it again."""
+    notices: tuple[str, ...]
+    """Lines for the user: what was taken differently from how it was written, with file and line."""
+
+    @property
+    def method(self) -> str:
+        """`sft`, `lora`, `ptuning_v2`, or PEFT's name of another method in lower case."""
+        if self.peft_config is None:
+            return "sft"
+        return METHODS.get(self.peft_config["peft_type"], self.peft_config["peft_type"].lower())
+
+
+DERIVED = ("generation_config", "source", "notices")
+"""Fields of `RunConfig` that are not keys of a file."""
+
+SECTIONS = ("data_config", "training_args", "peft_config")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the checked configuration of a YAML file.
+
+    Args:
+        path: the file; its name stands in messages as it is given here.
+        overrides: `a.b=value` each, the value in YAML, from `--set`; the last one of a key counts.
+
+    Raises:
+        GlmtuneError: with every mistake in file and overrides at once.
+    """
+    source = read_source(path)
+    for override in overrides:
+        source.override(override)
+    return _build(source, Path(path).parent)
+
+
+def config_from_mapping(source: Mapping[str, Any], *, where: str) -> RunConfig:
+    """Return the checked configuration of a run folder's saved `source`; `where` names it in messages."""
+    if not isinstance(source, Mapping):
+        raise GlmtuneError(f"expected keys and values, found {found(source)}", where=where)
+    return _build(Source(origin=where, values=dict(source)), None)
+
+
+def _build(source: Source, config_folder: Path | None) -> RunConfig:
+    """Return the configuration that `source` describes, or raise one error for all that is wrong with it."""
+    training_keys = training_fields()
+    modernize(source, training_keys)
+    find_deepspeed_file(source, config_folder)
+    top_keys = [each.name for each in fields(RunConfig) if each.name not in DERIVED]
+    homes = {
+        **dict.fromkeys(training_keys, "in `training_args`"),
+        **dict.fromkeys((each.name for each in fields(DataConfig)), "in `data_config`"),
+        **dict.fromkeys(top_keys, "at the top, without indentation"),
+    }
+    data = check_fields(source, "data_config", source.section("data_config"), DataConfig, homes=homes)
+    if "train_file" not in source.section("data_config") and "data_config" not in source.wrong_keys:
+        source.complain(
+            "data_config.train_file", "is missing", "name the training rows, such as `train_file: train.jsonl`"
+        )
+    top = {key: value for key, value in source.values.items() if key not in SECTIONS}
+    config = RunConfig(
+        **check_fields(source, "", top, RunConfig, hidden=DERIVED, homes=homes),
+        data_config=DataConfig(**{"train_file": "", **data}),
+        training_args=training_section(source, homes),
+        generation_config=generation_section(source),
+        peft_config=peft_section(source),
+        source=_without_secrets(source.values),
+        notices=tuple(source.notices),
+    )
+    check(config, source)
+    source.raise_problems()
+    return config
+
+
+def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_secrets(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in SECRET_KEYS
+    }
+
+
+def check(config: RunConfig, source: Source) -> None:
+    """Complain to `source` of every rule over values and pairs of keys that does not hold."""
+    wrong = source.wrong_keys
+    arguments = {**training_fields(), **config.training_args}
+    for rule in (
+        *_size_rules(config, arguments),
+        *_evaluation_rules(config, arguments),
+        *_fp16_rules(config, arguments),
+    ):
+        # A key whose own value is wrong would only bring more complaints about the same slip.
+        if not rule.holds and not wrong.intersection(rule.keys):
+            source.complain(rule.keys[0], rule.message, rule.fix)
+
+
+class _Rule(NamedTuple):
+    keys: tuple[str, ...]
+    """The keys that it joins; the first is the one to complain of."""
+    holds: bool
+    message: str
+    fix: str | None = None
+
+
+def _size_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+    sections = {"": vars(config), "data_config": vars(config.data_config), "training_args": arguments}
+    for key in AT_LEAST_ONE:
+        section, _, name = key.rpartition(".")
+        value = sections[section][name]
+        yield _Rule((key,), value >= 1, f"expected 1 or more, found `{value}`")
+
+
+def _evaluation_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+    evaluate, save = arguments["eval_strategy"], arguments["save_strategy"]
+    yield _Rule(
+        ("training_args.eval_strategy", "data_config.val_file"),
+        evaluate == "no" or config.data_config.val_file is not None,
+        f"`{evaluate}` needs `data_config.val_file`, which is not given",
+        "name a file to evaluate on, or set `eval_strategy: no`",
+    )
+    load_best = arguments["load_best_model_at_end"]
+    strategies = ("training_args.load_best_model_at_end", "training_args.eval_strategy", "training_args.save_strategy")
+    in_step = evaluate != "no" and save in ("best", evaluate)
+    yield _Rule(
+        strategies,
+        not load_best or in_step,
+        f"needs a checkpoint at each evaluation; found eval_strategy `{evaluate}`, save_strategy `{save}`",
+        "set both to `steps` or both to `epoch`",
+    )
+    # Transformers evaluates at every `logging_steps` where `eval_steps` is left out.
+    eval_steps, save_steps = arguments["eval_steps"] or arguments["logging_steps"], arguments["save_steps"]
+    yield _Rule(
+        (*strategies, "training_args.save_steps", "training_args.eval_steps", "training_args.logging_steps"),
+        not load_best or not evaluate == save == "steps" or _is_multiple(save_steps, eval_steps),
+        f"needs `save_steps` to be a multiple of `eval_steps`; found `{save_steps}` and `{eval_steps}`",
+    )
+    metric = arguments["metric_for_best_model"]
+    measured = (metric or "loss").removeprefix("eval_")
+    yield _Rule(
+        ("training_args.metric_for_best_model",),
+        measured in METRICS,
+        f"expected one of {', '.join(f'`{name}`' for name in METRICS)}, found `{metric}`{nearest(measured, METRICS)}",
+    )
+    yield _Rule(
+        ("training_args.metric_for_best_model", "training_args.predict_with_generate"),
+        measured not in METRICS[1:] or arguments["predict_with_generate"],
+        f"`{metric}` is measured on generated text, which `predict_with_generate: false` rules out",
+        "set `predict_with_generate: true`",
+    )
+    yield _Rule(
+        ("training_args.save_strategy", "training_args.metric_for_best_model", "training_args.eval_strategy"),
+        save != "best" or (evaluate != "no" and (load_best or metric is not None)),
+        "`best` needs evaluations and a `metric_for_best_model`",
+    )
+
+
+def _fp16_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+    both = arguments["fp16"] and arguments["bf16"]
+    yield _Rule(("training_args.fp16", "training_args.bf16"), not both, "`fp16` and `bf16` exclude each other")
+    for key, is_half in ("training_args.fp16", arguments["fp16"]), ("model_dtype", config.model_dtype == "float16"):
+        yield _Rule(
+            (key, "force_fp16"),
+            config.force_fp16 or not is_half,
+            "GLM's loss turns to 0 or NaN in fp16",
+            "use bf16, or set `force_fp16: true` to go on all the same",
+        )
+
+
+def _is_multiple(save_steps: float, eval_steps: float) -> bool:
+    # Below 1 both are shares of all steps; a share and a number of steps cannot be compared.
+    if (save_steps < 1) != (eval_steps < 1):
+        return False
+    save_parts, eval_parts = round(save_steps * 1_000_000), round(eval_steps * 1_000_000)  # 0.3 % 0.1 is not 0
+    return eval_parts > 0 and save_parts % eval_parts == 0

@@ -1,0 +1,139 @@
+"""The sections of a configuration that transformers, PEFT and DeepSpeed define: their keys, types and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from glmtune.config_types import Mismatch, check_fields, complain_unknown, fit
+from glmtune.errors import nearest
+from glmtune.yaml_source import Source, found
+
+TRAINING_DEFAULTS = {
+    "output_dir": "./output",  # where the original demos write
+    "remove_unused_columns": False,  # a batch has columns of ours, which Trainer would take out as unknown to the model
+    "report_to": ["none"],  # nothing leaves the machine unless asked for, whichever tracker happens to be installed
+    "logging_nan_inf_filter": False,  # a loss that is not a number must be seen, not averaged away
+    "per_device_eval_batch_size": 4,  # evaluation generates: every row holds its keys and values beside the weights
+}
+"""Values of `training_args` that differ from those of transformers, and why; the user's own always win."""
+
+GENERATION_TYPES: dict[str, type] = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "min_new_tokens", "min_length", "num_beams", "top_k"), int),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty", "max_time"), float),
+    **dict.fromkeys(("do_sample", "use_cache"), bool),
+}
+"""Types of common keys of `transformers.GenerationConfig`, which states none itself."""
+
+
+def training_fields() -> dict[str, Any]:
+    """Return the keys of the installed `Seq2SeqTrainingArguments` with their defaults."""
+    from transformers import Seq2SeqTrainingArguments
+
+    return {
+        each.name: each.default if each.default is not MISSING else None
+        for each in fields(Seq2SeqTrainingArguments)
+        if each.init
+    }
+
+
+def training_section(source: Source, homes: Mapping[str, str]) -> dict[str, Any]:
+    """Return checked keyword arguments for `Seq2SeqTrainingArguments`, with our defaults, without generation."""
+    from transformers import Seq2SeqTrainingArguments
+
+    given = {key: value for key, value in source.section("training_args").items() if key != "generation_config"}
+    arguments = check_fields(source, "training_args", given, Seq2SeqTrainingArguments, homes=homes)
+    # Text cannot be scored that was not generated; without rows to evaluate on there is nothing to generate from.
+    has_rows_to_evaluate = source.section("data_config").get("val_file") is not None
+    return {**TRAINING_DEFAULTS, "predict_with_generate": has_rows_to_evaluate, **arguments}
+
+
+def generation_section(source: Source) -> dict[str, Any]:
+    """Return checked keyword arguments for `transformers.GenerationConfig`."""
+    from transformers import GenerationConfig
+
+    section = "training_args.generation_config"
+    known = [name for name in vars(GenerationConfig()) if not name.startswith("_")]
+    arguments = {}
+    for name, value in source.section(section).items():
+        if name not in known:
+            complain_unknown(source, f"{section}.{name}", known, {})
+            continue
+        try:
+            arguments[name] = None if value is None else fit(value, GENERATION_TYPES.get(name, Any))
+        except Mismatch as mismatch:
+            source.complain(f"{section}.{name}", f"expected {mismatch}, found {found(value)}")
+    try:
+        GenerationConfig(**arguments)
+    except (ValueError, TypeError) as error:
+        source.complain(section, f"transformers refuses it: {error}")
+    return arguments
+
+
+def peft_section(source: Source) -> dict[str, Any] | None:
+    """Return checked keyword arguments for the PEFT configuration that `peft_type` names; None for full training."""
+    if source.values.get("peft_config") is None:
+        return None
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    given = dict(source.section("peft_config"))
+    if "peft_config" in source.wrong_keys:
+        return None
+    classes = {peft_type.value: cls for peft_type, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    written = given.pop("peft_type", None)
+    peft_type = str(written).upper()
+    if peft_type not in classes:
+        seen = "it is missing" if written is None else f"found {found(written)}{nearest(peft_type, list(classes))}"
+        source.complain(
+            "peft_config.peft_type",
+            f"expected a method of PEFT such as `LORA` or `PREFIX_TUNING`; {seen}",
+            "write `peft_config: null` to train every weight" if written is None else None,
+        )
+        return None
+    arguments = check_fields(source, "peft_config", given, classes[peft_type], homes={})
+    return {"peft_type": peft_type, "task_type": "CAUSAL_LM", **arguments}
+
+
+def find_deepspeed_file(source: Source, config_folder: Path | None) -> None:
+    """Put the full path of the DeepSpeed file in the place of its name, in `source`; complain where it cannot be read.
+
+    The name is looked up from the working directory, then beside the configuration, there also without its folder:
+    the original demos name `configs/ds_zero_3.json` in a file that lies in `configs` itself.
+    """
+    key = "training_args.deepspeed"
+    name = source.section("training_args").get("deepspeed")
+    if not isinstance(name, str):
+        return
+    if name.lstrip().startswith("{"):
+        source.complain(
+            key, "expected the name of a file or keys and values, found JSON in quotes", "take the quotes away"
+        )
+        return
+    path = Path(name).expanduser()
+    folders = [] if config_folder is None else [config_folder.absolute()]
+    candidates = list(
+        dict.fromkeys([path.absolute(), *(each / part for each in folders for part in (path, path.name))])
+    )
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        present = _json_names([Path.cwd(), *folders])
+        looked = ", ".join(f"`{candidate}`" for candidate in candidates)
+        source.complain(key, f"there is no file `{name}`{nearest(path.name, present)}; looked for {looked}")
+        return
+    source.set(key, str(file), source.where(key))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        source.complain(key, f"broken JSON: {error.msg}", where=f"{file}:{error.lineno}")
+    except (OSError, UnicodeDecodeError) as error:
+        source.complain(key, f"cannot read `{file}`: {error}")
+    else:
+        if not isinstance(content, dict):
+            source.complain(key, f"expected an object, found {found(content)}", where=f"{file}:1")
+
+
+def _json_names(folders: Iterable[Path]) -> list[str]:
+    return sorted({file.name for folder in folders for file in folder.glob("*.json")})

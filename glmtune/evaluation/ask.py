@@ -1,0 +1,76 @@
+"""Prompts from the command line, a file or stdin, and their answers in order."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glmtune.data.encoding import Encoder
+from glmtune.data.reading import read_rows
+from glmtune.errors import GlmtuneError
+
+from .generate import as_loaded, encode_question, generate, generation_config, stream_answer
+
+Prompt = str | list[dict[str, Any]]
+
+
+def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
+    """Return the prompts of a command: one text, a file of rows, or all of stdin as one text."""
+    if prompt is not None and path is not None:
+        raise GlmtuneError("both `--prompt` and `--input` are given", fix="leave one of them out")
+    if path is not None:
+        return [_read_prompt(row.text, row.where) for row in read_rows(path)]
+    text = prompt if prompt is not None else sys.stdin.read()
+    if not text.strip():
+        raise GlmtuneError(
+            "there is nothing to ask", fix="give `--prompt TEXT`, `--input rows.jsonl`, or text on stdin"
+        )
+    return [text.strip() if prompt is None else text]
+
+
+def answer_all(
+    model: str,
+    prompts: Sequence[Prompt],
+    *,
+    stream: bool,
+    base_model: str | None = None,
+    system: str | None = None,
+    seed: int | None = None,
+    batch_size: int = 8,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Iterator[Iterable[str]]:
+    """Yield the answer to every prompt: its pieces while they are written where `stream`, else one text."""
+    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+    if seed is not None:
+        torch.manual_seed(seed)
+    if stream:
+        encoder = Encoder(loaded.tokenizer, loaded.family)
+        config = generation_config(loaded.model, options)
+        for prompt in prompts:
+            yield stream_answer(loaded, encode_question(encoder, prompt, system), config)
+        return
+    for start in range(0, len(prompts), batch_size):
+        for answer in generate(
+            loaded, prompts[start : start + batch_size], system=system, batch_size=batch_size, **options
+        ):
+            yield [answer]
+
+
+def _read_prompt(text: str, where: str) -> Prompt:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise GlmtuneError(f"not JSON: {error}", where=where) from None
+    if isinstance(row, str):
+        return row
+    if isinstance(row, dict) and isinstance(row.get("prompt"), str):
+        return row["prompt"]
+    if isinstance(row, dict) and isinstance(row.get("messages"), list):
+        return row["messages"]
+    raise GlmtuneError("the row has neither `prompt` (text) nor `messages` (a list)", where=where)

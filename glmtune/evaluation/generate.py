@@ -1,0 +1,163 @@
+"""Asking a model: batched generation with left padding, and streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TextIteratorStreamer
+
+from glmtune.data.conversation import Conversation, RowError
+from glmtune.data.encoding import Encoder
+from glmtune.data.formats import to_conversation
+from glmtune.errors import GlmtuneError
+from glmtune.modeling.loading import LoadedModel, load_model
+from glmtune.modeling.sources import find_model
+
+
+def generate(
+    model: str | Path | LoadedModel,
+    prompts: Sequence[str | Sequence[Mapping[str, Any]]],
+    *,
+    base_model: str | None = None,
+    system: str | None = None,
+    batch_size: int = 8,
+    seed: int | None = None,
+    trust_remote_code: bool = False,
+    **generation_options: Any,
+) -> list[str]:
+    """Return the model's answer to every prompt, in order, without special tokens.
+
+    Args:
+        model: A checkpoint, model folder, run folder, hub name or `demo`; or a model loaded before.
+        prompts: Texts, or lists of messages in OpenAI's or GLM-4's form.
+        base_model: Where the base model of an adapter is now, if it has moved.
+        system: A system message put before every prompt.
+        batch_size: Prompts answered at once.
+        seed: Makes sampling repeatable.
+        trust_remote_code: Run code that the model brings along.
+        generation_options: Fields of `transformers.GenerationConfig`, such as `max_new_tokens`, `temperature`.
+    """
+    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+    encoder = Encoder(loaded.tokenizer, loaded.family)
+    prompt_ids = [encode_question(encoder, prompt, system) for prompt in prompts]
+    options = generation_config(loaded.model, generation_options)
+    if seed is not None:
+        torch.manual_seed(seed)
+    answers: list[str] = []
+    for start in range(0, len(prompt_ids), batch_size):
+        batch = generate_batch(loaded.model, loaded.tokenizer, prompt_ids[start : start + batch_size], options)
+        answers.extend(decode_answer(loaded.tokenizer, ids) for ids in batch)
+    return answers
+
+
+def as_loaded(
+    model: str | Path | LoadedModel, *, base_model: str | None = None, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load the model unless it is loaded already."""
+    if isinstance(model, LoadedModel):
+        return model
+    return load_model(find_model(model, base_model=base_model), trust_remote_code=trust_remote_code)
+
+
+def encode_question(encoder: Encoder, prompt: str | Sequence[Mapping[str, Any]], system: str | None) -> list[int]:
+    """Return the ids that ask the question: a text, or messages up to the last that is not the assistant's."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(entry) for entry in prompt]
+    if system:
+        messages = [{"role": "system", "content": system}, *messages]
+    try:
+        conversation = to_conversation({"messages": messages})
+        while conversation.messages and conversation.messages[-1].role == "assistant":
+            conversation = Conversation(messages=conversation.messages[:-1])
+        if not conversation.messages:
+            raise RowError("the prompt has no message to answer")
+        return encoder.encode_prompt(conversation)
+    except RowError as error:
+        raise GlmtuneError(f"cannot ask this: {error}") from None
+
+
+def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
+    """Return the model's own generation settings with `options` on top; the stop tokens always stay."""
+    config = GenerationConfig.from_dict(model.generation_config.to_dict() | dict(options))
+    stops = model.generation_config.eos_token_id
+    own = options.get("eos_token_id") or []
+    config.eos_token_id = sorted({*stops, *(own if isinstance(own, list) else [own])})
+    if config.max_new_tokens is None:
+        config.max_new_tokens = 512
+    config.max_length = None
+    if not config.do_sample:
+        config.temperature = config.top_p = config.top_k = None
+    return config
+
+
+def generate_batch(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    *,
+    synced_gpus: bool = False,
+    streamer: Any = None,
+) -> list[list[int]]:
+    """Return the ids that the model writes after each prompt, up to its stop token and without it.
+
+    The prompts are padded on the left: the new token of every row then stands in the same column.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    device = model.device
+    input_ids = torch.full((len(prompts), longest), tokenizer.pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, longest - len(prompt) :] = 1
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=input_ids.to(device),
+            attention_mask=attention_mask.to(device),
+            generation_config=config,
+            synced_gpus=synced_gpus,
+            streamer=streamer,
+        )
+    stops = set(config.eos_token_id or [])
+    return [_until_stop(row[longest:].tolist(), stops) for row in output]
+
+
+def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Iterator[str]:
+    """Yield the answer to one prompt piece by piece while the model writes it."""
+    from threading import Thread
+
+    streamer = TextIteratorStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            generate_batch(loaded.model, loaded.tokenizer, [prompt_ids], config, streamer=streamer)
+        except BaseException as error:
+            failures.append(error)
+            streamer.end()
+
+    thread = Thread(target=write, daemon=True)
+    thread.start()
+    is_first = True
+    for text in streamer:
+        shown = text.lstrip() if is_first else text
+        if shown:
+            is_first = False
+            yield shown
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of an answer, special tokens and outer white space removed."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=True)
+    assert isinstance(text, str), "one sequence decodes to one text"
+    return text.strip()
+
+
+def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
+    end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
+    return ids[:end]

@@ -1,0 +1,147 @@
+"""Pictures and tables of a run: the loss curve as a PNG, and plain-text tables that keep Chinese columns straight."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+from glmtune.errors import GlmtuneError, require
+
+NUMBER = re.compile(r"[-+]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?%?|nan|[-+]?inf", re.IGNORECASE)
+
+MIN_POINTS_TO_SMOOTH = 10  # below, the eye follows the points themselves
+SMOOTHED_SHARE = 20  # the smoothed line averages over a twentieth of the run: the trend stays, single batches go
+
+
+@dataclass
+class LossHistory:
+    """Losses by optimizer step, in the order of the steps."""
+
+    training: dict[int, float] = field(default_factory=dict)
+    evaluation: dict[int, float] = field(default_factory=dict)
+
+
+def draw_loss_curve(metrics_path: Path, png_path: Path) -> None:
+    """Draw training and evaluation loss over optimizer steps from a run's `metrics.jsonl`, 800 x 500 pixels.
+
+    Raises:
+        GlmtuneError: matplotlib is not installed, or the file is missing, broken before its last line, or has no loss.
+    """
+    require("matplotlib", extra="report")
+    from matplotlib.figure import Figure  # a Figure of its own: pyplot would keep global state and choose a backend
+    from matplotlib.ticker import MaxNLocator
+
+    history = read_loss_history(metrics_path)
+    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    steps, losses = list(history.training), list(history.training.values())
+    if len(steps) >= MIN_POINTS_TO_SMOOTH:
+        axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="training loss")
+        axes.plot(steps, smooth(losses), color="#08519c", linewidth=2, label="training loss, smoothed")
+    elif steps:
+        axes.plot(steps, losses, "o-", color="#08519c", markersize=4, label="training loss")
+    if history.evaluation:
+        best = min(history.evaluation, key=lambda step: history.evaluation[step])
+        label = f"evaluation loss (lowest {history.evaluation[best]:.4g} at step {best})"
+        points = (list(history.evaluation), list(history.evaluation.values()))
+        axes.plot(*points, "o--", color="#d94801", linewidth=1, markersize=6, label=label)
+    last_step = max([*history.training, *history.evaluation, 1])
+    axes.set(xlabel="optimizer step", ylabel="loss", xlim=(-0.02 * last_step, 1.02 * last_step))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(framealpha=0.8, edgecolor="none")
+    figure.savefig(png_path, format="png")
+
+
+def try_draw_loss_curve(run_folder: Path) -> Path | None:
+    """Draw `loss.png` into a run folder where matplotlib is installed and a loss was logged; else return None."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    try:
+        draw_loss_curve(run_folder / "metrics.jsonl", run_folder / "loss.png")
+    except GlmtuneError:
+        return None  # a run shorter than its first log has no curve
+    return run_folder / "loss.png"
+
+
+def read_loss_history(metrics_path: Path) -> LossHistory:
+    """Return the finite losses of `metrics.jsonl`; a half-written last line is left out.
+
+    A resumed run logs the steps after its checkpoint again: what the interrupted attempt said of them no longer counts.
+    """
+    if not metrics_path.is_file():
+        raise GlmtuneError("there is no metrics file", where=str(metrics_path), fix="give the output folder of a run")
+    history, last_step = LossHistory(), 0
+    lines = metrics_path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            where = f"{metrics_path}:{number}"
+            raise GlmtuneError("this line is not JSON", where=where, fix="remove the line and try again") from error
+        step = row.get("step", last_step)
+        if step < last_step:
+            history.training = {at: loss for at, loss in history.training.items() if at < step}
+            history.evaluation = {at: loss for at, loss in history.evaluation.items() if at < step}
+        last_step = step
+        for key, losses in (("loss", history.training), ("eval_loss", history.evaluation)):
+            loss = row.get(key)
+            if isinstance(loss, int | float) and math.isfinite(loss):
+                losses[step] = loss
+    if not history.training and not history.evaluation:
+        raise GlmtuneError("no loss has been logged yet", where=str(metrics_path), fix="wait for the first logged step")
+    return history
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Return the mean of each value and its neighbours on both sides, which does not lag behind as a running mean does.
+
+    At the start the window shrinks on both sides, so that a steep beginning stays steep; at the end only on the right.
+    """
+    reach = max(1, len(values) // (2 * SMOOTHED_SHARE))
+    sums = [0.0, *accumulate(values)]
+    averages = []
+    for index in range(len(values)):
+        start = index - min(index, reach)
+        stop = min(index + min(index, reach) + 1, len(values))
+        averages.append((sums[stop] - sums[start]) / (stop - start))
+    return averages
+
+
+def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an aligned table: a header line, a rule, the rows; columns of numbers stand at the right.
+
+    Widths are those of a terminal, where a Chinese character takes two columns. A missing number is `-` or empty.
+    """
+    assert all(len(row) == len(headers) for row in rows), "every row needs one cell per header"
+    columns = list(zip(headers, *rows))
+    widths = [max(display_width(cell) for cell in column) for column in columns]
+    at_right = [_is_numeric(column[1:]) for column in columns]
+    lines = [[*headers], ["-" * width for width in widths], *rows]
+    return "\n".join("  ".join(map(_pad, line, widths, at_right)).rstrip() for line in lines)
+
+
+def display_width(text: str) -> int:
+    """Return how many terminal columns `text` takes: wide and full-width characters two, combining marks none."""
+    visible = [char for char in text if unicodedata.category(char) not in ("Mn", "Me", "Cf")]
+    return len(visible) + sum(unicodedata.east_asian_width(char) in ("W", "F") for char in visible)
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    filled = [cell for cell in cells if cell not in ("", "-")]
+    return bool(filled) and all(NUMBER.fullmatch(cell) for cell in filled)
+
+
+def _pad(cell: str, width: int, at_right: bool) -> str:
+    padding = " " * (width - display_width(cell))
+    return padding + cell if at_right else cell + padding

@@ -1,0 +1,143 @@
+"""Loading models and tokenizers: data type, attention, stop tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from glmtune.data.rendering import ChatRenderer
+from glmtune.errors import GlmtuneError
+from glmtune.family import Family, family_of
+
+from .sources import ModelSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready for inference or evaluation, with what belongs to it."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+
+
+def default_device() -> torch.device:
+    """Return the accelerator of this machine, or the CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def default_dtype(device: torch.device | None = None) -> torch.dtype:
+    """Return bfloat16 where the device computes in it, else float32; never float16, which breaks GLM."""
+    device = device or default_device()
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if device.type in ("npu", "xpu", "hpu", "musa", "mlu") else torch.float32
+
+
+def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; one without a padding token pads with its end token."""
+    tokenizer = _from_pretrained(AutoTokenizer, source.tokenizer, "tokenizer", trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_family(source: ModelSource, *, trust_remote_code: bool = False) -> Family:
+    """Return the family that the model's configuration names."""
+    config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
+    return family_of(config.model_type)
+
+
+def load_base_model(
+    source: ModelSource,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """Load the base model on the CPU (or wherever DeepSpeed wants it); every weight must be in the files."""
+    options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    model, report = _from_pretrained(
+        AutoModelForCausalLM,
+        source.base,
+        "model",
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise GlmtuneError(
+            f"the model's files lack {len(missing)} weights, `{missing[0]}` among them", where=source.base
+        )
+    return model
+
+
+def load_model(
+    source: ModelSource,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load model, adapter and tokenizer for inference."""
+    device = device or default_device()
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    family = load_family(source, trust_remote_code=trust_remote_code)
+    model: Any = load_base_model(source, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code)
+    set_stop_tokens(model, tokenizer, family)
+    if source.adapter is not None:
+        model = load_adapter(model, source.adapter, is_trainable=False)
+    return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, family=family)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool) -> PeftModel:
+    """Put a saved adapter on its base model."""
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    except (RuntimeError, ValueError) as error:
+        raise GlmtuneError(
+            f"the adapter does not fit the base model: {str(error).splitlines()[0]}",
+            where=str(folder),
+            fix="give the model that it was trained on with `--base-model`",
+        ) from error
+
+
+def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase, family: Family) -> list[int]:
+    """Return every id that ends an answer: of the family, of `generation_config`, of the tokenizer, of the template."""
+    configured = model.generation_config.eos_token_id
+    ids = [*configured] if isinstance(configured, (list, tuple)) else [configured]
+    vocabulary = tokenizer.get_vocab()
+    names = [*family.stop_tokens, tokenizer.eos_token, ChatRenderer(tokenizer, family).end_token]
+    ids += [vocabulary[name] for name in names if name in vocabulary]
+    return sorted({token for token in ids if token is not None})
+
+
+def set_stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family) -> None:
+    """Write the stop tokens into the model's `generation_config`, so that every tool that loads it stops, too."""
+    config = model.generation_config
+    assert config is not None, "a causal language model has a generation config"
+    config.eos_token_id = stop_token_ids(model, tokenizer, family)
+    config.pad_token_id = tokenizer.pad_token_id
+    if not config.do_sample:
+        # Greedy models whose files still carry sampling values cannot be saved: transformers checks both together.
+        config.temperature = config.top_p = config.top_k = None
+
+
+def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
+    """Load with one of transformers' Auto classes; its refusals become errors of ours."""
+    try:
+        return loader.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        fix = "run with `--debug` for the whole story"
+        if "trust_remote_code" in str(error):
+            fix = "the model brings its own code; read it, then set `trust_remote_code: true`"
+        raise GlmtuneError(f"cannot load the {part} of `{name}`: {reason}", fix=fix) from error

@@ -1,0 +1,72 @@
+"""P-Tuning v2 (PEFT's prefix tuning) under gradient checkpointing.
+
+Shape legend: B batch, H key/value heads, P prefix tokens, T tokens, D head size.
+
+P-Tuning v2 (Liu et al. 2021, section 3) trains keys and values, (B, H, P, D) a layer, that every token attends to.
+PEFT hands them to the model as `past_key_values`. Under gradient checkpointing transformers takes the cache away
+from the layers, because a layer that runs twice would write into it twice: the prefix is lost and the attention
+mask no longer fits. Here the cache only reads, and a hook inside the checkpointed stretch gives it back to each
+attention module, so that the recomputation sees exactly the same prefix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import DynamicCache
+
+from glmtune.errors import GlmtuneError
+
+
+class ReadOnlyCache(DynamicCache):
+    """A cache that shows its prefix to every layer and stores nothing."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return prefix and new states joined, each (B, H, P + T, D); the cache stays as it is."""
+        layer: Any = self.layers[layer_idx]
+        keys = torch.cat([layer.keys, key_states], dim=-2)
+        values = torch.cat([layer.values, value_states], dim=-2)
+        return keys, values
+
+
+class PrefixHooks:
+    """Carries the prefix around the gradient checkpoints of a model."""
+
+    def __init__(self) -> None:
+        self.cache: ReadOnlyCache | None = None
+
+    def keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Before the base model runs: make its cache read-only and remember it."""
+        self.cache = None
+        cache = kwargs.get("past_key_values")
+        if module.training and isinstance(cache, DynamicCache):
+            self.cache = ReadOnlyCache()
+            self.cache.layers = cache.layers
+            kwargs = kwargs | {"past_key_values": self.cache, "use_cache": False}
+        return args, kwargs
+
+    def give(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Before an attention module runs: give it the prefix that the checkpoint took away."""
+        if module.training and self.cache is not None:
+            kwargs = kwargs | {"past_key_values": self.cache}
+        return args, kwargs
+
+
+def allow_checkpointing(model: PeftModel) -> None:
+    """Make gradient checkpointing work on a prefix-tuned model; other uses of the model stay untouched."""
+    base: Any = model.get_base_model()
+    attentions = [module for name, module in base.named_modules() if name.endswith("self_attn")]
+    if len(attentions) != base.config.get_text_config().num_hidden_layers:
+        raise GlmtuneError(
+            f"P-Tuning v2 does not know the attention modules of {type(base).__name__}",
+            fix="use LoRA, or set `training_args.gradient_checkpointing: false`",
+        )
+    hooks = PrefixHooks()
+    base.register_forward_pre_hook(hooks.keep, with_kwargs=True)
+    for attention in attentions:
+        attention.register_forward_pre_hook(hooks.give, with_kwargs=True)

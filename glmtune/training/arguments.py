@@ -1,0 +1,111 @@
+"""`Seq2SeqTrainingArguments` for this machine: what the configuration leaves open is decided here, and said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Seq2SeqTrainingArguments
+
+from glmtune.config import RunConfig
+from glmtune.errors import require
+from glmtune.modeling.loading import default_device, default_dtype
+
+from .checkpoint import STAGING
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SWANLAB_MODES = {"local": "local", "cloud": "cloud"}
+
+
+def checkpointing_is_on(settings: Mapping[str, Any]) -> bool:
+    """Whether activations are recomputed; transformers 5.18 and later call it `activation_checkpointing`."""
+    return bool(settings.get("gradient_checkpointing") or settings.get("activation_checkpointing"))
+
+
+def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[str], None]) -> Seq2SeqTrainingArguments:
+    """Return transformers' arguments of a run; this starts the process group where `torchrun` asks for one.
+
+    transformers writes into a hidden folder of the run; `checkpoint.publish` moves what is complete out of it, and
+    deletes old checkpoints, so that `save_total_limit` is not for transformers to see.
+    """
+    settings = dict(config.training_args)
+    settings["output_dir"] = str(run_folder / STAGING)
+    settings.pop("save_total_limit", None)
+    _choose_precision(config, settings, notify)
+    if checkpointing_is_on(settings):
+        key = "activation" if settings.get("activation_checkpointing") else "gradient"
+        # The reentrant kind loses the gradients of adapters whose input needs none.
+        kwargs = settings.get(f"{key}_checkpointing_kwargs") or {}
+        settings[f"{key}_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
+    _choose_reports(config, settings, run_folder)
+    if settings.get("deepspeed"):
+        _prepare_deepspeed(settings)
+    arguments = Seq2SeqTrainingArguments(**settings)
+    assert arguments.device is not None, "asking for the device starts the process group, before any model is loaded"
+    return arguments
+
+
+def load_dtype(config: RunConfig, settings: Seq2SeqTrainingArguments) -> torch.dtype:
+    """Return the type in which weights are loaded.
+
+    Weights that are trained stay in float32 (DeepSpeed keeps its own float32 copy), frozen ones may be bfloat16.
+    """
+    if config.model_dtype != "auto":
+        return DTYPES[config.model_dtype]
+    is_half = settings.bf16 or settings.fp16
+    if not is_half or (config.peft_config is None and not settings.deepspeed):
+        return torch.float32
+    return torch.bfloat16 if settings.bf16 else torch.float16
+
+
+def use_one_gpu(notify: Callable[[str], None]) -> None:
+    """Keep a process that `torchrun` did not start from spreading one model over all GPUs by `nn.DataParallel`."""
+    if "WORLD_SIZE" in os.environ or torch.cuda.device_count() < 2:
+        return
+    count = torch.cuda.device_count()
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    notify(f"using 1 of {count} GPUs; for all: `torchrun --nproc-per-node {count} -m glmtune train ...`")
+
+
+def _choose_precision(config: RunConfig, settings: dict[str, Any], notify: Callable[[str], None]) -> None:
+    device = torch.device("cpu") if settings.get("use_cpu") else default_device()
+    if device.type == "cpu":
+        for key in ("bf16", "fp16"):
+            if settings.get(key) and not config.force_fp16 and key == "fp16":
+                settings[key] = False
+        settings.setdefault("use_cpu", True)
+        if not settings.get("bf16"):
+            notify("no GPU found: training in float32 on the CPU")
+        return
+    if settings.get("bf16") is None and not settings.get("fp16") and config.model_dtype == "auto":
+        settings["bf16"] = default_dtype(device) is torch.bfloat16
+        notify(
+            f"training in {'bfloat16' if settings['bf16'] else 'float32'}: what this {device.type} device is made for"
+        )
+
+
+def _choose_reports(config: RunConfig, settings: dict[str, Any], run_folder: Path) -> None:
+    """Switch SwanLab as the original did, and keep TensorBoard's files out of the hidden folder."""
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run_folder / "runs"))
+    if config.swanlab not in SWANLAB_MODES:
+        return
+    require("swanlab", extra="swanlab")
+    reports = settings.get("report_to") or []
+    reports = [reports] if isinstance(reports, str) else list(reports)
+    settings["report_to"] = [name for name in reports if name not in ("none", "swanlab")] + ["swanlab"]
+    os.environ["SWANLAB_MODE"] = SWANLAB_MODES[config.swanlab]
+    os.environ.setdefault("SWANLAB_PROJECT", "glmtune")
+    os.environ.setdefault("SWANLAB_LOG_DIR", str(run_folder / "swanlog"))
+
+
+def _prepare_deepspeed(settings: dict[str, Any]) -> None:
+    """Make DeepSpeed work on what there is: one process without a launcher, or a machine without a GPU."""
+    require("deepspeed", extra="deepspeed")
+    if settings.get("use_cpu"):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(alone)

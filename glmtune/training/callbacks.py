@@ -1,0 +1,134 @@
+"""What happens around the steps: one progress line, `metrics.jsonl`, checkpoints moved into place."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from glmtune.console import say
+
+from . import checkpoint
+
+if TYPE_CHECKING:
+    from .trainer import GlmTrainer
+
+
+class ProgressLine(TrainerCallback):
+    """One bar with loss, tokens/s and remaining time; plain lines where no terminal is attached."""
+
+    def __init__(self, trainer: GlmTrainer) -> None:
+        self.trainer = trainer
+        self.bar: tqdm | None = None
+        self.started = 0.0
+        self.first_step = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.started = time.monotonic()
+        self.first_step = state.global_step
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if "loss" in logs and state.is_world_process_zero:
+            speed = self.trainer.tokens_per_second()
+            if self.bar is not None:
+                self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {speed:,.0f} tokens/s")
+                return
+            done = state.global_step - self.first_step
+            remaining = (time.monotonic() - self.started) / max(1, done) * (state.max_steps - state.global_step)
+            say(
+                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  "
+                f"lr {logs['learning_rate']:.2e}  {speed:,.0f} tokens/s  eta {_duration(remaining)}"
+            )
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands and go to a fresh line."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def write(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self.bar is not None:
+            self.bar.clear()
+        say(text)
+        if self.bar is not None:
+            self.bar.refresh()
+
+
+class FirstEvaluation(TrainerCallback):
+    """Evaluates two rows before the first step: what fails there would have failed after hours."""
+
+    def __init__(self, trainer: GlmTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.first_evaluation()
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every log to `metrics.jsonl`, a line of JSON with its step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero and self.path.is_file():
+            # A run that was killed may have left half a line, which would spoil the one that follows.
+            content = self.path.read_bytes()
+            self.path.write_bytes(content[: content.rfind(b"\n") + 1])
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            finite = {key: value for key, value in logs.items() if not _is_nan(value)}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **finite}, ensure_ascii=False) + "\n")
+
+
+class CheckpointMover(TrainerCallback):
+    """Moves each checkpoint into the run once it is complete; deletes older ones only then."""
+
+    def __init__(self, trainer: GlmTrainer, run_folder: Path, save_total_limit: int | None) -> None:
+        self.trainer = trainer
+        self.run_folder = run_folder
+        self.save_total_limit = save_total_limit
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()
+        staged = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        final = self.run_folder / staged.name
+        if state.best_model_checkpoint == str(staged):
+            state.best_model_checkpoint = str(final)
+        if state.is_world_process_zero:
+            state.save_to_json(str(staged / "trainer_state.json"))
+            checkpoint.publish(staged, self.run_folder)
+            checkpoint.rotate(self.run_folder, self.save_total_limit, state.best_model_checkpoint)
+        self.trainer.accelerator.wait_for_everyone()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,267 @@
+"""A training run from beginning to end: the page to read first.
+
+rows ──encode──▶ examples ─┐
+model ──adapt──▶ trainable ┴─▶ GlmTrainer.train() ──▶ checkpoint-N
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
+
+from glmtune.config import RunConfig, load_config
+from glmtune.console import is_main_process, notice, say
+from glmtune.data.collating import collate
+from glmtune.data.dataset import EncodedData, encode_file
+from glmtune.data.encoding import Encoder
+from glmtune.data.inspection import format_text
+from glmtune.data.reading import find_data_file
+from glmtune.errors import GlmtuneError
+from glmtune.evaluation.evaluate import GenerationPlan
+from glmtune.evaluation.generate import generation_config
+from glmtune.evaluation.report import try_draw_loss_curve
+from glmtune.family import Family
+from glmtune.modeling.adapters import adapt, freeze_vision, prepare
+from glmtune.modeling.loading import load_adapter, load_base_model, load_family, load_tokenizer, set_stop_tokens
+from glmtune.modeling.sources import ModelSource, find_model
+
+from . import checkpoint
+from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
+from .run_folder import RunRequest, check_unchanged, read_request, refuse_used_folder, write_run_file
+from .trainer import GlmTrainer, record_left_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything a run needs that can be had without a process group: done before one starts, which would time out."""
+
+    request: RunRequest
+    source: ModelSource
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    data_files: dict[str, Path]
+    data: dict[str, EncodedData]
+    """By split: `train`, and `val` and `test` where the configuration names them."""
+
+
+def train(
+    data_dir: str | Path,
+    model: str,
+    config: str | Path | RunConfig,
+    *,
+    overrides: Sequence[str] = (),
+    base_model: str | None = None,
+    init_from: str | None = None,
+    dry_run: bool = False,
+) -> Path:
+    """Train a model on a folder of rows and return the run's folder.
+
+    Args:
+        data_dir: Folder that holds the files which the configuration names.
+        model: A model folder, hub name or `demo`; or an adapter's checkpoint, whose base is then trained anew.
+        config: A YAML file, or a configuration loaded before.
+        overrides: `key=value` strings on top of the file.
+        base_model: Where the base model of `init_from` is now, if it has moved.
+        init_from: A checkpoint whose weights the new run starts from; its steps and optimizer are not taken over.
+        dry_run: Run the preflight alone: a step, an evaluation, a save and a reload on the longest rows.
+    """
+    if not isinstance(config, RunConfig):
+        config = load_config(config, overrides)
+    for line in config.notices:
+        notice(line)
+    request = RunRequest(
+        data_dir=Path(data_dir),
+        model=_absolute(model),
+        config=config,
+        base_model=_absolute(base_model) if base_model else None,
+        init_from=_absolute(init_from) if init_from else None,
+    )
+    run_folder = Path(config.training_args["output_dir"])
+    refuse_used_folder(run_folder)
+    prepared = prepare_run(request)
+    if dry_run:
+        from .preflight import preflight
+
+        return preflight(prepared, run_folder)
+    return execute(prepared, run_folder)
+
+
+def resume(run_dir: str | Path, *, checkpoint_step: int | None = None, base_model: str | None = None) -> Path:
+    """Go on with a run where its newest checkpoint stands, or that of a step; the losses are those it would have had.
+
+    Raises:
+        GlmtuneError: No such checkpoint, a damaged one, a finished run, or data or a base model that has changed.
+    """
+    run_folder = Path(run_dir)
+    request, record = read_request(run_folder)
+    chosen = checkpoint.choose(run_folder, checkpoint_step)
+    state = checkpoint.read_state(chosen)
+    if state["global_step"] >= state["max_steps"]:
+        raise GlmtuneError(
+            f"the run has finished: `{chosen.name}` is its last step",
+            where=str(run_folder),
+            fix=f"to train on from its weights: `glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
+        )
+    if base_model is not None:
+        request = RunRequest(**{**vars(request), "base_model": _absolute(base_model)})
+    prepared = prepare_run(request)
+    check_unchanged(record, prepared.data_files, prepared.source)
+    say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
+    return execute(prepared, run_folder, resume_from=chosen)
+
+
+def prepare_run(request: RunRequest) -> Prepared:
+    """Find the model, load its tokenizer, read and encode the data."""
+    config = request.config
+    source = _model_source(request)
+    trust = config.trust_remote_code
+    tokenizer = load_tokenizer(source, trust_remote_code=trust)
+    family = load_family(source, trust_remote_code=trust)
+    encoder = Encoder.from_config(tokenizer, family, config)
+    data_files: dict[str, Path] = {}
+    data: dict[str, EncodedData] = {}
+    for split in ("train", "val", "test"):
+        key = f"{split}_file"
+        name = getattr(config.data_config, key)
+        if name is not None:
+            data_files[split] = find_data_file(request.data_dir, name, key)
+    for split, path in data_files.items():
+        data[split] = encode_file(path, encoder, num_proc=config.data_config.num_proc)
+        say(f"{split}: {path}: {data[split].summary()}")
+    first = data["train"].dataset[0]
+    say(f"first row, trained parts in [[ ]]: {format_text(tokenizer, first['input_ids'], first['labels'])}")
+    return Prepared(
+        request=request, source=source, tokenizer=tokenizer, family=family, data_files=data_files, data=data
+    )
+
+
+def execute(prepared: Prepared, run_folder: Path, *, resume_from: Path | None = None) -> Path:
+    """Load and adapt the model, train it and score it; a run that cannot start leaves no folder behind."""
+    config = prepared.request.config
+    use_one_gpu(notice)
+    is_new_folder = not run_folder.exists()
+    arguments = training_arguments(config, run_folder, notice)
+    set_seed(arguments.seed)
+    model = build_model(prepared, arguments, resume_from)
+    if is_main_process():
+        run_folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.discard_staging(run_folder)
+        if resume_from is None:
+            write_run_file(run_folder, prepared.request, prepared.source, prepared.data_files, arguments)
+        record_left_out(run_folder, list(prepared.data.values()))
+    trainer: GlmTrainer | None = None
+    try:
+        trainer = build_trainer(prepared, arguments, model, run_folder)
+        fit(trainer, run_folder, resume_from)
+        test_data = prepared.data.get("test")
+        if test_data is not None:
+            trainer.evaluate(test_data, metric_key_prefix="test")
+    except BaseException:
+        if trainer is not None:
+            trainer.progress.close()
+        if is_main_process():
+            checkpoint.discard_staging(run_folder)
+            started = trainer is not None and trainer.state.global_step > 0
+            if is_new_folder and not started:
+                shutil.rmtree(run_folder, ignore_errors=True)
+        raise
+    if is_main_process():
+        checkpoint.discard_staging(run_folder)
+        try_draw_loss_curve(run_folder)
+        say(f"done: {run_folder}")
+    return run_folder
+
+
+def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_from: Path | None) -> Any:
+    """Return the model with what the configuration trains made trainable."""
+    config = prepared.request.config
+    source = prepared.source
+    if resume_from is not None and config.peft_config is None:
+        # A full checkpoint holds the whole model; the one it came from may be gone.
+        source = find_model(resume_from)
+    model = load_base_model(
+        source,
+        dtype=load_dtype(config, arguments),
+        trust_remote_code=config.trust_remote_code,
+        attn_implementation=config.attn_implementation,
+    )
+    set_stop_tokens(model, prepared.tokenizer, prepared.family)
+    if config.freezeV:
+        freeze_vision(model, notice)
+    checkpointing = checkpointing_is_on(config.training_args)
+    if prepared.source.adapter is not None:
+        adapted: Any = load_adapter(model, prepared.source.adapter, is_trainable=True)
+        prepare(adapted, gradient_checkpointing=checkpointing)
+    else:
+        adapted = adapt(model, config.peft_config, prepared.family, gradient_checkpointing=checkpointing, notify=notice)
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in adapted.parameters())
+    if total:  # ZeRO-3 has already dealt the weights out
+        say(f"{config.method}: {trainable:,} of {total:,} parameters are trained ({100 * trainable / total:.2f} %)")
+    return adapted
+
+
+def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model: Any, run_folder: Path) -> GlmTrainer:
+    """Return the trainer of a run."""
+    config = prepared.request.config
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+
+    def plan() -> GenerationPlan:
+        options = {"do_sample": False, "max_new_tokens": config.max_output_length} | dict(config.generation_config)
+        return GenerationPlan(
+            config=generation_config(base, options),
+            max_input_length=config.max_input_length,
+            batch_size=arguments.per_device_eval_batch_size,
+            synced_gpus=torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
+        )
+
+    return GlmTrainer(
+        model=model,
+        args=arguments,
+        data_collator=functools.partial(collate, pad_token_id=prepared.tokenizer.pad_token_id),
+        run_folder=run_folder,
+        tokenizer=prepared.tokenizer,
+        train_data=prepared.data["train"],
+        eval_data=prepared.data.get("val"),
+        plan=plan if arguments.predict_with_generate else None,
+        save_total_limit=config.training_args.get("save_total_limit"),
+    )
+
+
+def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None:
+    """Run transformers' training loop; a full disk becomes one clear error."""
+    with checkpoint.disk_errors_explained(run_folder):
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+
+
+def _model_source(request: RunRequest) -> ModelSource:
+    """Return what to load: the model, or the checkpoint that the run starts from."""
+    source = find_model(request.model, base_model=request.base_model if request.init_from is None else None)
+    if request.init_from is None:
+        # Training from an adapter's checkpoint without saying how could mean two things.
+        if source.adapter is not None:
+            raise GlmtuneError(
+                f"`{request.model}` is an adapter's checkpoint, not a model",
+                fix=f"to train it further: `glmtune train DATA_DIR {source.base} CONFIG --init-from {request.model}`",
+            )
+        return source
+    start = find_model(request.init_from, base_model=request.base_model or request.model)
+    if start.adapter is not None and request.config.peft_config is None:
+        raise GlmtuneError(
+            f"`--init-from {request.init_from}` is an adapter, but the configuration trains all weights",
+            fix="use a configuration with `peft_config`, or a full checkpoint",
+        )
+    return start
+
+
+def _absolute(name: str) -> str:
+    """Make a local path independent of where the next command is run; leave names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name

@@ -1,0 +1,151 @@
+"""The folder of a run: what was asked, what was resolved, and everything a program needs to go on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glmtune import __version__
+from glmtune.config import RunConfig, config_from_mapping
+from glmtune.errors import GlmtuneError
+from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource
+
+RUN_FILE = "run.yaml"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "datasets", "tokenizers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a run was asked to do: everything that `resume` needs to know."""
+
+    data_dir: Path
+    model: str
+    """As the user wrote it; a local folder as an absolute path."""
+    config: RunConfig
+    base_model: str | None = None
+    init_from: str | None = None
+
+
+def refuse_used_folder(folder: Path) -> None:
+    """Raise where a folder already holds a run: nothing of the user's is overwritten."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise GlmtuneError(
+            f"`output_dir` `{folder}` is a file", fix="choose another with `--set training_args.output_dir=...`"
+        )
+    held = sorted(
+        entry.name for entry in folder.iterdir() if CHECKPOINT_NAME.match(entry.name) or entry.name == RUN_FILE
+    )
+    if held:
+        raise GlmtuneError(
+            f"`{folder}` already holds a run (`{held[-1]}`)",
+            fix=f"go on with it: `glmtune resume {folder}`; or choose another folder: "
+            f"`--set training_args.output_dir={folder}-2`",
+        )
+
+
+def write_run_file(
+    folder: Path, request: RunRequest, source: ModelSource, data_files: Mapping[str, Path], training_args: Any
+) -> None:
+    """Write `run.yaml`; secrets never enter it."""
+    resolved = {
+        key: value for key, value in training_args.to_dict().items() if "token" not in key or key == "pad_token"
+    }
+    record = {
+        "glmtune": __version__,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "argv": sys.argv,
+        "asked": {
+            "data_dir": str(request.data_dir.resolve()),
+            "model": request.model,
+            "base_model": request.base_model,
+            "init_from": request.init_from,
+            "config": dict(request.config.source),
+        },
+        "model": {"base": source.base, "adapter": str(source.adapter or ""), "fingerprint": fingerprint(source)},
+        "data": {name: {"path": str(path.resolve()), "sha256": file_hash(path)} for name, path in data_files.items()},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _is_installed(name)},
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "resolved_training_args": resolved,
+    }
+    # Through JSON: enumerations and tuples become the plain values that a safe YAML loader reads again.
+    plain = json.loads(json.dumps(record, default=str))
+    (folder / RUN_FILE).write_text(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
+def read_request(folder: Path) -> tuple[RunRequest, dict[str, Any]]:
+    """Return what a run was asked to do, and its whole record."""
+    path = folder / RUN_FILE
+    if not path.is_file():
+        raise GlmtuneError(f"`{folder}` is not a run folder: it has no `{RUN_FILE}`", fix="give a run's `output_dir`")
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        asked = record["asked"]
+        request = RunRequest(
+            data_dir=Path(asked["data_dir"]),
+            model=asked["model"],
+            config=config_from_mapping(asked["config"], where=str(path)),
+            base_model=asked["base_model"],
+            init_from=asked["init_from"],
+        )
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise GlmtuneError(f"`{RUN_FILE}` cannot be read: {error}", where=str(path)) from None
+    return request, record
+
+
+def check_unchanged(record: Mapping[str, Any], data_files: Mapping[str, Path], source: ModelSource) -> None:
+    """Raise where the data or the base model of a run is no longer what it was trained on."""
+    for name, path in data_files.items():
+        if file_hash(path) != record["data"][name]["sha256"]:
+            raise GlmtuneError(
+                f"`{path}` has changed since the run began, so the run cannot go on where it stood",
+                where=str(path),
+                fix="restore the file, or start a new run from the checkpoint with `glmtune train --init-from`",
+            )
+    if fingerprint(source) != record["model"]["fingerprint"]:
+        raise GlmtuneError(
+            f"the base model `{source.base}` is not the one that the run was trained on",
+            fix="say where that one is with `--base-model FOLDER`",
+        )
+
+
+def fingerprint(source: ModelSource) -> str:
+    """Return a short hash of a base model: its configuration, and the names, sizes and first bytes of its weights."""
+    folder = Path(source.base)
+    if not folder.is_dir():
+        return f"hub:{source.base}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name == "config.json" or path.suffix == ".safetensors":
+            digest.update(f"{path.name}:{path.stat().st_size}".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,188 @@
+"""The trainer: transformers' `Seq2SeqTrainer` with public hooks overridden, nothing else."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Seq2SeqTrainer
+
+from glmtune.data.dataset import EncodedData, write_rejects
+from glmtune.errors import RunFailure
+from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
+from glmtune.evaluation.metrics import METRIC_NAMES
+from glmtune.family import IGNORE_INDEX
+from glmtune.modeling.loss import summed_loss, takes_positions
+
+from . import checkpoint
+from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLine
+
+NUM_FIRST_EVALUATION_ROWS = 2
+
+
+class GlmTrainer(Seq2SeqTrainer):
+    """Trains on labelled positions, evaluates by generation, stops at the first loss that is not a number."""
+
+    def __init__(
+        self,
+        *,
+        run_folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        train_data: EncodedData,
+        eval_data: EncodedData | None,
+        plan: Callable[[], GenerationPlan] | None,
+        save_total_limit: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Set up the run's callbacks.
+
+        Args:
+            run_folder: Where metrics, predictions and checkpoints go.
+            tokenizer: Saved with every checkpoint.
+            train_data: Rows to train on.
+            eval_data: Rows to evaluate on.
+            plan: Makes the plan of generation at evaluation time; None evaluates the loss alone.
+            save_total_limit: Checkpoints to keep.
+            kwargs: For `Seq2SeqTrainer`.
+        """
+        super().__init__(
+            train_dataset=train_data.dataset,  # type: ignore[arg-type]
+            eval_dataset=eval_data.dataset if eval_data else None,  # type: ignore[arg-type]
+            **kwargs,
+        )
+        self.run_folder = run_folder
+        self.tokenizer = tokenizer
+        self.train_data = train_data
+        self.eval_data = eval_data
+        self.plan = plan
+        # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
+        self.model_accepts_loss_kwargs = True
+        self.by_position = takes_positions(self.model)
+        self._num_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
+        self._speed_since = time.monotonic()
+        self.progress = ProgressLine(self)
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.add_callback(FirstEvaluation(self))
+        self.add_callback(self.progress)
+        self.add_callback(MetricsFile(run_folder / "metrics.jsonl"))
+        self.add_callback(CheckpointMover(self, run_folder, save_total_limit))
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the mean cross entropy over the trained tokens of the whole global batch.
+
+        `num_items_in_batch` counts them over accumulation steps and devices; each device adds its own share, and the
+        average that DDP and DeepSpeed take of the gradients is undone by the number of processes.
+        """
+        labels = inputs["labels"]
+        model_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        loss = summed_loss(
+            model,
+            model_inputs,
+            labels,
+            by_position=self.by_position,
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+        if num_items_in_batch is None:
+            loss = loss / (labels[:, 1:] != IGNORE_INDEX).sum()
+        else:
+            loss = loss / num_items_in_batch
+            if self.args.average_tokens_across_devices:
+                loss = loss * self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Train on one batch; a loss that is not a number ends the run before it reaches the weights."""
+        rows = inputs.pop("rows")
+        self._num_tokens += inputs["attention_mask"].sum()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            places = [self.train_data.dataset[row]["where"] for row in rows.tolist()]
+            raise RunFailure(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}; nothing of this step was saved",
+                where=", ".join(places),
+                fix="look at these rows with `glmtune data inspect`, lower the learning rate, or use bf16",
+            )
+        return loss
+
+    def tokens_per_second(self) -> float:
+        """Return how fast tokens were trained since this was last asked, over all processes, padding not counted."""
+        now = time.monotonic()
+        speed = self._num_tokens.item() / max(1e-9, now - self._speed_since)
+        self._num_tokens.zero_()
+        self._speed_since = now
+        return speed * self.accelerator.num_processes
+
+    def first_evaluation(self) -> None:
+        """Evaluate two rows; an error here ends the run."""
+        if self.eval_data is not None:
+            self._score(self.eval_data.first(NUM_FIRST_EVALUATION_ROWS), output=None)
+        self._speed_since = time.monotonic()
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **gen_kwargs: Any
+    ) -> dict[str, float]:
+        """Return loss, perplexity, BLEU-4 and ROUGE; a failure is reported, and training goes on."""
+        data = eval_dataset if isinstance(eval_dataset, EncodedData) else self.eval_data
+        assert data is not None, "transformers evaluates only where there are rows to evaluate on"
+        step = self.state.global_step
+        name = f"step-{step}" if metric_key_prefix == "eval" else metric_key_prefix
+        try:
+            scores = self._score(data, output=self.run_folder / "predictions" / f"{name}.jsonl")
+        except Exception as error:  # whatever it is, a night's training must not die of it
+            self._report_failure(step, error)
+            return {f"{metric_key_prefix}_{name}": math.nan for name in ("loss", *METRIC_NAMES)}
+        finally:
+            self._speed_since = time.monotonic()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.metrics.items()}
+        self.log(dict(metrics))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items())
+        self.progress.write(f"{metric_key_prefix} at step {step}:  {shown}")
+        if scores.left_out and self.is_world_process_zero():
+            self.progress.write(f"  {len(scores.left_out)} rows or turns were left out; see `rejects.jsonl`")
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save weights, tokenizer and stop tokens; checks for room first, and leaves no pickled arguments behind."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.is_world_process_zero():
+            checkpoint.check_space(self.run_folder)
+        super().save_model(str(folder), _internal_call=_internal_call)
+        if not self.args.should_save:
+            return
+        # transformers pickles its arguments there, the hub token among them.
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        self.tokenizer.save_pretrained(str(folder))
+        self.accelerator.unwrap_model(self.model).generation_config.save_pretrained(str(folder))
+
+    def _score(self, data: EncodedData, output: Path | None) -> Scores:
+        return score_model(
+            self.accelerator.unwrap_model(self.model),
+            self.tokenizer,
+            data,
+            batch_size=self.args.per_device_eval_batch_size,
+            plan=self.plan() if self.plan else None,
+            output=output,
+            forward_model=self.model_wrapped,
+        )
+
+    def _report_failure(self, step: int, error: Exception) -> None:
+        """Tell the user that an evaluation failed and write its traceback into the run folder."""
+        log = self.run_folder / "evaluation-failures.log"
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"step {step}\n{traceback.format_exc()}\n")
+        self.progress.write(f"warning: the evaluation at step {step} failed ({error}); training goes on, see `{log}`")
+
+
+def record_left_out(run_folder: Path, data: list[EncodedData]) -> None:
+    """Write `rejects.jsonl` where any row was cut or left out."""
+    if any(encoded.rejects or encoded.num_truncated for encoded in data):
+        write_rejects(run_folder / "rejects.jsonl", data)

@@ -1,0 +1,241 @@
+"""YAML whose keys know where they were written, `--set` on top, and all complaints about them in one place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glmtune.errors import GlmtuneError, nearest
+
+SECRET_KEYS = ("hub_token", "push_to_hub_token")
+"""Keys whose values are never written to a file or a message."""
+
+FLOAT_TAG = "tag:yaml.org,2002:float"
+MERGE_TAG = "tag:yaml.org,2002:merge"
+TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
+# YAML 1.1 calls `5e-4` a string: it wants a dot before the `e` and a sign after it. People, and YAML 1.2, do not.
+FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+FLOAT_STARTS = list("-+.0123456789")
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+# A `run_name: 2024-01-01` is a name; no key takes a date.
+_Loader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in rules if tag != TIMESTAMP_TAG]
+    for start, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(FLOAT_TAG, FLOAT_WITHOUT_DOT, FLOAT_STARTS)
+_Dumper.add_implicit_resolver(FLOAT_TAG, FLOAT_WITHOUT_DOT, FLOAT_STARTS)
+
+
+def dump_yaml(values: Any) -> str:
+    """Return `values` as YAML that reads back equal: the text "5e-4" gets quotes, which PyYAML would leave out."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with one key."""
+
+    where: str
+    key: str
+    message: str
+    fix: str | None
+
+    def as_line(self) -> str:
+        return f"{self.where}: {self.key}: {self.message}" + (f"; {self.fix}" if self.fix else "")
+
+
+@dataclass(kw_only=True)
+class Source:
+    """The values of one configuration, where each was written, and what is to be said about them."""
+
+    origin: str
+    """The file, as the user named it."""
+    values: dict[str, Any]
+    """Plain data: what YAML can hold."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Dotted key to `file:line` or `--set key=value`."""
+    problems: list[Problem] = field(default_factory=list)
+    """Collected, so that a user mends a file once and not key by key."""
+    notices: list[str] = field(default_factory=list)
+    """Lines for the user about what was taken differently from how it was written."""
+
+    @property
+    def wrong_keys(self) -> set[str]:
+        return {problem.key for problem in self.problems}
+
+    def where(self, key: str) -> str:
+        """Return where `key` was written; for a key that is not there, where its section begins."""
+        while key and key not in self.places:
+            key = key.rpartition(".")[0]
+        return self.places.get(key, self.origin)
+
+    def is_override(self, key: str) -> bool:
+        """Return whether `key` has its value from `--set`."""
+        return self.where(key).startswith("--set ")
+
+    def complain(self, key: str, message: str, fix: str | None = None, *, where: str | None = None) -> None:
+        self.problems.append(Problem(where=where or self.where(key), key=key, message=message, fix=fix))
+
+    def raise_problems(self) -> None:
+        """Raise one error for all the problems so far; return if there is none."""
+        if len(self.problems) == 1:
+            only = self.problems[0]
+            raise GlmtuneError(f"`{only.key}`: {only.message}", where=only.where, fix=only.fix)
+        if self.problems:
+            order = {place: line for line, place in enumerate(self.places.values())}
+            self.problems.sort(key=lambda problem: order.get(problem.where, -1))
+            lines = [f"{len(self.problems)} problems in `{self.origin}`", *(each.as_line() for each in self.problems)]
+            raise GlmtuneError("\n".join(lines))
+
+    def section(self, key: str) -> Mapping[str, Any]:
+        """Return the keys and values below `key`; nothing where it is absent, null or, with a complaint, no section."""
+        value: Any = self.values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None or isinstance(value, dict):
+            return value or {}
+        if key not in self.wrong_keys:
+            self.complain(key, f"expected keys and values below it, found {found(value)}")
+        return {}
+
+    def set(self, key: str, value: Any, place: str) -> None:
+        """Set one dotted key, making the sections on the way; what was written below it is forgotten."""
+        parents = key.split(".")[:-1]
+        for end in range(1, len(parents) + 1):
+            section = ".".join(parents[:end])
+            parent = self.section(".".join(parents[: end - 1])) if end > 1 else self.values
+            if not isinstance(parent.get(parents[end - 1]), (dict, type(None))):
+                self.complain(key, f"`{section}` is a value, not a section", where=place)
+                return
+            self.places.setdefault(section, place)
+        self.values = _with(self.values, key.split("."), value)
+        self.places = {name: at for name, at in self.places.items() if name != key and not name.startswith(f"{key}.")}
+        self.places[key] = place
+
+    def remove(self, key: str) -> Any:
+        """Take one dotted key out and return the value that it had."""
+        section, _, name = key.rpartition(".")
+        rest = dict(self.section(section) if section else self.values)
+        value = rest.pop(name)
+        self.values = _with(self.values, section.split("."), rest) if section else rest
+        return value
+
+    def override(self, argument: str) -> None:
+        """Apply one `--set a.b=value`; the value is read as YAML."""
+        key, equals, text = argument.partition("=")
+        key = key.strip()
+        place = f"--set {key}=***" if key.endswith("token") else f"--set {argument}"
+        if not equals or not all(key.split(".")):
+            self.complain(
+                key, "expected `key=value`", "write it like `--set training_args.learning_rate=1e-4`", where=place
+            )
+            return
+        try:
+            value, _, problems = _parse(text, lambda line: place, above=key)
+        except GlmtuneError as error:
+            self.complain(key, error.what, "put quotes around the value", where=place)
+            return
+        self.problems += problems
+        self.set(key, value, place)
+
+
+def read_source(path: str | Path) -> Source:
+    """Read a YAML file of keys and values; a file that is missing, empty or broken is a `GlmtuneError`."""
+    origin = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        others = sorted(str(other) for other in Path(path).parent.glob("*.yaml"))
+        raise GlmtuneError(f"there is no configuration `{origin}`{nearest(origin, others)}", where=origin) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise GlmtuneError(f"cannot read `{origin}`: {error}", where=origin) from error
+    values, places, problems = _parse(text, lambda line: f"{origin}:{line}")
+    if values is None:
+        raise GlmtuneError("the configuration is empty", where=origin, fix="start from a copy of `configs/lora.yaml`")
+    if not isinstance(values, dict):
+        raise GlmtuneError(
+            f"expected keys and values, found {found(values)}",
+            where=f"{origin}:1",
+            fix="start from a copy of `configs/lora.yaml`",
+        )
+    return Source(origin=origin, values=values, places=places, problems=problems)
+
+
+def found(value: Any) -> str:
+    """Return how a message names a value that the user wrote."""
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, str):
+        return f"the text `{value if len(value) <= 60 else value[:57] + '...'}`"
+    return f"`{str(value).lower()}`" if value is not None else "`null`"
+
+
+def _with(values: Mapping[str, Any], parts: list[str], value: Any) -> dict[str, Any]:
+    """Return a copy with one nested key set; copies, because a YAML alias makes two keys share one mapping."""
+    if len(parts) == 1:
+        return {**values, parts[0]: value}
+    return {**values, parts[0]: _with(values.get(parts[0]) or {}, parts[1:], value)}
+
+
+def _parse(text: str, place_of: Callable[[int], str], above: str = "") -> tuple[Any, dict[str, str], list[Problem]]:
+    """Return the values of a YAML text, the place of every key, and a problem for each key that stands twice.
+
+    `above` is the key that the text is the value of; it goes before every key found.
+    """
+    places: dict[str, str] = {}
+    problems: list[Problem] = []
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, places, problems
+        for key, line, first_line in _keys(node, above):
+            places[key] = place_of(line)
+            if first_line is not None:
+                message = f"stands twice; the first one is on line {first_line}"
+                problems.append(Problem(where=place_of(line), key=key, message=message, fix="remove one of the two"))
+        return loader.construct_document(node), places, problems
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        fix = "check the indentation (spaces, no tabs), the colons and the quotes up to this line"
+        raise GlmtuneError(f"broken YAML: {what}", where=place_of(line), fix=fix) from error
+    except (yaml.YAMLError, ValueError) as error:  # bytes that no text holds; a number such as `0b_`
+        raise GlmtuneError(f"broken YAML: {str(error).splitlines()[0]}", where=place_of(1)) from error
+
+
+def _keys(node: yaml.Node, above: str, parents: tuple[int, ...] = ()) -> Iterator[tuple[str, int, int | None]]:
+    """Yield each key below `node`: dotted name, line, and the line of an earlier key of the same name, if any."""
+    if id(node) in parents:
+        raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)
+    parents = (*parents, id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _keys(item, above, parents)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for name_node, value_node in node.value:
+        if not isinstance(name_node, yaml.ScalarNode) or name_node.tag == MERGE_TAG:
+            continue
+        name, line = name_node.value, name_node.start_mark.line + 1
+        key = f"{above}.{name}" if above else name
+        yield key, line, lines.get(name)
+        lines[name] = line
+        yield from _keys(value_node, key, parents)
