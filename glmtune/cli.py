@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -235,8 +236,19 @@ def _free_path(path: Path) -> Path:
     return candidate
 
 
+def _quiet_libraries() -> None:
+    """Leave the terminal to our own lines: no bars into a pipe, no deprecations of one library used by another."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is told in three lines, without a traceback."""
+    if "--debug" not in sys.argv:
+        _quiet_libraries()
     try:
         app()
     except GlmtuneError as error:

@@ -31,11 +31,11 @@ FOLDERS = {PLAIN: "demo", LIVELY: "demo_lively"}
 """Style → folder under `data/`."""
 
 NUM_ADS = {
-    PLAIN: {"train": 1800, "dev": 86, "test": 86},
+    PLAIN: {"train": 1660, "dev": 86, "test": 86},
     LIVELY: {"train": 600, "dev": 80, "test": 80},
 }
-NUM_FOLLOW_UPS = {"train": 80, "dev": 6, "test": 6}
-NUM_TOOL_ROWS = {"train": 140, "dev": 8, "test": 8}
+NUM_FOLLOW_UPS = {"train": 140, "dev": 6, "test": 6}
+NUM_TOOL_ROWS = {"train": 200, "dev": 8, "test": 8}
 """Rows per split; conversations of several turns and tool calls exist in the plain style only."""
 
 GARMENTS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from transformers import Seq2SeqTrainingArguments
 
 from glmtune.config import RunConfig
-from glmtune.errors import require
+from glmtune.errors import GlmtuneError, require
 from glmtune.modeling.loading import default_device, default_dtype
 
 from .checkpoint import STAGING
@@ -73,10 +74,9 @@ def use_one_gpu(notify: Callable[[str], None]) -> None:
 def _choose_precision(config: RunConfig, settings: dict[str, Any], notify: Callable[[str], None]) -> None:
     device = torch.device("cpu") if settings.get("use_cpu") else default_device()
     if device.type == "cpu":
-        for key in ("bf16", "fp16"):
-            if settings.get(key) and not config.force_fp16 and key == "fp16":
-                settings[key] = False
-        settings.setdefault("use_cpu", True)
+        settings["use_cpu"] = True
+        # DeepSpeed looks for an accelerator when it is imported, and warns where there is none.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if not settings.get("bf16"):
             notify("no GPU found: training in float32 on the CPU")
         return
@@ -103,9 +103,8 @@ def _choose_reports(config: RunConfig, settings: dict[str, Any], run_folder: Pat
 
 def _prepare_deepspeed(settings: dict[str, Any]) -> None:
     """Make DeepSpeed work on what there is: one process without a launcher, or a machine without a GPU."""
-    require("deepspeed", extra="deepspeed")
-    if settings.get("use_cpu"):
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise GlmtuneError("`deepspeed` is not installed", fix="run `pip install deepspeed` (Linux only)")
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(alone)

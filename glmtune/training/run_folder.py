@@ -65,7 +65,7 @@ def write_run_file(
     record = {
         "glmtune": __version__,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "argv": sys.argv,
+        "argv": [_masked(argument) for argument in sys.argv],
         "asked": {
             "data_dir": str(request.data_dir.resolve()),
             "model": request.model,
@@ -141,6 +141,12 @@ def file_hash(path: Path) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _masked(argument: str) -> str:
+    """Return an argument of the command line with a token's value hidden."""
+    key, equals, _ = argument.partition("=")
+    return f"{key}=***" if equals and key.endswith("token") else argument
 
 
 def _is_installed(package: str) -> bool:

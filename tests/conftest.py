@@ -1,0 +1,79 @@
+"""Fixtures shared by all tests: the embedded model, real material where it is there, and no network."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+# Before transformers is imported: nothing may even look for a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+"""Real material beside the checkout: GLM-4's tokenizer and published rows. Not part of the project."""
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that would leave this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else None
+        if host is not None and host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+            raise AssertionError(f"a test tried to connect to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> str:
+    """The folder of the embedded tiny GLM."""
+    from glmtune.demo.model import demo_model_path
+
+    return str(demo_model_path())
+
+
+@pytest.fixture(scope="session")
+def demo_tokenizer(demo_model: str):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(demo_model)
+
+
+@pytest.fixture(scope="session")
+def glm_tokenizer():
+    """GLM-4-9B-Chat's real tokenizer."""
+    folder = SHARED / "glm-4-9b-chat"
+    if not folder.is_dir():
+        pytest.skip("the real GLM-4 tokenizer is not there (../shared/glm-4-9b-chat)")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Published rows."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the published rows are not there (../shared/data)")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data folder in the demo's format: `train.jsonl` (40 rows), `dev.jsonl` and `test.jsonl` (6 each)."""
+    from glmtune.demo.rows import PLAIN, build_rows, to_json
+
+    folder = tmp_path_factory.mktemp("rows")
+    for split, count in (("train", 40), ("dev", 6), ("test", 6)):
+        rows = build_rows(PLAIN)[split][:count]
+        (folder / f"{split}.jsonl").write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
