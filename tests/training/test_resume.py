@@ -11,7 +11,6 @@ import yaml
 from safetensors.torch import load_file
 
 from glmtune import resume, train
-from glmtune.errors import GlmtuneError
 
 METHODS = {
     "lora": {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1},

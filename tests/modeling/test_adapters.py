@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from glmtune.errors import GlmtuneError
+from glmtune.family import family_of
+from glmtune.modeling.adapters import adapt, freeze_vision
+
+LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2}
+
+
+def trained_modules(model) -> set[str]:
+    """Return the last names of the modules that carry a trainable LoRA matrix."""
+    return {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+
+
+def adapt_demo(demo_model: str, settings: dict, told: list[str] | None = None):
+    model = AutoModelForCausalLM.from_pretrained(demo_model)
+    notify = told.append if told is not None else lambda line: None
+    return adapt(model, settings, family_of("glm"), gradient_checkpointing=False, notify=notify)
+
+
+def test_lora_sits_on_every_linear_layer_of_a_glm_by_default(demo_model: str) -> None:
+    assert trained_modules(adapt_demo(demo_model, LORA)) == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj",
+    }  # fmt: skip
+
+
+def test_target_modules_of_the_original_code_are_translated_and_told(demo_model: str) -> None:
+    told: list[str] = []
+    model = adapt_demo(demo_model, LORA | {"target_modules": ["query_key_value"]}, told)
+    assert trained_modules(model) == {"q_proj", "k_proj", "v_proj"}
+    assert told == ["`target_modules`: `query_key_value` is called `q_proj`, `k_proj`, `v_proj` in this model"]
+
+
+def test_target_modules_that_do_not_exist_are_an_error(demo_model: str) -> None:
+    with pytest.raises(GlmtuneError, match=r"`peft_config` does not fit the model: .*nowhere"):
+        adapt_demo(demo_model, LORA | {"target_modules": ["nowhere"]})
+
+
+def test_lora_finds_the_layers_of_a_llama_style_model() -> None:
+    tiny = LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
+    model = adapt(
+        LlamaForCausalLM(tiny), LORA, family_of("llama"), gradient_checkpointing=False, notify=lambda line: None
+    )
+    assert trained_modules(model) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_other_peft_methods_pass_through(demo_model: str) -> None:
+    model = adapt_demo(demo_model, {"peft_type": "IA3", "task_type": "CAUSAL_LM", "target_modules": ["k_proj"],
+                                    "feedforward_modules": []})  # fmt: skip
+    assert model.active_peft_config.peft_type == "IA3"
+
+
+def test_without_a_peft_config_every_weight_is_trained(demo_model: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32)
+    adapted = adapt(model, None, family_of("glm"), gradient_checkpointing=False, notify=lambda line: None)
+    assert adapted is model
+    assert all(p.requires_grad for p in adapted.parameters())
+
+
+def test_freezing_vision_says_that_a_text_model_has_none(demo_model: str) -> None:
+    told: list[str] = []
+    freeze_vision(AutoModelForCausalLM.from_pretrained(demo_model), told.append)
+    assert told == ["`freezeV: true` changes nothing: the model has no vision tower"]

@@ -1,0 +1,126 @@
+"""Every way to name a model, and every way to name one wrongly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glmtune.errors import GlmtuneError
+from glmtune.modeling.sources import find_model
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text("{}", encoding="utf-8")
+    return folder
+
+
+def adapter(folder: Path, base: Path) -> Path:
+    touch(folder, "adapter_model.safetensors")
+    config = {"base_model_name_or_path": str(base), "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return touch(tmp_path / "base", "config.json", "tokenizer.json", "model.safetensors")
+
+
+def message_of(name: str | Path, **options: object) -> str:
+    with pytest.raises(GlmtuneError) as caught:
+        find_model(name, **options)
+    return str(caught.value)
+
+
+def test_a_model_folder_is_its_own_base(base: Path) -> None:
+    source = find_model(base)
+    assert (source.base, source.adapter) == (str(base), None)
+
+
+def test_demo_is_built_when_asked_for(demo_model: str) -> None:
+    assert find_model("demo").base == demo_model
+
+
+def test_a_hub_name_is_left_to_the_hub() -> None:
+    assert find_model("zai-org/glm-4-9b-chat-hf").base == "zai-org/glm-4-9b-chat-hf"
+
+
+def test_an_adapter_brings_its_base(base: Path, tmp_path: Path) -> None:
+    source = find_model(adapter(tmp_path / "a", base))
+    assert (source.base, source.adapter) == (str(base), tmp_path / "a")
+
+
+def test_a_moved_base_is_named_with_the_way_out(base: Path, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", tmp_path / "gone")
+    assert message_of(folder) == (
+        f"the adapter's base model `{tmp_path / 'gone'}` is no longer there\n"
+        f"  --> {folder / 'adapter_config.json'}\n"
+        "hint: add `--base-model FOLDER` to say where it is now"
+    )
+    assert find_model(folder, base_model=str(base)).base == str(base)
+
+
+def test_a_run_folder_means_its_last_complete_checkpoint(base: Path, tmp_path: Path) -> None:
+    run = touch(tmp_path / "run", "run.yaml")
+    for step in (9, 10):
+        touch(adapter(run / f"checkpoint-{step}", base), "manifest.json")
+    adapter(run / "checkpoint-11", base)  # no manifest: not complete
+    assert find_model(run).adapter == run / "checkpoint-10"
+
+
+def test_a_run_without_checkpoints_is_an_error(tmp_path: Path) -> None:
+    run = touch(tmp_path / "run", "run.yaml")
+    assert message_of(run) == f"the run `{run}` has no complete checkpoint\nhint: train it further, or start anew"
+
+
+def test_a_missing_folder_is_an_error() -> None:
+    assert message_of("./nothing/here") == (
+        "model `./nothing/here` does not exist\n"
+        "hint: give a model folder, a checkpoint, a hub name such as `zai-org/glm-4-9b-chat-hf`, or `demo`"
+    )
+
+
+def test_a_folder_that_is_no_model_lists_what_it_holds(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "x", "notes.txt")
+    assert message_of(folder) == (
+        f"`{folder}` is neither a model nor a checkpoint: it has no `config.json`\nhint: it holds `notes.txt`"
+    )
+
+
+def test_a_model_without_tokenizer_is_an_error(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "x", "config.json", "model.safetensors")
+    assert message_of(folder) == (
+        f"the model `{folder}` has no tokenizer\nhint: copy `tokenizer.json` and its siblings there"
+    )
+
+
+def test_a_model_without_weights_is_an_error_unless_only_its_tokenizer_is_wanted(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "x", "config.json", "tokenizer.json")
+    assert message_of(folder) == (
+        f"the model `{folder}` has no safetensors weights\nhint: download the `*.safetensors` files of the model"
+    )
+    assert find_model(folder, needs_weights=False).base == str(folder)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "x", "config.json", "tokenizer.json", "pytorch_model.bin")
+    assert message_of(folder) == (
+        f"the model `{folder}` has no safetensors weights\n"
+        "hint: its weights are pickled, which could run code: convert them with transformers' `save_pretrained`"
+    )
+
+
+def test_an_adapter_without_safetensors_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", base)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    assert message_of(folder) == (f"`{folder}` has an adapter's configuration but no `adapter_model.safetensors`")
+
+
+def test_a_full_model_takes_no_base_model(base: Path) -> None:
+    assert message_of(base, base_model="demo") == (
+        f"`{base}` is a full model, so `--base-model` has no meaning for it\nhint: leave it out"
+    )
