@@ -44,7 +44,10 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
     _choose_reports(config, settings, run_folder)
     if settings.get("deepspeed"):
         _prepare_deepspeed(settings)
-    arguments = Seq2SeqTrainingArguments(**settings)
+    try:
+        arguments = Seq2SeqTrainingArguments(**settings)
+    except (ValueError, ImportError) as error:
+        raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
     assert arguments.device is not None, "asking for the device starts the process group, before any model is loaded"
     return arguments
 

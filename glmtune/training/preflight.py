@@ -30,7 +30,14 @@ def preflight(prepared: Prepared, run_folder: Path) -> Path:
     # Beside the run, so that the same disk is tried; the same name on every process of a group.
     trial_folder = run_folder.with_name(f".{run_folder.name}-preflight")
     config = prepared.request.config
-    one_step = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no", "logging_steps": 1}
+    one_step = {
+        "max_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "no",
+        "logging_steps": 1,
+        "warmup_steps": 0,
+    }
     settings = {**config.training_args, **one_step, "load_best_model_at_end": False, "report_to": ["none"]}
     trial = replace(
         prepared,

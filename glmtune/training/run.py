@@ -223,17 +223,23 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             synced_gpus=torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
         )
 
-    return GlmTrainer(
-        model=model,
-        args=arguments,
-        data_collator=functools.partial(collate, pad_token_id=prepared.tokenizer.pad_token_id),
-        run_folder=run_folder,
-        tokenizer=prepared.tokenizer,
-        train_data=prepared.data["train"],
-        eval_data=prepared.data.get("val"),
-        plan=plan if arguments.predict_with_generate else None,
-        save_total_limit=config.training_args.get("save_total_limit"),
-    )
+    try:
+        return GlmTrainer(
+            model=model,
+            args=arguments,
+            data_collator=functools.partial(collate, pad_token_id=prepared.tokenizer.pad_token_id),
+            run_folder=run_folder,
+            tokenizer=prepared.tokenizer,
+            train_data=prepared.data["train"],
+            eval_data=prepared.data.get("val"),
+            plan=plan if arguments.predict_with_generate else None,
+            save_total_limit=config.training_args.get("save_total_limit"),
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        # A scheduler without evaluations, a report to a package that is not there: all of them the configuration's.
+        if isinstance(error, RuntimeError) and "requires" not in str(error):
+            raise
+        raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
 
 
 def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None:

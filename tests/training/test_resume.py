@@ -7,73 +7,97 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
-from safetensors.torch import load_file
 
 from glmtune import resume, train
-
-METHODS = {
-    "lora": {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
-    "ptuning_v2": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4},
-    "sft": None,
-}
+from glmtune.errors import GlmtuneError
 
 
-def write_config(folder: Path, method: str, **training_args: object) -> Path:
-    """Write a configuration of ten steps: 40 rows, 4 a step, so that the second half lies in the second epoch."""
-    settings = {
-        "output_dir": str(folder / "run"),
-        "max_steps": 16,
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "save_steps": 4,
-        "eval_strategy": "steps",
-        "eval_steps": 8,
-        "generation_config": {"max_new_tokens": 4},
-    }
-    config = {
-        "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl"},
-        "max_input_length": 128,
-        "max_output_length": 64,
-        "training_args": settings | training_args,
-        "peft_config": METHODS[method],
-    }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return path
+def forget_steps_after(run: Path, step: int) -> None:
+    """Leave the run as a crash after `step` would have left it."""
+    for checkpoint in run.glob("checkpoint-*"):
+        if int(checkpoint.name.partition("-")[2].split(".")[0]) > step:
+            shutil.rmtree(checkpoint)
+    (run / "metrics.jsonl").write_text("", encoding="utf-8")
 
 
-def losses(run: Path) -> dict[int, float]:
-    """Return the last logged loss of every step."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
-
-
-def weights(checkpoint: Path) -> dict:
-    path = checkpoint / "adapter_model.safetensors"
-    return load_file(path if path.is_file() else checkpoint / "model.safetensors")
-
-
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("method", ["lora", "ptuning_v2", "sft"])
 def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(
-    method: str, gradient_checkpointing: bool, demo_data: Path, tmp_path: Path
+    method: str, gradient_checkpointing: bool, demo_data: Path, write_config, read_losses, read_weights
 ) -> None:
-    config = write_config(tmp_path, method, gradient_checkpointing=gradient_checkpointing)
-    run = train(demo_data, "demo", config)
-    expected_losses, expected_weights = losses(run), weights(run / "checkpoint-16")
+    run = train(demo_data, "demo", write_config(method, gradient_checkpointing=gradient_checkpointing))
+    expected_losses, expected_weights = read_losses(run), read_weights(run / "checkpoint-16")
     assert set(expected_losses) == set(range(1, 17))
     assert expected_losses[16] < expected_losses[1]
 
-    # Step 4 is in the first epoch of 10 steps, step 12 in the second; what came later is lost, as in a crash.
-    for step in (4, 12):
-        for checkpoint in run.glob("checkpoint-*"):
-            if int(checkpoint.name.partition("-")[2].split(".")[0]) > step:
-                shutil.rmtree(checkpoint)
-        (run / "metrics.jsonl").write_text("", encoding="utf-8")
+    for step in (4, 12):  # in the first epoch, and in the second
+        forget_steps_after(run, step)
         resume(run)
-        assert losses(run) == {at: loss for at, loss in expected_losses.items() if at > step}
-        resumed = weights(run / "checkpoint-16")
+        assert read_losses(run) == {at: loss for at, loss in expected_losses.items() if at > step}
+        resumed = read_weights(run / "checkpoint-16")
         assert all(resumed[name].equal(tensor) for name, tensor in expected_weights.items())
+
+
+def test_resume_tells_what_it_cannot_do(demo_data: Path, write_config, tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    shutil.copytree(demo_data, rows)
+    run = train(rows, "demo", write_config(max_steps=3, save_steps=1, eval_strategy="no"))
+
+    def message(**options: object) -> str:
+        with pytest.raises(GlmtuneError) as caught:
+            resume(run, **options)
+        return str(caught.value)
+
+    assert message() == (
+        f"the run has finished: `checkpoint-3` is its last step\n  --> {run}\n"
+        "hint: to train on from its weights: "
+        f"`glmtune train DATA_DIR MODEL CONFIG --init-from {run / 'checkpoint-3'}`"
+    )
+    assert message(checkpoint_step=7) == (
+        f"`{run}` has no complete `checkpoint-7`\nhint: choose one of: `checkpoint-1`, `checkpoint-2`, `checkpoint-3`"
+    )
+    with (run / "checkpoint-2" / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    assert message(checkpoint_step=2) == (
+        "checkpoint `checkpoint-2` is damaged: `adapter_model.safetensors` has changed since it was saved\n"
+        f"  --> {run / 'checkpoint-2'}\n"
+        "hint: choose another with `--checkpoint STEP`; the run has: `checkpoint-1`, `checkpoint-2`, `checkpoint-3`"
+    )
+    (run / "checkpoint-1" / "manifest.json").unlink()
+    assert "choose one of: `checkpoint-2`, `checkpoint-3`" in message(checkpoint_step=1)
+    shutil.rmtree(run / "checkpoint-3")
+    (run / "checkpoint-2" / "adapter_model.safetensors").unlink()
+    assert "`adapter_model.safetensors` is missing" in message()
+
+
+def test_resume_refuses_data_that_has_changed(demo_data: Path, write_config, tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    shutil.copytree(demo_data, rows)
+    run = train(rows, "demo", write_config(max_steps=3, save_steps=2, eval_strategy="no"))
+    shutil.rmtree(run / "checkpoint-3")
+    with (rows / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}))
+    with pytest.raises(GlmtuneError) as caught:
+        resume(run)
+    assert str(caught.value) == (
+        f"`{rows / 'train.jsonl'}` has changed since the run began, so the run cannot go on where it stood\n"
+        f"  --> {rows / 'train.jsonl'}\n"
+        "hint: restore the file, or start a new run from the checkpoint with `glmtune train --init-from`"
+    )
+
+
+def test_steps_trained_again_keep_the_checkpoints_that_stood_there(demo_data: Path, write_config, read_weights) -> None:
+    run = train(demo_data, "demo", write_config(max_steps=3, save_steps=1, eval_strategy="no"))
+    resume(run, checkpoint_step=1)
+    assert (run / "checkpoint-2.replaced-1").is_dir()
+    replaced, again = read_weights(run / "checkpoint-2.replaced-1"), read_weights(run / "checkpoint-2")
+    assert all(again[name].equal(tensor) for name, tensor in replaced.items())
+
+
+def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        resume(tmp_path)
+    assert str(caught.value) == (
+        f"`{tmp_path}` is not a run folder: it has no `run.yaml`\nhint: give a run's `output_dir`"
+    )

@@ -1,0 +1,264 @@
+"""Runs from beginning to end: what they leave behind, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from glmtune import evaluate, generate, train
+from glmtune.data.encoding import Encoder
+from glmtune.data.formats import to_conversation
+from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.family import family_of
+
+QUESTION = "类型#风衣*颜色#墨绿"
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("method", ["lora", "ptuning_v2", "sft"])
+def test_a_run_explains_itself(method: str, demo_data: Path, write_config) -> None:
+    config = write_config(method, max_steps=4, eval_steps=2, save_steps=2)
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    settings["data_config"]["test_file"] = "test.jsonl"
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    run = train(demo_data, "demo", config)
+
+    assert sorted(path.name for path in run.iterdir() if not path.name.startswith("loss")) == [
+        "checkpoint-2", "checkpoint-4", "metrics.jsonl", "predictions", "run.yaml",
+    ]  # fmt: skip
+    metrics = lines_of(run / "metrics.jsonl")
+    assert [line["step"] for line in metrics if "loss" in line] == [1, 2, 3, 4]
+    evaluations = [line for line in metrics if "eval_loss" in line]
+    assert [line["step"] for line in evaluations] == [2, 4]
+    assert {"eval_perplexity", "eval_bleu-4", "eval_rouge-1", "eval_rouge-2", "eval_rouge-l"} <= set(evaluations[0])
+    assert any("test_loss" in line for line in metrics)
+    predictions = lines_of(run / "predictions" / "step-4.jsonl")
+    assert set(predictions[0]) == {"where", "turn", "prompt", "reference", "prediction"}
+    assert predictions[0]["where"] == f"{demo_data / 'dev.jsonl'}:1"
+    assert predictions[0]["prompt"].endswith("<|assistant|>")
+    assert predictions[0]["reference"] not in predictions[0]["prompt"]
+
+    record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+    assert record["asked"]["model"] == "demo"
+    assert record["data"]["train"]["sha256"]
+    assert record["packages"]["torch"] == torch.__version__
+    assert record["resolved_training_args"]["learning_rate"] == 1e-3
+    assert not (run / "checkpoint-4" / "training_args.bin").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "ptuning_v2"])
+def test_adapters_load_in_plain_peft(method: str, demo_data: Path, demo_model: str, write_config) -> None:
+    run = train(demo_data, "demo", write_config(method, max_steps=2, eval_strategy="no"))
+    checkpoint = run / "checkpoint-2"
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(demo_model), checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": QUESTION}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    written = plain.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    expected = tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert generate(str(checkpoint), [QUESTION], max_new_tokens=12, do_sample=False) == [expected]
+
+
+def test_full_checkpoints_load_in_plain_transformers(demo_data: Path, write_config) -> None:
+    run = train(demo_data, "demo", write_config("sft", max_steps=2, eval_strategy="no"))
+    checkpoint = run / "checkpoint-2"
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    stops = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>", "<|observation|>"])
+    assert plain.generation_config.eos_token_id == sorted(stops)
+    saved = load_file(checkpoint / "model.safetensors")
+    assert all(torch.equal(plain.state_dict()[name], tensor) for name, tensor in saved.items())
+
+
+def test_saved_stop_tokens_travel_with_an_adapter(demo_data: Path, write_config) -> None:
+    run = train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no"))
+    saved = json.loads((run / "checkpoint-1" / "generation_config.json").read_text(encoding="utf-8"))
+    assert len(saved["eos_token_id"]) == 3
+
+
+def test_accumulation_does_not_change_the_step(demo_data: Path, write_config, tmp_path: Path, read_weights) -> None:
+    results = []
+    for per_device, accumulation in ((4, 1), (1, 4)):
+        config = write_config(
+            "sft",
+            max_steps=2,
+            optim="sgd",  # its step is the gradient; Adam would blow up the rounding of tiny ones
+            learning_rate=0.1,
+            eval_strategy="no",
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=accumulation,
+            output_dir=str(tmp_path / f"run-{accumulation}"),
+        )
+        run = train(demo_data, "demo", config)
+        losses = [line["loss"] for line in lines_of(run / "metrics.jsonl") if "loss" in line]
+        results.append((losses, read_weights(run / "checkpoint-2")))
+    (losses, weights), (other_losses, other_weights) = results
+    assert losses == pytest.approx(other_losses, rel=1e-6)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(other_weights[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_the_logged_loss_is_the_mean_over_all_trained_tokens(demo_data: Path, demo_model: str, write_config) -> None:
+    """Computed plainly: one row at a time, all logits, no padding."""
+    run = train(
+        demo_data,
+        "demo",
+        write_config("sft", max_steps=1, per_device_train_batch_size=40, gradient_accumulation_steps=1,
+                     eval_strategy="no"),
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).eval()
+    encoder = Encoder(AutoTokenizer.from_pretrained(demo_model), family_of("glm"), max_length_tokens=193)
+    total = count = 0.0
+    for row in lines_of(demo_data / "train.jsonl"):
+        example = encoder.encode(to_conversation(row))
+        with torch.no_grad():
+            logits = model(torch.tensor([example.input_ids])).logits[0, :-1]
+        labels = torch.tensor(example.labels[1:])
+        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item()
+        count += (labels != -100).sum().item()
+    logged = next(line["loss"] for line in lines_of(run / "metrics.jsonl") if "loss" in line)
+    assert logged == pytest.approx(total / count, rel=1e-5)
+
+
+def test_evaluation_figures_of_a_run_and_of_the_verb_are_the_same(demo_data: Path, write_config) -> None:
+    run = train(demo_data, "demo", write_config("sft", max_steps=8, eval_steps=8, save_steps=8))
+    logged = next(line for line in lines_of(run / "metrics.jsonl") if "eval_loss" in line)
+    scores = evaluate(str(run), demo_data / "dev.jsonl", batch_size=5, max_new_tokens=4)
+    for name in ("loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l"):
+        assert scores.metrics[name] == pytest.approx(logged[f"eval_{name}"], rel=1e-5), name
+
+
+def test_the_first_loss_that_is_no_number_ends_the_run_and_names_its_rows(demo_data: Path, write_config) -> None:
+    config = write_config("sft", learning_rate=1e30, max_grad_norm=0, eval_strategy="no", save_steps=1)
+    with pytest.raises(RunFailure) as caught:
+        train(demo_data, "demo", config)
+    error = caught.value
+    assert error.what.startswith("the loss became nan at step 2; nothing of this step was saved")
+    assert error.where is not None
+    assert len(error.where.split(", ")) == 2
+    assert all(f"{demo_data / 'train.jsonl'}:" in place for place in error.where.split(", "))
+    run = config.parent / "run"
+    assert not (run / "checkpoint-2").exists()
+
+
+def test_a_failing_evaluation_is_reported_and_training_goes_on(
+    demo_data: Path, write_config, tmp_path: Path, capsys
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "predictions").write_text("a file where the folder should be", encoding="utf-8")
+    config = write_config(max_steps=4, eval_steps=2, save_steps=2, load_best_model_at_end=True,
+                          metric_for_best_model="bleu-4")  # fmt: skip
+    train(demo_data, "demo", config)
+    assert "warning: the evaluation at step 2 failed" in capsys.readouterr().err
+    assert "Traceback" in (run / "evaluation-failures.log").read_text(encoding="utf-8")
+    assert (run / "checkpoint-4").is_dir()
+
+
+@pytest.mark.parametrize("method", ["lora", "ptuning_v2", "sft"])
+@pytest.mark.parametrize("metric", ["loss", "rouge-l"])
+def test_the_best_model_is_found_by_loss_and_by_generation(
+    method: str, metric: str, demo_data: Path, write_config
+) -> None:
+    config = write_config(
+        method, max_steps=6, eval_steps=2, save_steps=2, load_best_model_at_end=True, metric_for_best_model=metric,
+        greater_is_better=metric != "loss", save_total_limit=2,
+    )  # fmt: skip
+    run = train(demo_data, "demo", config)
+    state = json.loads((run / "checkpoint-6" / "trainer_state.json").read_text(encoding="utf-8"))
+    evaluations = {line["step"]: line[f"eval_{metric}"] for line in lines_of(run / "metrics.jsonl")
+                   if f"eval_{metric}" in line}  # fmt: skip
+    best = (max if metric != "loss" else min)(evaluations.values())
+    assert state["best_metric"] == best
+    assert Path(state["best_model_checkpoint"]).is_dir()
+    assert len(list(run.glob("checkpoint-*"))) <= 2
+
+
+def test_init_from_starts_a_new_run_with_the_old_weights(
+    demo_data: Path, write_config, tmp_path: Path, read_losses
+) -> None:
+    first = train(demo_data, "demo", write_config("lora", max_steps=10, eval_strategy="no", learning_rate=1e-2))
+    again = train(
+        demo_data,
+        "demo",
+        write_config("lora", max_steps=2, eval_strategy="no", output_dir=str(tmp_path / "again")),
+        init_from=str(first / "checkpoint-10"),
+    )
+    assert read_losses(again)[1] < read_losses(first)[1] - 0.5
+    assert set(read_losses(again)) == {1, 2}
+
+
+def test_training_straight_from_an_adapter_is_refused(demo_data: Path, write_config, tmp_path: Path) -> None:
+    first = train(demo_data, "demo", write_config("lora", max_steps=1, eval_strategy="no"))
+    config = write_config("lora", output_dir=str(tmp_path / "again"))
+    with pytest.raises(GlmtuneError, match="is an adapter's checkpoint, not a model\nhint: to train it further"):
+        train(demo_data, str(first / "checkpoint-1"), config)
+    config = write_config("sft", output_dir=str(tmp_path / "again"))
+    with pytest.raises(GlmtuneError, match="is an adapter, but the configuration trains all weights"):
+        train(demo_data, "demo", config, init_from=str(first / "checkpoint-1"))
+
+
+def test_a_dry_run_leaves_nothing_behind(demo_data: Path, write_config, tmp_path: Path, capsys) -> None:
+    config = write_config("sft")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    train(demo_data, "demo", config, dry_run=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert "preflight passed in" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(demo_data: Path, write_config, tmp_path: Path) -> None:
+    config = write_config("lora", lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="no")
+    with pytest.raises(GlmtuneError, match="transformers refuses `training_args`: .*lr_scheduler_type.*requires"):
+        train(demo_data, "demo", config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_never_overwritten(demo_data: Path, write_config) -> None:
+    config = write_config(max_steps=1, eval_strategy="no")
+    run = train(demo_data, "demo", config)
+    with pytest.raises(GlmtuneError) as caught:
+        train(demo_data, "demo", config)
+    assert str(caught.value) == (
+        f"`{run}` already holds a run (`run.yaml`)\n"
+        f"hint: go on with it: `glmtune resume {run}`; or choose another folder: "
+        f"`--set training_args.output_dir={run}-2`"
+    )
+
+
+def test_rows_that_were_cut_or_left_out_are_listed(demo_data: Path, write_config, tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    good = (demo_data / "train.jsonl").read_text(encoding="utf-8").splitlines()[:4]
+    long = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * 600}]})
+    (rows / "train.jsonl").write_text("\n".join([*good, "{broken", long]), encoding="utf-8")
+    (rows / "dev.jsonl").write_text("\n".join(good), encoding="utf-8")
+    run = train(rows, "demo", write_config(max_steps=1, eval_strategy="no"))
+    rejects = lines_of(run / "rejects.jsonl")
+    assert [line["where"] for line in rejects] == [f"{rows / 'train.jsonl'}:5", f"{rows / 'train.jsonl'}:6"]
+    assert rejects[0]["reason"].startswith("not JSON: ")
+    assert rejects[1]["reason"] == "cut at the length limit, trained in part"
+
+
+def test_evaluation_does_not_change_the_training_that_follows(
+    demo_data: Path, write_config, tmp_path: Path, read_losses
+) -> None:
+    runs = []
+    for number, eval_steps in enumerate((1, 4)):
+        sampling = {"max_new_tokens": 4, "do_sample": True}
+        config = write_config(max_steps=4, eval_steps=eval_steps, output_dir=str(tmp_path / f"run-{number}"),
+                              generation_config=sampling)  # fmt: skip
+        runs.append(read_losses(train(demo_data, "demo", config)))
+    assert runs[0] == runs[1]
+    assert all(math.isfinite(loss) for loss in runs[0].values())
