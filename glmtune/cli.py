@@ -48,11 +48,13 @@ def train(
     ] = False,
 ) -> None:
     """Train a model on DATA_DIR as CONFIG says."""
+    from glmtune.training.run import leave_process_group
     from glmtune.training.run import train as run_training
 
     run_training(
         data_dir, model, config, overrides=overrides or (), base_model=base_model, init_from=init_from, dry_run=dry_run
     )
+    leave_process_group()
 
 
 @app.command()
@@ -62,9 +64,11 @@ def resume(
     base_model: BaseModel = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
+    from glmtune.training.run import leave_process_group
     from glmtune.training.run import resume as resume_run
 
     resume_run(run_dir, checkpoint_step=checkpoint, base_model=base_model)
+    leave_process_group()
 
 
 @app.command(name="eval")

@@ -112,7 +112,8 @@ def generate_batch(
     for row, prompt in enumerate(prompts):
         input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, longest - len(prompt) :] = 1
-    with torch.inference_mode():
+    # Not inference_mode: weights that ZeRO-3 gathers meanwhile would be unfit for training afterwards.
+    with torch.no_grad():
         output = model.generate(
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),

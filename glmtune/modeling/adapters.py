@@ -71,6 +71,12 @@ def _lora(settings: dict[str, Any], model: PreTrainedModel, family: Family, noti
 
 def _ptuning_v2(settings: dict[str, Any], model: PreTrainedModel, family: Family, notify: Notify) -> dict[str, Any]:
     """Give the prefix the shape of the model's keys and values; it has no other."""
+    if settings.get("prefix_projection"):
+        raise GlmtuneError(
+            "`peft_config.prefix_projection: true` cannot be trained here: PEFT saves the projected prefix alone, so "
+            "that the run could not be resumed",
+            fix="leave it out: the prefix is then trained directly",
+        )
     config = model.config.get_text_config()
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

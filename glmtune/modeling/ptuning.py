@@ -11,6 +11,7 @@ attention module, so that the recomputation sees exactly the same prefix.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,31 @@ class PrefixHooks:
         if module.training and self.cache is not None:
             kwargs = kwargs | {"past_key_values": self.cache}
         return args, kwargs
+
+
+def save_dealt_out_prefix(model: Any, folder: Path, *, is_writer: bool) -> bool:
+    """Save a prefix that ZeRO-3 has dealt out over the processes; returns False where there is none to save.
+
+    PEFT runs its prompt encoder to get at the prefix, on the main process alone. Under ZeRO-3 running a module is a
+    meeting of all processes, and the main process would wait there for ever. Here all of them gather the prefix
+    first, and PEFT reads it as it does at inference, where nothing is run.
+    """
+    if not isinstance(model, PeftModel) or model.active_peft_config.peft_type != "PREFIX_TUNING":
+        return False
+    parameters = list(model.prompt_encoder.parameters())
+    if not all(hasattr(parameter, "ds_id") for parameter in parameters):
+        return False
+    import deepspeed
+
+    config = model.active_peft_config
+    was_inference = config.inference_mode
+    with deepspeed.zero.GatheredParameters(parameters):
+        config.inference_mode = True
+        try:
+            model.save_pretrained(str(folder), is_main_process=is_writer)
+        finally:
+            config.inference_mode = was_inference
+    return True
 
 
 def allow_checkpointing(model: PeftModel) -> None:

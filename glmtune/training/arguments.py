@@ -49,6 +49,12 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
     except (ValueError, ImportError) as error:
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
     assert arguments.device is not None, "asking for the device starts the process group, before any model is loaded"
+    if settings.get("deepspeed"):
+        import deepspeed
+
+        # ZeRO-3 deals the weights out while the model loads, and must know by then how many processes there are.
+        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+        deepspeed.init_distributed(dist_backend=backend)
     return arguments
 
 

@@ -180,6 +180,13 @@ def execute(prepared: Prepared, run_folder: Path, *, resume_from: Path | None = 
     return run_folder
 
 
+def leave_process_group() -> None:
+    """Part from the other processes in step: one that leaves alone may let the others wait for it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_from: Path | None) -> Any:
     """Return the model with what the configuration trains made trainable."""
     config = prepared.request.config
@@ -202,10 +209,10 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         prepare(adapted, gradient_checkpointing=checkpointing)
     else:
         adapted = adapt(model, config.peft_config, prepared.family, gradient_checkpointing=checkpointing, notify=notice)
-    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in adapted.parameters())
-    if total:  # ZeRO-3 has already dealt the weights out
-        say(f"{config.method}: {trainable:,} of {total:,} parameters are trained ({100 * trainable / total:.2f} %)")
+    # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
+    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in adapted.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    say(f"{config.method}: {trained:,} of {total:,} parameters are trained ({100 * trained / total:.2f} %)")
     return adapted
 
 

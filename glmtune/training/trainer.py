@@ -18,6 +18,7 @@ from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
 from glmtune.evaluation.metrics import METRIC_NAMES
 from glmtune.family import IGNORE_INDEX
 from glmtune.modeling.loss import summed_loss, takes_positions
+from glmtune.modeling.ptuning import save_dealt_out_prefix
 
 from . import checkpoint
 from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLine
@@ -155,13 +156,15 @@ class GlmTrainer(Seq2SeqTrainer):
         folder = Path(output_dir or str(self.args.output_dir))
         if self.is_world_process_zero():
             checkpoint.check_space(self.run_folder)
-        super().save_model(str(folder), _internal_call=_internal_call)
+        model = self.accelerator.unwrap_model(self.model)
+        if not save_dealt_out_prefix(model, folder, is_writer=self.args.should_save):
+            super().save_model(str(folder), _internal_call=_internal_call)
         if not self.args.should_save:
             return
         # transformers pickles its arguments there, the hub token among them.
         (folder / "training_args.bin").unlink(missing_ok=True)
         self.tokenizer.save_pretrained(str(folder))
-        self.accelerator.unwrap_model(self.model).generation_config.save_pretrained(str(folder))
+        model.generation_config.save_pretrained(str(folder))
 
     def _score(self, data: EncodedData, output: Path | None) -> Scores:
         return score_model(

@@ -220,7 +220,7 @@ def test_a_dry_run_leaves_nothing_behind(demo_data: Path, write_config, tmp_path
 
 def test_a_run_that_cannot_start_leaves_no_folder(demo_data: Path, write_config, tmp_path: Path) -> None:
     config = write_config("lora", lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="no")
-    with pytest.raises(GlmtuneError, match="transformers refuses `training_args`: .*lr_scheduler_type.*requires"):
+    with pytest.raises(GlmtuneError, match=r"transformers refuses `training_args`: .*lr_scheduler_type.*requires"):
         train(demo_data, "demo", config)
     assert not (tmp_path / "run").exists()
 

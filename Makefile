@@ -1,0 +1,31 @@
+# Everything below needs only python3 and make: the virtual environment is set up on first use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-slow check clean
+
+demo: $(VENV)/ready
+	$(BIN)/glmtune demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest --cov=glmtune --cov-report=term
+
+# The demo, whole runs on real rows, several processes: what takes longer.
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m "(slow or multi) and not gpu"
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch comes first: DeepSpeed's setup looks for it.
+$(VENV)/ready: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

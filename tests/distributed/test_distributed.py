@@ -1,0 +1,107 @@
+"""Several processes on one machine: DDP, ZeRO-2 and ZeRO-3 over gloo take the steps that one process takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.multi
+
+REPOSITORY = Path(__file__).parents[2]
+METHODS = {
+    "sft": None,
+    "lora": {"peft_type": "LORA", "r": 4, "lora_alpha": 8},
+    "ptuning_v2": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4},
+}
+
+
+def glmtune(*arguments: str, processes: int) -> subprocess.CompletedProcess[str]:
+    """Run a verb in a group of processes, as a user would."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "29533"]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "glmtune", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+def write_config(folder: Path, method: str, *, rows_per_device: int, deepspeed: str | None = None) -> Path:
+    config = {
+        "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl"},
+        "max_input_length": 128,
+        "max_output_length": 64,
+        "training_args": {
+            "output_dir": str(folder / "run"),
+            "max_steps": 4,
+            "per_device_train_batch_size": rows_per_device,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "logging_steps": 1,
+            "save_steps": 2,
+            "eval_strategy": "steps",
+            "eval_steps": 4,
+            "per_device_eval_batch_size": 4,
+            "generation_config": {"max_new_tokens": 6},
+            **({"deepspeed": str(REPOSITORY / "configs" / deepspeed)} if deepspeed else {}),
+        },
+        "peft_config": METHODS[method],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def metrics_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def losses_of(run: Path) -> list[float]:
+    return [line["loss"] for line in metrics_of(run) if "loss" in line]
+
+
+@pytest.fixture(scope="module", params=["sft", "lora", "ptuning_v2"])
+def single(request: pytest.FixtureRequest, demo_data: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The run that the others must equal: one process, four rows a step."""
+    folder = tmp_path_factory.mktemp(f"single-{request.param}")
+    glmtune("train", str(demo_data), "demo", str(write_config(folder, request.param, rows_per_device=4)), processes=1)
+    return request.param, folder / "run"
+
+
+@pytest.mark.parametrize("deepspeed", [None, "ds_zero2.json", "ds_zero3.json"])
+def test_two_processes_take_the_steps_of_one(single, deepspeed: str | None, demo_data: Path, tmp_path: Path) -> None:
+    method, expected = single
+    config = write_config(tmp_path, method, rows_per_device=2, deepspeed=deepspeed)
+    glmtune("train", str(demo_data), "demo", str(config), processes=2)
+    run = tmp_path / "run"
+    assert losses_of(run) == pytest.approx(losses_of(expected), abs=2e-4)
+    for name in ("eval_loss", "eval_rouge-l"):
+        figures = [next(line[name] for line in metrics_of(folder) if name in line) for folder in (run, expected)]
+        assert figures[0] == pytest.approx(figures[1], rel=1e-3)
+    assert len((run / "predictions" / "step-4.jsonl").read_text(encoding="utf-8").splitlines()) == len(
+        (expected / "predictions" / "step-4.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    name = "model.safetensors" if method == "sft" else "adapter_model.safetensors"
+    ours, theirs = (load_file(folder / "checkpoint-4" / name) for folder in (run, expected))
+    assert ours.keys() == theirs.keys()
+    assert all(tensor.numel() for tensor in ours.values())
+
+    # Resumed at step 2, the same two processes lose nothing.
+    shutil.rmtree(run / "checkpoint-4")
+    (run / "metrics.jsonl").write_text("", encoding="utf-8")
+    glmtune("resume", str(run), processes=2)
+    assert losses_of(run) == pytest.approx(losses_of(expected)[2:], abs=2e-4)
+
+
+def test_deepspeed_works_in_one_process_without_a_launcher(demo_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, "lora", rows_per_device=4, deepspeed="ds_zero2.json")
+    glmtune("train", str(demo_data), "demo", str(config), processes=1)
+    assert len(losses_of(tmp_path / "run")) == 4
