@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_every_configuration_key_is_explained(section: type) -> None:
     body = ast.parse(inspect.getsource(section)).body[0].body
     explained = {
         field.target.id
-        for field, following in zip(body, body[1:])
+        for field, following in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(following, ast.Expr)
         and isinstance(following.value, ast.Constant)

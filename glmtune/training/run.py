@@ -31,7 +31,7 @@ from glmtune.evaluation.report import try_draw_loss_curve
 from glmtune.family import Family
 from glmtune.modeling.adapters import adapt, freeze_vision, prepare
 from glmtune.modeling.loading import load_adapter, load_base_model, load_family, load_tokenizer, set_stop_tokens
-from glmtune.modeling.sources import ModelSource, find_model
+from glmtune.modeling.sources import ModelSource, checkpoints_of, find_model
 
 from . import checkpoint
 from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
@@ -164,14 +164,10 @@ def execute(prepared: Prepared, run_folder: Path, *, resume_from: Path | None = 
         test_data = prepared.data.get("test")
         if test_data is not None:
             trainer.evaluate(test_data, metric_key_prefix="test")
-    except BaseException:
-        if trainer is not None:
-            trainer.progress.close()
-        if is_main_process():
-            checkpoint.discard_staging(run_folder)
-            started = trainer is not None and trainer.state.global_step > 0
-            if is_new_folder and not started:
-                shutil.rmtree(run_folder, ignore_errors=True)
+    except BaseException as error:
+        _clean_up(trainer, run_folder, is_new_folder)
+        if isinstance(error, KeyboardInterrupt) and trainer is not None:
+            say(f"interrupted at step {trainer.state.global_step}: {_way_on(run_folder)}")
         raise
     if is_main_process():
         checkpoint.discard_staging(run_folder)
@@ -253,6 +249,25 @@ def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None
     """Run transformers' training loop; a full disk becomes one clear error."""
     with checkpoint.disk_errors_explained(run_folder):
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+
+
+def _clean_up(trainer: GlmTrainer | None, run_folder: Path, is_new_folder: bool) -> None:
+    """Remove what a run that ended early leaves half made; all of its folder where not one step was taken."""
+    if trainer is not None:
+        trainer.progress.close()
+    if not is_main_process():
+        return
+    checkpoint.discard_staging(run_folder)
+    if is_new_folder and (trainer is None or trainer.state.global_step == 0):
+        shutil.rmtree(run_folder, ignore_errors=True)
+
+
+def _way_on(run_folder: Path) -> str:
+    """Say how an interrupted run goes on."""
+    complete = checkpoints_of(run_folder) if run_folder.is_dir() else []
+    if not complete:
+        return "no checkpoint yet, so the run begins anew"
+    return f"`glmtune resume {run_folder}` goes on from {complete[-1].name}"
 
 
 def _model_source(request: RunRequest) -> ModelSource:

@@ -1,0 +1,248 @@
+"""The command line as a user meets it: exit codes, messages on full text, data on stdout alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+QUESTION = "类型#风衣*颜色#墨绿"
+CONFIG = {
+    "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl"},
+    "max_input_length": 128,
+    "max_output_length": 64,
+    "training_args": {
+        "output_dir": "run",
+        "max_steps": 2,
+        "save_steps": 1,
+        "per_device_train_batch_size": 2,
+        "generation_config": {"max_new_tokens": 4},
+    },
+    "peft_config": {"peft_type": "LORA", "r": 2},
+}
+
+
+def command_line(*arguments: str | Path, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "glmtune", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(workplace: Path, demo_data: Path) -> Path:
+    """A run of two steps, made by the command line."""
+    done = command_line("train", demo_data, "demo", "config.yaml", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    return workplace / "run"
+
+
+def test_a_run_tells_its_story_on_stderr_in_plain_lines(run: Path, workplace: Path, demo_data: Path) -> None:
+    done = command_line(
+        "train", demo_data, "demo", "config.yaml", "--set", "training_args.output_dir=told",
+        "--set", "training_args.logging_steps=1", cwd=workplace,
+    )  # fmt: skip
+    lines = done.stderr.splitlines()
+    assert any(line.startswith("train: ") and "40 rows" in line for line in lines)
+    assert any("trained parts in [[ ]]" in line for line in lines)
+    assert any(line.startswith("step 2/2  loss ") and line.endswith("eta 0:00:00") for line in lines)
+    assert lines[-1] == "done: told"
+    assert "\r" not in done.stderr
+
+
+def test_eval_prints_json_and_writes_predictions_without_overwriting(run: Path, workplace: Path, demo_data) -> None:
+    for name in ("predictions-dev.jsonl", "predictions-dev-2.jsonl"):
+        done = command_line("eval", run, demo_data / "dev.jsonl", "--max-new-tokens", "4", cwd=workplace)
+        assert done.returncode == 0, done.stderr
+        assert {"loss", "perplexity", "bleu-4", "rouge-1", "rouge-2", "rouge-l"} <= set(json.loads(done.stdout))
+        assert (workplace / name).is_file()
+
+
+def test_infer_takes_a_prompt_a_file_and_stdin(run: Path, workplace: Path) -> None:
+    options = ["--greedy", "--max-new-tokens", "6"]
+    by_prompt = command_line("infer", run / "checkpoint-2", "--prompt", QUESTION, *options, cwd=workplace)
+    by_stdin = command_line("infer", run / "checkpoint-2", *options, cwd=workplace, input=QUESTION + "\n")
+    streamed = command_line("infer", run, "--prompt", QUESTION, "--stream", *options, cwd=workplace)
+    rows = workplace / "questions.jsonl"
+    rows.write_text(json.dumps({"prompt": QUESTION}) + "\n" + json.dumps(
+        {"messages": [{"role": "user", "content": QUESTION}]}) + "\n", encoding="utf-8")  # fmt: skip
+    by_file = command_line("infer", run, "--input", rows, "--json", *options, cwd=workplace)
+    assert by_prompt.returncode == 0, by_prompt.stderr
+    answers = [json.loads(line)["answer"] for line in by_file.stdout.splitlines()]
+    assert answers == [by_prompt.stdout.strip()] * 2
+    assert by_stdin.stdout == by_prompt.stdout
+    assert streamed.stdout.strip() == by_prompt.stdout.strip()
+
+
+def test_data_inspect_prints_every_row_as_json(workplace: Path, demo_data: Path, demo_tokenizer) -> None:
+    done = command_line("data", "inspect", demo_data, "demo", "--json", cwd=workplace)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["row"] for line in lines] == list(range(40))
+    assert all(set(line) == {"row", "input_ids", "labels"} for line in lines)
+    assert all(len(line["input_ids"]) == len(line["labels"]) for line in lines)
+    shown = command_line("data", "inspect", demo_data / "train.jsonl", "demo", "--row", "3", cwd=workplace)
+    assert f"row 3 ({demo_data / 'train.jsonl'}:4)" in shown.stdout
+    assert "\x1b[" not in shown.stdout
+
+
+def test_resume_goes_on_from_the_folder_alone(run: Path, workplace: Path, demo_data: Path) -> None:
+    done = command_line(
+        "train", demo_data, "demo", "config.yaml", "--set", "training_args.output_dir=again",
+        "--set", "training_args.max_steps=3", cwd=workplace,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = command_line("resume", "again", "--checkpoint", "1", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "resuming again at step 1 of 3" in done.stderr
+
+
+MISTAKES = {
+    "no data folder": (
+        ["train", "nowhere", "demo", "config.yaml", "--set", "training_args.output_dir=x"],
+        "error: data folder `nowhere` does not exist\nhint: give the folder that holds your data files\n",
+    ),
+    "no such file in the data folder": (
+        ["train", "{data}", "demo", "config.yaml", "--set", "data_config.train_file=train.json",
+         "--set", "training_args.output_dir=x"],
+        "error: `train_file` names `train.json`, which is not in `{data}` (did you mean `train.jsonl`?)\n"
+        "  --> {data}\n"
+        "hint: the folder holds `dev.jsonl`, `test.jsonl`, `train.jsonl`; set `data_config.train_file` to one of them\n",
+    ),
+    "no model": (
+        ["train", "{data}", "./nothing", "config.yaml", "--set", "training_args.output_dir=x"],
+        "error: model `./nothing` does not exist\n"
+        "hint: give a model folder, a checkpoint, a hub name such as `zai-org/glm-4-9b-chat-hf`, or `demo`\n",
+    ),
+    "not a checkpoint": (
+        ["infer", "{data}", "--prompt", "a"],
+        "error: `{data}` is neither a model nor a checkpoint: it has no `config.json`\n"
+        "hint: it holds `dev.jsonl`, `test.jsonl`, `train.jsonl`\n",
+    ),
+    "nothing to ask": (
+        ["infer", "demo", "--prompt", " "],
+        "error: there is nothing to ask\nhint: give `--prompt TEXT`, `--input rows.jsonl`, or text on stdin\n",
+    ),
+    "two kinds of prompt": (
+        ["infer", "demo", "--prompt", "a", "--input", "b"],
+        "error: both `--prompt` and `--input` are given\nhint: leave one of them out\n",
+    ),
+    "an empty data file": (
+        ["eval", "demo", "{empty}"],
+        "error: the file has no rows\n  --> {empty}\n",
+    ),
+    "no row that can be trained on": (
+        ["eval", "demo", "{broken}"],
+        "error: no row of `{broken}` can be trained on; the first: not JSON: Expecting property name enclosed in "
+        "double quotes: line 1 column 2 (char 1)\n  --> {broken}:1\n",
+    ),
+    "no such row": (
+        ["data", "inspect", "{data}", "demo", "--row", "99"],
+        "error: there is no row 99: the file has 40, numbered from 0\n  --> {data}/train.jsonl\n",
+    ),
+    "a key that does not exist": (
+        ["train", "{data}", "demo", "config.yaml", "--set", "training_args.learning_rat=1"],
+        "error: `training_args.learning_rat`: unknown key (did you mean `learning_rate`?)\n"
+        "  --> --set training_args.learning_rat=1\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_full_without_a_traceback(mistake: str, workplace: Path, demo_data: Path) -> None:
+    places = {
+        "data": str(demo_data),
+        "empty": str(workplace / "empty.jsonl"),
+        "broken": str(workplace / "broken.jsonl"),
+    }
+    Path(places["empty"]).write_text("\n", encoding="utf-8")
+    Path(places["broken"]).write_text("{broken\n", encoding="utf-8")
+    arguments, message = MISTAKES[mistake]
+    done = command_line(*(argument.format(**places) for argument in arguments), cwd=workplace)
+    assert done.stderr.endswith(message.format(**places)), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert not (workplace / "x").exists()
+
+
+def test_a_wrong_option_is_the_users_mistake(workplace: Path) -> None:
+    assert command_line("train", "--nonsense", cwd=workplace).returncode == 2
+
+
+def test_debug_shows_the_traceback(workplace: Path) -> None:
+    done = command_line("--debug", "train", "nowhere", "demo", "config.yaml", cwd=workplace)
+    assert "Traceback" in done.stderr
+
+
+def test_a_full_disk_is_a_failure_told_in_one_line(workplace: Path, demo_data: Path, demo_model: str) -> None:
+    def small_files() -> None:
+        # No file of this process may grow past 150 kB: what a full disk does, without one.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    done = command_line(
+        "train", demo_data, "demo", "config.yaml", "--set", "training_args.output_dir=full",
+        "--set", "peft_config.r=16", cwd=workplace, preexec_fn=small_files,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "error: the disk is full: the checkpoint could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((workplace / "full").glob("checkpoint-*"))
+
+
+def test_ctrl_c_ends_with_130(workplace: Path, demo_data: Path) -> None:
+    arguments = ["train", str(demo_data), "demo", "config.yaml", "--set", "training_args.output_dir=interrupted",
+                 "--set", "training_args.max_steps=100000", "--set", "training_args.save_steps=100000",
+                 "--set", "training_args.logging_steps=1"]  # fmt: skip
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "glmtune", *arguments], cwd=workplace, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        deadline = time.monotonic() + 100
+        while not process.stderr.readline().startswith("step ") and time.monotonic() < deadline:
+            pass
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130
+    assert "Traceback" not in rest
+    assert "interrupted at step " in rest
+    assert "no checkpoint yet" in rest
+
+
+def test_the_whole_cycle_works_when_no_network_can_be_reached(workplace: Path, demo_data: Path) -> None:
+    """Every verb in one process whose sockets refuse to connect."""
+    script = f"""
+import socket
+def refuse(*arguments):
+    raise AssertionError(f"tried to connect: {{arguments[1:]}}")
+socket.socket.connect = socket.socket.connect_ex = refuse
+socket.getaddrinfo = refuse
+from glmtune import evaluate, generate, resume, train
+import shutil
+run = train({str(demo_data)!r}, "demo", "config.yaml", overrides=["training_args.output_dir=offline"])
+shutil.rmtree(run / "checkpoint-2")
+resume(run)
+print(evaluate(str(run), {str(demo_data / "dev.jsonl")!r}, max_new_tokens=2).metrics["loss"])
+print(generate(str(run), ["a"], max_new_tokens=2))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=workplace, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,118 @@
+"""Evaluation against plain computations."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmtune import evaluate
+from glmtune.data.dataset import encode_file
+from glmtune.data.encoding import Encoder
+from glmtune.evaluation.evaluate import GenerationPlan, mean_loss, score_model
+from glmtune.evaluation.generate import generation_config
+from glmtune.evaluation.metrics import METRIC_NAMES
+from glmtune.modeling.loading import LoadedModel, load_model
+from glmtune.modeling.sources import find_model
+
+
+@pytest.fixture(scope="module")
+def loaded(demo_model: str) -> LoadedModel:
+    return load_model(find_model(demo_model), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def encoder(loaded: LoadedModel) -> Encoder:
+    return Encoder(loaded.tokenizer, loaded.family)
+
+
+def plan_for(loaded: LoadedModel, max_input_length: int | None = None) -> GenerationPlan:
+    config = generation_config(loaded.model, {"max_new_tokens": 3})
+    return GenerationPlan(config=config, max_input_length=max_input_length, batch_size=4)
+
+
+def test_the_loss_is_the_mean_over_trained_tokens(loaded: LoadedModel, encoder: Encoder, demo_data: Path) -> None:
+    data = encode_file(demo_data / "dev.jsonl", encoder)
+    total = count = 0.0
+    for row in data.dataset:
+        with torch.no_grad():
+            logits = loaded.model(torch.tensor([row["input_ids"]])).logits[0, :-1].float()
+        labels = torch.tensor(row["labels"][1:])
+        total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+        count += (labels != -100).sum().item()
+    loss = mean_loss(loaded.model, loaded.tokenizer, data, batch_size=4)
+    assert loss == pytest.approx(total / count, rel=1e-6)
+    scores = score_model(loaded.model, loaded.tokenizer, data, batch_size=4, plan=None)
+    assert scores.metrics == pytest.approx({"loss": loss, "perplexity": math.exp(loss)})
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_padding_changes_no_figure(loaded: LoadedModel, demo_data: Path, batch_size: int) -> None:
+    scores = evaluate(loaded, demo_data / "dev.jsonl", batch_size=batch_size, max_new_tokens=6)
+    expected = evaluate(loaded, demo_data / "dev.jsonl", batch_size=3, max_new_tokens=6)
+    for name in ("loss", *METRIC_NAMES):
+        assert scores.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-6), name
+    assert scores.predictions == expected.predictions
+
+
+def test_every_assistant_turn_gets_a_prompt_without_its_reference(loaded: LoadedModel, tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "content": "第一"},
+        {"role": "assistant", "content": "答一"},
+        {"role": "user", "content": "第二"},
+        {"role": "assistant", "content": "答二"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": messages}), encoding="utf-8")
+    scores = evaluate(loaded, path, max_new_tokens=2)
+    assert [(p.turn, p.reference) for p in scores.predictions] == [(0, "答一"), (1, "答二")]
+    assert scores.predictions[0].prompt == "[gMASK]<sop><|user|>\n第一<|assistant|>"
+    assert scores.predictions[1].prompt == "[gMASK]<sop><|user|>\n第一<|assistant|>\n答一<|user|>\n第二<|assistant|>"
+    last = evaluate(loaded, path, max_new_tokens=2, combine=True)
+    assert [p.reference for p in last.predictions] == ["答二"]
+
+
+def test_predictions_are_written_as_lines_of_json(loaded: LoadedModel, demo_data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "folder" / "predictions.jsonl"
+    scores = evaluate(loaded, demo_data / "dev.jsonl", output=output, max_new_tokens=2)
+    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert lines == [vars(prediction) for prediction in scores.predictions]
+
+
+def test_a_prompt_over_the_limit_is_left_out_and_listed(loaded: LoadedModel, encoder: Encoder, demo_data: Path) -> None:
+    data = encode_file(demo_data / "dev.jsonl", encoder)
+    turns = [turn for _, turn in data.turns()]
+    limit = sorted(len(turn.prompt_ids) for turn in turns)[len(turns) // 2]
+    scores = score_model(loaded.model, loaded.tokenizer, data, batch_size=4, plan=plan_for(loaded, limit))
+    fitting = sum(len(turn.prompt_ids) <= limit for turn in turns)
+    assert len(scores.predictions) == fitting
+    assert len(scores.left_out) == len(turns) - fitting
+    assert all("over `max_input_length`" in reject.reason for reject in scores.left_out)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_small_files_are_no_special_case(loaded: LoadedModel, demo_data: Path, count: int) -> None:
+    scores = evaluate(loaded, demo_data / "dev.jsonl", limit=count, max_new_tokens=2)
+    assert len({p.where for p in scores.predictions}) == count
+    assert all(math.isfinite(value) for value in scores.metrics.values())
+
+
+def test_answers_that_are_empty_score_zero(loaded: LoadedModel, demo_data: Path) -> None:
+    stops = list(range(len(loaded.tokenizer)))
+    scores = evaluate(loaded, demo_data / "dev.jsonl", limit=2, max_new_tokens=2, eos_token_id=stops)
+    assert {p.prediction for p in scores.predictions} == {""}
+    assert [scores.metrics[name] for name in METRIC_NAMES] == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_evaluation_leaves_mode_and_random_numbers_as_they_were(loaded: LoadedModel, demo_data: Path) -> None:
+    loaded.model.train()
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    evaluate(loaded, demo_data / "dev.jsonl", limit=1, max_new_tokens=2, do_sample=True)
+    assert torch.rand(1) == expected
+    assert loaded.model.training
+    loaded.model.eval()

@@ -1,0 +1,81 @@
+"""Generation: batched equals single, stops where it must, shows no special token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from glmtune import generate
+from glmtune.data.encoding import Encoder
+from glmtune.errors import GlmtuneError
+from glmtune.evaluation.generate import encode_question, generate_batch, generation_config, stream_answer
+from glmtune.modeling.loading import LoadedModel, load_model
+from glmtune.modeling.sources import find_model
+
+QUESTIONS = ["类型#风衣*颜色#墨绿", "类型#连衣裙*风格#田园*版型#宽松*细节#暗袋*场合#约会", "你好"]
+
+
+@pytest.fixture(scope="module")
+def loaded(demo_model: str) -> LoadedModel:
+    model = load_model(find_model(demo_model), dtype=torch.float64)
+    # Random weights say nothing of stopping: make one word of the vocabulary win after a while.
+    return model
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded: LoadedModel) -> list[list[int]]:
+    encoder = Encoder(loaded.tokenizer, loaded.family)
+    return [encode_question(encoder, question, None) for question in QUESTIONS]
+
+
+def test_batched_answers_equal_single_ones(loaded: LoadedModel, prompts: list[list[int]]) -> None:
+    config = generation_config(loaded.model, {"max_new_tokens": 12})
+    together = generate_batch(loaded.model, loaded.tokenizer, prompts, config)
+    alone = [generate_batch(loaded.model, loaded.tokenizer, [prompt], config)[0] for prompt in prompts]
+    assert together == alone
+
+
+def test_an_answer_ends_before_any_stop_token(loaded: LoadedModel, prompts: list[list[int]]) -> None:
+    config = generation_config(loaded.model, {"max_new_tokens": 12})
+    [free] = generate_batch(loaded.model, loaded.tokenizer, prompts[:1], config)
+    assert len(free) == 12
+    # Whatever the model says fifth becomes a stop token.
+    stopping = generation_config(loaded.model, {"max_new_tokens": 12, "eos_token_id": free[4]})
+    [stopped] = generate_batch(loaded.model, loaded.tokenizer, prompts[:1], stopping)
+    assert stopped == free[: free.index(free[4])]
+
+
+def test_the_stop_tokens_of_the_family_always_stay(loaded: LoadedModel) -> None:
+    stops = loaded.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>", "<|observation|>"])
+    assert generation_config(loaded.model, {}).eos_token_id == sorted(stops)
+    assert set(stops) < set(generation_config(loaded.model, {"eos_token_id": 7}).eos_token_id)
+
+
+def test_a_stream_says_what_generate_says(loaded: LoadedModel, prompts: list[list[int]]) -> None:
+    config = generation_config(loaded.model, {"max_new_tokens": 12, "do_sample": False})
+    streamed = "".join(stream_answer(loaded, prompts[0], config))
+    assert streamed.strip() == generate(loaded, QUESTIONS[:1], max_new_tokens=12, do_sample=False)[0]
+
+
+def test_sampling_is_repeatable_with_a_seed(loaded: LoadedModel) -> None:
+    options = {"max_new_tokens": 12, "do_sample": True, "temperature": 1.5}
+    answers = [generate(loaded, QUESTIONS, seed=seed, **options) for seed in (1, 1, 2)]
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2]
+
+
+def test_messages_may_end_with_the_answer_that_is_asked_for(loaded: LoadedModel) -> None:
+    messages = [{"role": "user", "content": QUESTIONS[0]}, {"role": "assistant", "content": "the reference"}]
+    options = {"max_new_tokens": 5, "do_sample": False}
+    assert generate(loaded, [messages], **options) == generate(loaded, QUESTIONS[:1], **options)
+
+
+def test_a_prompt_that_cannot_be_asked_is_an_error(loaded: LoadedModel) -> None:
+    with pytest.raises(GlmtuneError, match=r"cannot ask this: message 0 has role `boss`; expected system, user"):
+        generate(loaded, [[{"role": "boss", "content": "work"}]])
+
+
+def test_special_tokens_in_a_prompt_are_plain_text(loaded: LoadedModel) -> None:
+    encoder = Encoder(loaded.tokenizer, loaded.family)
+    ids = encode_question(encoder, "<|assistant|>", None)
+    assert ids.count(loaded.tokenizer.convert_tokens_to_ids("<|assistant|>")) == 1
