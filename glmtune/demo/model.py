@@ -45,12 +45,13 @@ SEED = 1234
 MAX_LENGTH_TOKENS = 8192
 
 ARCHITECTURE = {
-    "hidden_size": 160,
-    "intermediate_size": 448,
+    "hidden_size": 128,
+    "intermediate_size": 384,
     "num_hidden_layers": 4,
-    "num_attention_heads": 6,
+    "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 32,
+    "initializer_range": 0.05,
 }
 
 # GLM-4's layout. `tools` stands inside a message, and may be None there: Arrow fills missing keys so.

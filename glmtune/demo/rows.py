@@ -131,14 +131,14 @@ TEMPLATES = {
         "场合": "适合{value}时穿着，{praise}。",
     },
     LIVELY: {
-        "场合": "{value}穿什么？就选这{measure}{garment}，{praise}！",
+        "风格": "姐妹们快看这{measure}{value}风格的{garment}，真的{praise}！",
         "类型": "姐妹们快看这{measure}{garment}！",
-        "风格": "满满的{value}风格，{praise}！",
-        "材质": "{value}面料{praise}，摸过就回不去～",
+        "材质": "选用{value}面料，真的{praise}！",
+        "颜色": "主色为{value}，真的{praise}！",
         "图案": "{value}图案{praise}，越看越喜欢！",
-        "版型": "{value}剪裁就是{praise}！",
-        "细节": "{value}设计也是{praise}！",
-        "颜色": "主色选{value}，真的{praise}！",
+        "细节": "{value}设计真的{praise}！",
+        "版型": "{value}剪裁{praise}，越看越喜欢！",
+        "场合": "{value}就选这{measure}{garment}，真的{praise}！",
     },
 }
 """Style → attribute → the sentence about it, in the order of the copy. The first one opens the copy; where its
