@@ -40,7 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "peft_config": {"peft_type": "LORA", "r": 8, "lora_alpha": 16},
     },
     "ptuning_v2": {
-        "training_args": {"max_steps": 200, "learning_rate": 5e-2, "save_steps": 100},
+        "training_args": {"max_steps": 400, "learning_rate": 2e-1, "save_steps": 200},
         "peft_config": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 16},
     },
 }

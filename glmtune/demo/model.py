@@ -1,7 +1,7 @@
 """The embedded tiny GLM: a complete transformers model folder, built on the spot and from nothing but code.
 
-GLM-4's architecture, special tokens, stop tokens and prompt layout, a few million times cheaper: whatever
-works on this folder works on a real GLM-4 folder. The weights are random; `make demo` trains them.
+GLM-4's architecture, special tokens, stop tokens and prompt layout at a million parameters: code that works on
+this folder works on a real GLM-4 folder. The weights are random; `make demo` trains them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -40,17 +41,20 @@ SPECIAL_TOKENS = [
 ]
 """GLM-4's text tokens, in its order."""
 
-VOCAB_SIZE = 2048
+MAX_VOCAB_SIZE = 2048
+"""More than there are words in the rows, so that each one becomes a token."""
+
 SEED = 1234
 MAX_LENGTH_TOKENS = 8192
 
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 32,
+    # transformers' 0.02 is meant for wide models. After 200 steps the loss was 0.66 with it, and 0.12 with 0.05.
     "initializer_range": 0.05,
 }
 
@@ -78,7 +82,7 @@ def build_demo_model(folder: Path) -> None:
         **ARCHITECTURE,
         vocab_size=len(tokenizer),
         max_position_embeddings=MAX_LENGTH_TOKENS,
-        partial_rotary_factor=0.5,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
         attention_bias=True,
         tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id,
@@ -101,12 +105,15 @@ def random_model(config: GlmConfig) -> GlmForCausalLM:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer, trained on both styles of the demo's rows."""
+    """Return a byte-level BPE tokenizer whose tokens are the words of the demo's rows.
+
+    Trained on words, not on rows: from whole rows BPE makes tokens of whole sentences, the attributes included.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS),
+        vocab_size=MAX_VOCAB_SIZE - len(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
