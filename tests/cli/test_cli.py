@@ -122,7 +122,8 @@ MISTAKES = {
          "--set", "training_args.output_dir=x"],
         "error: `train_file` names `train.json`, which is not in `{data}` (did you mean `train.jsonl`?)\n"
         "  --> {data}\n"
-        "hint: the folder holds `dev.jsonl`, `test.jsonl`, `train.jsonl`; set `data_config.train_file` to one of them\n",
+        "hint: the folder holds `dev.jsonl`, `test.jsonl`, `train.jsonl`; set `data_config.train_file` to one of "
+        "them\n",
     ),
     "no model": (
         ["train", "{data}", "./nothing", "config.yaml", "--set", "training_args.output_dir=x"],
