@@ -9,7 +9,7 @@ schema comes back with the other schemas' parameters as nulls.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ROLES = ("system", "user", "assistant", "observation")
 
@@ -29,6 +29,8 @@ class Message:
     """What GLM-4 writes on the role line: the function's name of a tool call."""
     tools: str | None = None
     """JSON text of the list of tools that the message offers."""
+    number: int | None = field(default=None, compare=False)
+    """Place in the row, from 0. A text and the tool calls that came with it share one; None for what we add."""
 
     @property
     def is_tool_call(self) -> bool:
@@ -55,7 +57,12 @@ class Conversation:
             raise RowError("no assistant message, so there is nothing to train on")
         for index, message in enumerate(self.messages):
             if message.role == "assistant" and not message.content:
-                raise RowError(f"message {index} is an assistant message without content")
+                raise RowError(f"message {self.number_of(index)} is an assistant message without content")
+
+    def number_of(self, index: int) -> int:
+        """Return the place in the row of the message at `index`, for an error to name it by."""
+        number = self.messages[index].number
+        return index if number is None else number
 
 
 def _is_json_call(content: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,17 @@ class EncodedData:
 
     def first(self, num_rows: int) -> EncodedData:
         """Return the first rows alone."""
-        return replace(self, dataset=self.dataset.select(range(min(num_rows, len(self.dataset)))))
+        return self._selected(range(min(num_rows, len(self.dataset))))
 
     def longest(self, num_rows: int) -> EncodedData:
         """Return the longest rows alone: those that need the most memory."""
         lengths = [len(ids) for ids in self.dataset["input_ids"]]
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        return replace(self, dataset=self.dataset.select(order[:num_rows]))
+        return self._selected(order[:num_rows])
+
+    def _selected(self, indices: Iterable[int]) -> EncodedData:
+        dataset = self.dataset.select(indices)
+        return replace(self, dataset=dataset, num_truncated=sum(dataset["is_truncated"]))
 
     def summary(self) -> str:
         """Say in one line how many rows there are and how many were cut or left out."""
@@ -148,7 +152,8 @@ def _account(encoded: Dataset, encoder: Encoder, path: Path) -> EncodedData:
     kept = [index for index, reason in enumerate(reasons) if not reason]
     rejects = tuple(Reject(where=where, reason=reason) for where, reason in zip(encoded["where"], reasons) if reason)
     if rejects and encoder.truncation == "error":
-        too_long = next((reject for reject in rejects if "over the limit" in reject.reason), None)
+        ending = f" tokens, over the limit of {encoder.max_length_tokens}"
+        too_long = next((reject for reject in rejects if reject.reason.endswith(ending)), None)
         if too_long:
             raise GlmtuneError(
                 too_long.reason,

@@ -13,7 +13,6 @@ The rules, for GLM-4 (`[gMASK]<sop><|user|>\n...<|assistant|>\n...`):
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -74,7 +73,6 @@ class Encoder:
         self.max_length_tokens = max_length_tokens
         self.truncation = truncation
         tokens = self.renderer.control_tokens
-        self._control_pattern = re.compile(f"({'|'.join(map(re.escape, tokens))})")
         ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)  # type: ignore[assignment]
         self._control_ids = dict(zip(tokens, ids))
 
@@ -120,7 +118,7 @@ class Encoder:
         ):
             answers = [message.content for message in conversation.messages if message.role == "assistant"]
             starts_with_space = self.renderer.end_token and any(answer[:1].isspace() for answer in answers)
-            if isinstance(result, RowError) or starts_with_space or self.renderer.guard_for(conversation):
+            if isinstance(result, RowError) or starts_with_space or self.renderer.controls.guard_for(conversation):
                 continue
             text = self.renderer.plain_text(conversation)
             expected: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[assignment]
@@ -167,7 +165,7 @@ class Encoder:
         texts: list[str] = []
         for piece in pieces:
             plan: list[int | None] = []
-            for index, part in enumerate(self._control_pattern.split(piece.text)):
+            for index, part in enumerate(self.renderer.controls.pattern.split(piece.text)):
                 if index % 2:
                     plan.append(self._control_ids[part])
                 elif part:

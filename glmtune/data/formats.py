@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .conversation import ROLES, Conversation, Message, RowError
@@ -19,12 +20,16 @@ def from_messages(row: dict[str, Any]) -> Conversation:
     """Read OpenAI or GLM-4 messages: `messages`, with tools beside them or inside a system message."""
     raw_messages = row["messages"]
     if not isinstance(raw_messages, list) or not raw_messages:
-        raise RowError(f"`messages` is {_kind(raw_messages)}; expected a list of messages")
+        kind = "empty" if raw_messages == [] else _kind(raw_messages)
+        raise RowError(f"`messages` is {kind}; expected a list of messages")
     messages: list[Message] = []
     for index, raw in enumerate(raw_messages):
         messages.extend(_read_message(raw, index))
-    if row.get("tools"):
-        messages = _offer_tools(messages, _tools_text(row["tools"], "`tools`"))
+    tools = _tools_text(row.get("tools"), "`tools`")
+    if tools:
+        messages = _offer_tools(messages, tools)
+    for message in messages:
+        _check_text(message)
     return Conversation(messages=tuple(messages))
 
 
@@ -47,16 +52,29 @@ def _read_message(raw: Any, index: int) -> list[Message]:
     """Return the message as GLM-4 messages: one, or a text and its tool calls one after the other."""
     if not isinstance(raw, dict):
         raise RowError(f"message {index} is {_kind(raw)}; expected an object with `role` and `content`")
-    role = ROLE_NAMES.get(raw.get("role", ""), raw.get("role"))
+    role = raw.get("role")
+    if isinstance(role, str):
+        role = ROLE_NAMES.get(role, role)
     if role not in ROLES:
         raise RowError(f"message {index} has role `{role}`; expected system, user, assistant or observation")
-    tools = _tools_text(raw["tools"], f"`tools` of message {index}") if raw.get("tools") else None
+    tools = _tools_text(raw.get("tools"), f"`tools` of message {index}")
     content = _content_text(raw.get("content"), index)
-    calls = raw.get("tool_calls") or []
-    if calls and role != "assistant":
-        raise RowError(f"message {index} has `tool_calls` but role `{role}`; only an assistant calls tools")
+    calls = _calls(raw, role, index)
     messages = [] if calls and not content else [_text_message(raw, role, content, tools, index)]
     return messages + [_tool_call(call, index) for call in calls]
+
+
+def _calls(raw: dict[str, Any], role: str, index: int) -> list[Any]:
+    """Return the tool calls of a message: `tool_calls`, or the one `function_call` that OpenAI had before."""
+    key = "tool_calls" if raw.get("tool_calls") else "function_call"
+    calls = raw.get(key) or []
+    if calls and role != "assistant":
+        raise RowError(f"message {index} has `{key}` but role `{role}`; only an assistant calls tools")
+    if key == "function_call" and calls:
+        return [calls]
+    if not isinstance(calls, list):
+        raise RowError(f"`tool_calls` of message {index} is {_kind(calls)}; expected a list of calls")
+    return calls
 
 
 def _text_message(raw: dict[str, Any], role: str, content: str, tools: str | None, index: int) -> Message:
@@ -64,8 +82,8 @@ def _text_message(raw: dict[str, Any], role: str, content: str, tools: str | Non
     if not isinstance(metadata, str):
         raise RowError(f"`metadata` of message {index} is {_kind(metadata)}; expected text")
     if not content and role in ("user", "observation"):
-        raise RowError(f"message {index} is a {role} message without content")
-    return Message(role=role, content=content, metadata=metadata, tools=tools)
+        raise RowError(f"message {index}, of role `{role}`, has no content")
+    return Message(role=role, content=content, metadata=metadata, tools=tools, number=index)
 
 
 def _tool_call(call: Any, index: int) -> Message:
@@ -73,10 +91,10 @@ def _tool_call(call: Any, index: int) -> Message:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise RowError(f"a tool call of message {index} has no function name")
-    arguments = function.get("arguments", {})
+    arguments = function.get("arguments")
     if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return Message(role="assistant", content=arguments or "{}", metadata=function["name"])
+        arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
+    return Message(role="assistant", content=arguments or "{}", metadata=function["name"], number=index)
 
 
 def _content_text(content: Any, index: int) -> str:
@@ -86,21 +104,36 @@ def _content_text(content: Any, index: int) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        kinds = [part.get("type") if isinstance(part, dict) else _kind(part) for part in content]
-        if all(kind == "text" and isinstance(part.get("text"), str) for kind, part in zip(kinds, content)):
-            return "".join(part["text"] for part in content)
+        kinds = [part.get("type") if isinstance(part, dict) else f"{_kind(part)} alone" for part in content]
         others = sorted({str(kind) for kind in kinds if kind != "text"})
-        raise RowError(f"content of message {index} has parts of type {', '.join(others)}; expected text only")
+        if others:
+            raise RowError(f"content of message {index} has parts of type {', '.join(others)}; expected text only")
+        if not all(isinstance(part.get("text"), str) for part in content):
+            raise RowError(f"content of message {index} has a text part without `text`")
+        return "".join(part["text"] for part in content)
     raise RowError(f"content of message {index} is {_kind(content)}; expected text")
 
 
-def _tools_text(tools: Any, name: str) -> str:
-    """Return the list of tools as JSON text, key order kept."""
+def _check_text(message: Message) -> None:
+    r"""Raise where a text cannot be written as UTF-8: JSON may name half of a character, such as `\ud83d`."""
+    for text in (message.content, message.metadata, message.tools or ""):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = ascii(text[error.start])[1:-1]
+            place = "`tools`" if message.number is None else f"message {message.number}"
+            raise RowError(f"{place} holds `{half}`, which is half of a character") from None
+
+
+def _tools_text(tools: Any, name: str) -> str | None:
+    """Return the list of tools as JSON text, key order kept; None where it offers none."""
     if isinstance(tools, str):
         try:
-            tools = json.loads(tools)
+            tools = json.loads(tools or "null")
         except ValueError as error:
             raise RowError(f"{name} is text that is not JSON: {error}") from None
+    if not tools:
+        return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RowError(f"{name} is {_kind(tools)}; expected a list of tool objects")
     wrapped = [tool if "type" in tool and tool["type"] != "object" else _as_function(tool) for tool in tools]
@@ -116,8 +149,9 @@ def _offer_tools(messages: list[Message], tools: str) -> list[Message]:
     """Attach row-level tools to the first message where it is a system message, else to a new one before it."""
     first = messages[0]
     if first.role == "system":
-        first = Message(role="system", content=first.content, metadata=first.metadata, tools=first.tools or tools)
-        return [first, *messages[1:]]
+        if first.tools not in (None, tools):
+            raise RowError("the row offers tools beside `messages` and others in its system message; expected one list")
+        return [replace(first, tools=tools), *messages[1:]]
     return [Message(role="system", content="", tools=tools), *messages]
 
 

@@ -17,11 +17,10 @@ def format_tokens(
     tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[int], labels: Sequence[int], *, color: bool = False
 ) -> str:
     """Return a table of token, id and label; in colour, trained tokens are bold green and masked ones dim."""
-    width = max(6, *(len(str(token)) for token in input_ids))
+    width = max([6, *(len(str(token)) for token in input_ids)])
     lines = [f"{'id':>{width}}  {'label':>{width}}  token"]
     for token, label in zip(input_ids, labels):
-        text = repr(tokenizer.decode([token]))[1:-1]
-        line = f"{token:>{width}}  {label:>{width}}  {text}"
+        line = f"{token:>{width}}  {label:>{width}}  {_escaped(str(tokenizer.decode([token])))}"
         lines.append(f"{MASKED if label == IGNORE_INDEX else TRAINED}{line}{RESET}" if color else line)
     trained = sum(label != IGNORE_INDEX for label in labels)
     return "\n".join([*lines, f"{len(input_ids)} tokens, {trained} trained"])
@@ -42,3 +41,8 @@ def format_text(
         parts.append(f"{opening}{text}{closing}" if is_trained else text)
         start = end
     return "".join(parts)
+
+
+def _escaped(text: str) -> str:
+    r"""Return the text on one line: white space as `\n`, `\t`; a backslash doubled; quotes as they are."""
+    return "".join(char if char.isprintable() and char != "\\" else repr(char)[1:-1] for char in text)

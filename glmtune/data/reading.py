@@ -36,6 +36,8 @@ class Row:
             data: Any = json.loads(self.text)
         except ValueError as error:
             raise RowError(f"not JSON: {error}") from None
+        except RecursionError:
+            raise RowError("not JSON: nested too deeply") from None
         return to_conversation(data)
 
 
@@ -49,11 +51,12 @@ def find_data_file(folder: Path, name: str, key: str) -> Path:
     if not folder.is_dir():
         raise GlmtuneError(f"`{folder}` is a file; expected the folder that holds `{name}`")
     files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    listing = ", ".join(f"`{file}`" for file in files[:8]) or "no files"
+    listing = ", ".join(f"`{file}`" for file in files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+    ways_out = f"the folder holds {listing}; set `data_config.{key}` to one of them"
     raise GlmtuneError(
         f"`{key}` names `{name}`, which is not in `{folder}`{nearest(name, files)}",
         where=str(folder),
-        fix=f"the folder holds {listing}; set `data_config.{key}` to one of them",
+        fix=ways_out if files else "the folder holds no files; give the folder that holds your data files",
     )
 
 
@@ -91,10 +94,18 @@ def _read_array(text: str, path: Path) -> Iterator[Row]:
         if position >= len(text):
             raise GlmtuneError("the JSON array has no closing `]`", where=f"{path}:{line}")
         if text[position] == "]":
-            return
+            break
         try:
             _, end = decoder.raw_decode(text, position)
         except ValueError as error:
             raise GlmtuneError(f"not JSON: {error}", where=f"{path}:{line}") from None
         yield Row(where=f"{path}:{line}", text=text[position:end])
         position = end
+    rest = text[position + 1 :]
+    if rest.strip():
+        line += rest[: len(rest) - len(rest.lstrip())].count("\n")
+        raise GlmtuneError(
+            "there is text behind the JSON array",
+            where=f"{path}:{line}",
+            fix="join the arrays into one, or give one row a line in a `.jsonl` file",
+        )

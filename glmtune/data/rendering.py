@@ -19,18 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family
 
+from .control_tokens import ControlTokens
 from .conversation import Conversation, Message, RowError
-
-# Unicode noncharacters never stand in real text. One of them is put inside a control token that a user wrote, so
-# that the rendered text shows which control tokens are the template's own.
-NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-
-PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-PROBE_NAME = "glmtune_probe"
-PROBE_TOOL = {
-    "type": "function",
-    "function": {"name": PROBE_NAME, "description": "", "parameters": {"type": "object", "properties": {}}},
-}
+from .template_facts import find_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +39,8 @@ class Answer:
     """Where an assistant message stands in the rendered text."""
 
     message: Message
-    index: int
-    """Of the message in its conversation."""
+    number: int
+    """Place of the message in its row."""
     span: tuple[int, int]
     """First character and the one behind the last."""
     trained: bool
@@ -59,101 +50,75 @@ class ChatRenderer:
     """Renders messages with one tokenizer's template and knows how the template ends an assistant turn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, family: Family) -> None:
-        template = tokenizer.chat_template
-        if not isinstance(template, str) or not template:
+        if not tokenizer.chat_template:
             raise GlmtuneError(
                 f"the tokenizer in `{tokenizer.name_or_path}` has no chat template",
                 fix="use a chat model, or add `chat_template.jinja` to the model folder",
             )
         self.tokenizer = tokenizer
         self.family = family
-        self.control_tokens = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
-        self.observation_role = "observation" if "<|observation|>" in self.control_tokens else "tool"
-        self._probe()
+        self.controls = ControlTokens(tokenizer)
+        self.control_tokens = self.controls.names
+        self.facts = find_facts(self.render, self.control_tokens, family, str(tokenizer.name_or_path))
+        self.end_token = self.facts.end_token
 
-    def _probe(self) -> None:
-        """Learn the template's prefix, its generation prompt and its end-of-turn token from two short messages."""
-        question = self.render(PROBE[:1])
-        self.generation_prompt = self.render(PROBE[:1], add_generation_prompt=True).removeprefix(question)
-        answer = self.render(PROBE)
-        if not self.generation_prompt or not answer.startswith(question + self.generation_prompt):
-            raise GlmtuneError(
-                "the chat template renders an answer differently from the prompt that asks for it",
-                where=str(self.tokenizer.name_or_path),
-                fix=f"rendered prompt: {question + self.generation_prompt!r}; rendered answer: {answer!r}",
-            )
-        tail = answer[len(question + self.generation_prompt) :].partition("b")[2]
-        ends = [token for token in self.control_tokens if token in tail]
-        self.end_token = min(ends, key=tail.index) if ends else None
-        if self.end_token is None and self.family.stop_after_answer is None:
-            raise GlmtuneError(
-                "the chat template writes no end-of-turn token after an answer, so the model could not learn to stop",
-                where=str(self.tokenizer.name_or_path),
-                fix="use a tokenizer whose template ends assistant messages with a special token",
-            )
+    def render(self, messages: list[Any], **options: Any) -> Any:
+        """Return the template's text for the messages; raises `jinja2.TemplateError`, whatever fails inside."""
         try:
-            # A message rendered once is prefix + message, rendered twice it is prefix + message + message.
-            twice = self.render([PROBE[0], PROBE[0]])
-        except jinja2.TemplateError:
-            twice = ""
-        prefix_length = 2 * len(question) - len(twice)
-        self.prefix = question[:prefix_length] if twice and prefix_length >= 0 else None
-        self.takes_tools_argument = self._shows_probe(PROBE[:1], tools=[PROBE_TOOL])
-        self.takes_message_tools = self._shows_probe(
-            [{"role": "system", "content": "", "tools": [PROBE_TOOL]}, PROBE[0]]
-        )
-        self.writes_role_line = self._shows_probe([PROBE[0], PROBE[1] | {"metadata": PROBE_NAME}])
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        except (TypeError, ValueError) as error:
+            raise jinja2.TemplateError(str(error)) from error
 
-    def _shows_probe(self, messages: list[dict[str, Any]], **options: Any) -> bool:
-        """Whether the template writes the probe's function name: asked of the template, not read from its source."""
+    def _render_row(self, messages: list[dict[str, Any]], **options: Any) -> str:
         try:
-            return PROBE_NAME in self.render(messages, **options)
-        except (jinja2.TemplateError, TypeError):
-            return False
+            return self.render(messages, **options)
+        except jinja2.TemplateError as error:
+            raise RowError(f"the chat template refuses the messages: {error}") from None
 
-    def render(self, messages: list[dict[str, Any]], **options: Any) -> str:
-        """Return the template's text for the messages."""
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)  # type: ignore[return-value]
+    def _template_messages(self, conversation: Conversation, guard: str) -> tuple[list[dict[str, Any]], list[int]]:
+        """Return the messages as the template reads them, and which of the conversation's each of them ends with.
 
-    def _template_messages(self, conversation: Conversation, guard: str) -> list[dict[str, Any]]:
-        """Return the messages as the template reads them; control tokens in their text get the `guard` inside."""
-        return [self._template_message(message, guard) for message in conversation.messages if self._is_shown(message)]
+        Control tokens in their text get the `guard` inside. What came as one message with several tool calls is
+        one message again, unless the template writes calls as GLM-4 does.
+        """
+        messages: list[dict[str, Any]] = []
+        ends: list[int] = []
+        for index, message in enumerate(conversation.messages):
+            if not self._is_shown(message):
+                continue
+            rendered = self._template_message(message, guard)
+            number = conversation.messages[ends[-1]].number if ends else None
+            if number is not None and number == message.number and not self.facts.writes_role_line:
+                messages[-1]["tool_calls"] = messages[-1].get("tool_calls", []) + rendered["tool_calls"]
+                ends[-1] = index
+            else:
+                messages.append(rendered)
+                ends.append(index)
+        return messages, ends
 
     def _is_shown(self, message: Message) -> bool:
         """Whether the template gets the message: a system message that only carries tools may travel beside it."""
-        return message.role != "system" or bool(message.content) or self.takes_message_tools
+        only_tools = message.role == "system" and not message.content and message.tools
+        return not only_tools or self.facts.takes_message_tools
 
     def _template_message(self, message: Message, guard: str) -> dict[str, Any]:
-        role = self.observation_role if message.role == "observation" else message.role
-        rendered: dict[str, Any] = {"role": role, "content": self._guarded(message.content, guard)}
-        if message.tools and self.takes_message_tools:
-            rendered["tools"] = json.loads(self._guarded(message.tools, guard))
-        if message.metadata and self.writes_role_line:
-            rendered["metadata"] = self._guarded(message.metadata, guard)
+        role = self.facts.observation_role if message.role == "observation" else message.role
+        rendered: dict[str, Any] = {"role": role, "content": self.controls.guarded(message.content, guard)}
+        if message.tools and self.facts.takes_message_tools:
+            rendered["tools"] = self.controls.guarded(json.loads(message.tools), guard)
+        if message.metadata and self.facts.writes_role_line:
+            rendered["metadata"] = self.controls.guarded(message.metadata, guard)
         elif message.metadata and message.role == "assistant":
             try:
-                arguments = json.loads(rendered["content"])
+                arguments = json.loads(message.content)
             except ValueError:
                 raise RowError(f"the arguments of the call to `{message.metadata}` are not JSON") from None
-            call = {"type": "function", "function": {"name": message.metadata, "arguments": arguments}}
-            rendered |= {"content": "", "tool_calls": [call]}
+            function = {"name": message.metadata, "arguments": arguments}
+            rendered |= {
+                "content": "",
+                "tool_calls": [{"type": "function", "function": self.controls.guarded(function, guard)}],
+            }
         return rendered
-
-    def _guarded(self, text: str, guard: str) -> str:
-        if guard:
-            for token in self.control_tokens:
-                text = text.replace(token, token[0] + guard + token[1:])
-        return text
-
-    def guard_for(self, conversation: Conversation) -> str:
-        """Return a character to mark control tokens written in message text; empty where no message has one."""
-        texts = [
-            text for message in conversation.messages for text in (message.content, message.metadata, message.tools)
-        ]
-        text = "".join(text for text in texts if text)
-        if not any(token in text for token in self.control_tokens):
-            return ""
-        return next(character for character in NONCHARACTERS if character not in text)
 
     def pieces(self, conversation: Conversation, trained: Sequence[bool]) -> list[Piece]:
         """Return the conversation's text, cut before and behind every answer.
@@ -163,20 +128,18 @@ class ChatRenderer:
             trained: For every message, whether it is trained; only assistant messages may be.
 
         Raises:
-            RowError: The template refuses the messages, or renders a turn differently once others follow it.
+            RowError: The template refuses or leaves out a message, or renders a turn differently once others follow.
         """
-        guard = self.guard_for(conversation)
-        options = self._options(conversation)
-        shown = [index for index, message in enumerate(conversation.messages) if self._is_shown(message)]
-        messages = [self._template_message(conversation.messages[index], guard) for index in shown]
-        try:
-            whole = self.render(messages, **options)
-            spans = self._spans_joined(messages, whole) or self._spans_by_prefix(messages, whole, options)
-        except jinja2.TemplateError as error:
-            raise RowError(f"the chat template refuses the messages: {error}") from None
+        guard = self.controls.guard_for(conversation)
+        options = self._options(conversation, guard)
+        messages, ends = self._template_messages(conversation, guard)
+        whole = self._render_row(messages, **options)
+        self._check_shown(conversation)
+        numbers = [conversation.number_of(index) for index in ends]
+        spans = self._spans_joined(messages, whole) or self._spans_by_prefix(messages, whole, options, numbers)
         answers = [
-            Answer(message=conversation.messages[index], index=index, span=span, trained=trained[index])
-            for index, span in zip(shown, spans)
+            Answer(message=conversation.messages[index], number=number, span=span, trained=trained[index])
+            for index, number, span in zip(ends, numbers, spans)
             if conversation.messages[index].role == "assistant"
         ]
         return self._cut(whole, answers, guard)
@@ -184,9 +147,9 @@ class ChatRenderer:
     def prompt_pieces(self, conversation: Conversation) -> list[Piece]:
         """Return the text that inference starts from, cut exactly as training cuts it."""
         pieces = self.pieces(conversation, [False] * len(conversation.messages))
-        guard = self.guard_for(conversation)
-        messages = self._template_messages(conversation, guard)
-        text = self.render(messages, add_generation_prompt=True, **self._options(conversation))
+        guard = self.controls.guard_for(conversation)
+        messages, _ = self._template_messages(conversation, guard)
+        text = self._render_row(messages, add_generation_prompt=True, **self._options(conversation, guard))
         shown = "".join(piece.text for piece in pieces)
         if not text.startswith(shown):
             raise RowError("the chat template renders the prompt differently: " + first_difference(shown, text))
@@ -194,46 +157,76 @@ class ChatRenderer:
 
     def plain_text(self, conversation: Conversation) -> str:
         """Return the template's text as the tokenizer itself would render it."""
-        return self.render(self._template_messages(conversation, ""), **self._options(conversation))
+        messages, _ = self._template_messages(conversation, "")
+        return self._render_row(messages, **self._options(conversation, ""))
 
-    def _options(self, conversation: Conversation) -> dict[str, Any]:
-        if not conversation.tools or self.takes_message_tools:
+    def _options(self, conversation: Conversation, guard: str) -> dict[str, Any]:
+        """Return the template's variables: the tools, where it takes one list of them for the whole conversation."""
+        offers = [message.tools for message in conversation.messages if message.tools]
+        if not offers or self.facts.takes_message_tools:
             return {}
-        if not self.takes_tools_argument:
+        if not self.facts.takes_tools_argument:
             raise RowError("the row offers tools, which this model's chat template does not show")
-        return {"tools": conversation.tools}
+        roles = [message.role for message in conversation.messages]
+        first = next(index for index, message in enumerate(conversation.messages) if message.tools)
+        if "assistant" in roles[:first] or set(offers) != {offers[0]}:
+            raise RowError("the row offers other tools later on; this model's chat template takes one list for all")
+        return {"tools": self.controls.guarded(json.loads(offers[0]), guard)}
+
+    def _check_shown(self, conversation: Conversation) -> None:
+        """Raise `RowError` where the template leaves out a message without a word."""
+        facts = self.facts
+        for index, message in enumerate(conversation.messages):
+            if message.role == "system" and message.content and not facts.shows_system:
+                kind = "a system message"
+            elif message.role == "observation" and not facts.shows_observations:
+                kind = "an observation"
+            elif (
+                message.role == "assistant"
+                and message.metadata
+                and not (facts.writes_role_line or facts.shows_tool_calls)
+            ):
+                kind = "a tool call"
+            else:
+                continue
+            number = conversation.number_of(index)
+            raise RowError(f"message {number} is {kind}, which this model's chat template does not show")
 
     def _spans_joined(self, messages: list[dict[str, Any]], whole: str) -> list[tuple[int, int]] | None:
         """Return where each message stands in `whole`, from messages rendered alone; None where that differs."""
-        if self.prefix is None:
+        prefix = self.facts.prefix
+        if prefix is None:
             return None
-        singles: list[str] = self.tokenizer.apply_chat_template(  # type: ignore[assignment]
-            [[message] for message in messages], tokenize=False
-        )
-        spans, position = [], len(self.prefix)
+        try:
+            singles: list[str] = self.render([[message] for message in messages])
+        except jinja2.TemplateError:  # some templates refuse a conversation without a question
+            return None
+        spans, position = [], len(prefix)
         for single in singles:
-            if not single.startswith(self.prefix):
+            if not single.startswith(prefix):
                 return None
-            end = position + len(single) - len(self.prefix)
+            end = position + len(single) - len(prefix)
             spans.append((position, end))
             position = end
-        joined = self.prefix + "".join(single[len(self.prefix) :] for single in singles)
+        joined = prefix + "".join(single[len(prefix) :] for single in singles)
         return spans if joined == whole else None
 
     def _spans_by_prefix(
-        self, messages: list[dict[str, Any]], whole: str, options: dict[str, Any]
+        self, messages: list[dict[str, Any]], whole: str, options: dict[str, Any], numbers: Sequence[int]
     ) -> list[tuple[int, int]]:
         """Return where each message stands, from ever longer prefixes of the conversation."""
         spans, position = [], 0
         for index, message in enumerate(messages):
             if message["role"] == "assistant":
                 # Templates may refuse a prefix that ends elsewhere; only the borders of answers matter.
-                before = self.render(messages[:index], **options) if index else ""
-                shown = self.render(messages[: index + 1], **options)
+                before = self._render_row(messages[:index], **options) if index else ""
+                shown = self._render_row(messages[: index + 1], **options)
                 for text in (before, shown):
                     if not whole.startswith(text):
-                        difference = first_difference(text, whole)
-                        raise RowError(f"the chat template renders message {index} differently in place: {difference}")
+                        raise RowError(
+                            f"the chat template renders message {numbers[index]} differently in place: "
+                            + first_difference(text, whole)
+                        )
                 spans.append((len(before), len(shown)))
                 position = len(shown)
             else:
@@ -246,14 +239,17 @@ class ChatRenderer:
         position = 0
         for answer in answers:
             start, end = answer.span
-            if not whole.startswith(self.generation_prompt, start):
-                raise RowError(f"message {answer.index} is not rendered behind the prompt that asks for it")
-            start += len(self.generation_prompt)
+            if not whole.startswith(self.facts.generation_prompt, start):
+                raise RowError(f"message {answer.number} is not rendered behind the prompt that asks for it")
+            start += len(self.facts.generation_prompt)
             appended = ""
             if self.end_token is not None:
-                end = whole.rindex(self.end_token, start, end) + len(self.end_token)
+                behind = whole.rfind(self.end_token, start, end)
+                if behind < 0:
+                    raise RowError(f"message {answer.number} is rendered without `{self.end_token}` at its end")
+                end = behind + len(self.end_token)
             elif end < len(whole):
-                end += len(self._next_role_token(whole, end, answer.index))
+                end += len(self._next_role_token(whole, end, answer.number))
             elif answer.trained:
                 appended = self._final_stop(answer.message)
             pieces.append(Piece(text=whole[position:start], guard=guard))
@@ -262,12 +258,12 @@ class ChatRenderer:
         pieces.append(Piece(text=whole[position:], guard=guard))
         return [piece for piece in pieces if piece.text]
 
-    def _next_role_token(self, whole: str, end: int, index: int) -> str:
+    def _next_role_token(self, whole: str, end: int, number: int) -> str:
         """Return the control token that stands behind an answer."""
-        for token in self.control_tokens:
-            if whole.startswith(token, end):
-                return token
-        raise RowError(f"no role token follows message {index}: {whole[end : end + 20]!r}")
+        found = self.controls.pattern.match(whole, end)
+        if not found:
+            raise RowError(f"no role token follows message {number}: {whole[end : end + 20]!r}")
+        return found[0]
 
     def _final_stop(self, message: Message) -> str:
         """Return the stop token that is appended where the row ends with an answer."""

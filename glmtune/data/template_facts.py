@@ -1,0 +1,136 @@
+"""What a chat template does, asked of the template with short conversations instead of read from its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from glmtune.errors import GlmtuneError
+from glmtune.family import Family
+
+Render = Callable[..., str]
+"""Messages and the template's variables to text; raises `jinja2.TemplateError`."""
+
+NAME = "glmtune_probe"
+QUESTION = {"role": "user", "content": "a"}
+ANSWER = {"role": "assistant", "content": NAME}
+TOOL = {
+    "type": "function",
+    "function": {"name": NAME, "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateFacts:
+    """What a template writes, and which parts of a row it would leave out without a word."""
+
+    generation_prompt: str
+    """What stands before an answer."""
+    end_token: str | None
+    """What the template writes behind an answer; None where the next role token is the stop."""
+    prefix: str | None
+    """What stands before all messages; None where a message is rendered differently behind another."""
+    observation_role: str
+    """The template's role name of a tool's result."""
+    takes_tools_argument: bool
+    """Whether tools travel beside the messages."""
+    takes_message_tools: bool
+    """Whether tools travel inside a system message, as GLM-4's do."""
+    writes_role_line: bool
+    """Whether the name of a called function stands on the role line, as GLM-4 writes it."""
+    shows_system: bool
+    """Whether the template writes system messages."""
+    shows_observations: bool
+    """Whether the template writes the results of tools."""
+    shows_tool_calls: bool
+    """Whether the template writes OpenAI's `tool_calls`."""
+
+
+def find_facts(render: Render, control_tokens: Sequence[str], family: Family, name: str) -> TemplateFacts:
+    """Return what the template does, or raise where it cannot be trained on; `name` is the tokenizer's."""
+    try:
+        question = render([QUESTION])
+        generation_prompt = render([QUESTION], add_generation_prompt=True).removeprefix(question)
+        answer = render([QUESTION, ANSWER])
+    except jinja2.TemplateError as error:
+        raise GlmtuneError(
+            f"the chat template fails on a question and its answer: {error}",
+            where=name,
+            fix="mend `chat_template.jinja` in the model folder, or use another model",
+        ) from None
+    if not generation_prompt or not answer.startswith(question + generation_prompt):
+        raise GlmtuneError(
+            "the chat template renders an answer differently from the prompt that asks for it",
+            where=name,
+            fix=f"rendered prompt: {question + generation_prompt!r}; rendered answer: {answer!r}",
+        )
+    tail = answer[len(question + generation_prompt) :].partition(NAME)[2]
+    # A template that writes any role by its name shows both.
+    names = ("observation", "tool") if "<|observation|>" in control_tokens else ("tool", "observation")
+    roles = [role for role in names if _shows_result(render, role)]
+    return TemplateFacts(
+        generation_prompt=generation_prompt,
+        end_token=_end_token(tail, control_tokens, family, name),
+        prefix=_prefix(render, question),
+        observation_role=(roles or names)[0],
+        takes_tools_argument=_shows_name(render, [QUESTION], tools=[TOOL]),
+        takes_message_tools=_shows_name(render, [{"role": "system", "content": "", "tools": [TOOL]}, QUESTION]),
+        writes_role_line=_shows_name(render, [QUESTION, {"role": "assistant", "content": "b", "metadata": NAME}]),
+        shows_system=_shows_name(render, [{"role": "system", "content": NAME}, QUESTION]),
+        shows_observations=bool(roles),
+        shows_tool_calls=_shows_name(render, [QUESTION, _call(NAME)]),
+    )
+
+
+def _end_token(tail: str, control_tokens: Sequence[str], family: Family, name: str) -> str | None:
+    """Return the control token that the template writes behind an answer; None where the family knows the stop."""
+    ends = [token for token in control_tokens if token in tail]
+    if ends:
+        return min(ends, key=tail.index)
+    if family.stop_after_answer is None:
+        raise GlmtuneError(
+            "the chat template writes no end-of-turn token after an answer, so the model could not learn to stop",
+            where=name,
+            fix="use a tokenizer whose template ends assistant messages with a special token",
+        )
+    missing = [stop for stop in (family.stop_after_answer, family.stop_after_tool_call) if stop not in control_tokens]
+    if missing:
+        raise GlmtuneError(
+            f"the tokenizer has no special token `{missing[0]}`, with which this model family stops",
+            where=name,
+            fix="use the tokenizer that belongs to the model",
+        )
+    return None
+
+
+def _prefix(render: Render, question: str) -> str | None:
+    """Return what is left of a message rendered alone when its own text is taken away."""
+    try:
+        # A message rendered once is prefix + message, rendered twice it is prefix + message + message.
+        length = 2 * len(question) - len(render([QUESTION, QUESTION]))
+    except jinja2.TemplateError:
+        return None
+    return question[:length] if length >= 0 else None
+
+
+def _shows_name(render: Render, messages: list[dict[str, Any]], **options: Any) -> bool:
+    """Whether the template writes the probe's name, which stands somewhere in what it is given."""
+    try:
+        return NAME in render(messages, **options)
+    except jinja2.TemplateError:
+        return False
+
+
+def _shows_result(render: Render, role: str) -> bool:
+    """Whether the template writes messages of the role, be it behind a call only."""
+    result = {"role": role, "content": NAME, "tool_call_id": "probe0001"}
+    return any(_shows_name(render, [QUESTION, before, result]) for before in (_call("f"), {**ANSWER, "content": "b"}))
+
+
+def _call(name: str) -> dict[str, Any]:
+    """Return an assistant message that calls a function, in OpenAI's form."""
+    call = {"id": "probe0001", "type": "function", "function": {"name": name, "arguments": {}}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}

@@ -1,0 +1,255 @@
+"""A data file to an encoded dataset: what it holds, what was left out, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AddedToken
+
+from glmtune.data import dataset as dataset_module
+from glmtune.data.collating import collate
+from glmtune.data.dataset import EncodedData, encode_file, write_rejects
+from glmtune.data.encoding import Encoder
+from glmtune.data.formats import to_conversation
+from glmtune.data.reading import Reject
+from glmtune.errors import GlmtuneError
+from glmtune.family import GLM, IGNORE_INDEX
+
+LIMIT = 12
+# A row is [gMASK] <sop> <|user|> newline QUESTION <|assistant|> newline ANSWER <|user|>; a capital letter is one token.
+SHORT, LONG, NO_ANSWER = ("A", "B"), ("A", "BCDFGHJKL"), ("ABCDFGHJKL", "B")
+
+
+def row(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def write(path: Path, *lines: str | tuple[str, str]) -> Path:
+    texts = [line if isinstance(line, str) else json.dumps(row(*line)) for line in lines]
+    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def encoder(demo_tokenizer) -> Encoder:
+    return Encoder(demo_tokenizer, GLM)
+
+
+@pytest.fixture
+def limited(demo_tokenizer) -> Encoder:
+    return Encoder(demo_tokenizer, GLM, max_length_tokens=LIMIT)
+
+
+@pytest.fixture
+def mixed(limited: Encoder, tmp_path: Path) -> EncodedData:
+    """Six rows: whole, broken, cut, without a trained token, unknown, whole."""
+    return encode_file(write(tmp_path / "rows.jsonl", *MIXED), limited)
+
+
+MIXED = (SHORT, "{", LONG, NO_ANSWER, '{"text": 1}', ("C", "D"))
+
+
+def test_every_row_is_encoded_in_order_with_its_place(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", SHORT, "", LONG)
+    data = encode_file(path, encoder)
+    examples = [encoder.encode(to_conversation(row(*pair))) for pair in (SHORT, LONG)]
+    assert data.dataset.column_names == ["input_ids", "labels", "where", "is_truncated", "row"]
+    assert data.dataset.to_list() == [
+        {
+            "input_ids": example.input_ids,
+            "labels": example.labels,
+            "where": f"{path}:{line}",
+            "is_truncated": False,
+            "row": number,
+        }
+        for number, (example, line) in enumerate(zip(examples, (1, 3)))
+    ]
+    assert (data.rejects, data.num_truncated) == ((), 0)
+
+
+def test_an_array_is_encoded_as_its_lines_would_be(encoder: Encoder, tmp_path: Path) -> None:
+    array = tmp_path / "rows.json"
+    array.write_text(json.dumps([row(*SHORT), row(*LONG)], indent=1), encoding="utf-8")
+    data = encode_file(array, encoder)
+    lines = encode_file(write(tmp_path / "rows.jsonl", SHORT, LONG), encoder)
+    assert data.dataset["input_ids"][:] == lines.dataset["input_ids"][:]
+    assert data.dataset["where"][:] == [f"{array}:2", f"{array}:14"]
+
+
+def test_bad_rows_are_rejected_with_their_place_and_the_rest_trains(mixed: EncodedData, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert mixed.rejects == (
+        Reject(
+            where=f"{path}:2",
+            reason="not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
+        Reject(where=f"{path}:4", reason="no trained token within the limit of 12 tokens (the row has 18)"),
+        Reject(where=f"{path}:5", reason="unknown row format (keys: `text`); expected `messages`"),
+    )
+    assert mixed.dataset["where"][:] == [f"{path}:1", f"{path}:3", f"{path}:6"]
+    assert mixed.dataset["row"][:] == [0, 1, 2]
+    assert mixed.dataset["is_truncated"][:] == [False, True, False]
+    assert [len(ids) for ids in mixed.dataset["input_ids"]] == [9, LIMIT, 9]
+    assert mixed.num_truncated == 1
+
+
+def test_every_example_has_as_many_labels_as_ids_and_a_label_is_its_id(mixed: EncodedData) -> None:
+    for example in mixed.dataset:
+        assert len(example["labels"]) == len(example["input_ids"])
+        assert any(label != IGNORE_INDEX for label in example["labels"])
+        for token, label in zip(example["input_ids"], example["labels"]):
+            assert label in (token, IGNORE_INDEX)
+
+
+def error_of(path: Path, encoder: Encoder) -> str:
+    with pytest.raises(GlmtuneError) as caught:
+        encode_file(path, encoder)
+    return str(caught.value)
+
+
+def test_a_file_without_rows_is_an_error(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", "", " ")
+    assert error_of(path, encoder) == f"the file has no rows\n  --> {path}"
+
+
+def test_a_file_whose_rows_are_all_bad_is_an_error_that_names_the_first(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", "", '{"text": 1}', "{")
+    assert error_of(path, encoder) == (
+        f"no row of `{path}` can be trained on; the first: unknown row format (keys: `text`); expected `messages`\n"
+        f"  --> {path}:2"
+    )
+
+
+def test_a_row_that_only_half_of_a_character_spoils_is_rejected_alone(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", SHORT, ("a", "b\ud83d"))
+    data = encode_file(path, encoder)
+    assert len(data.dataset) == 1
+    assert data.rejects == (
+        Reject(where=f"{path}:2", reason="message 1 holds `\\ud83d`, which is half of a character"),
+    )
+
+
+def test_truncation_drop_rejects_the_long_rows(demo_tokenizer, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", SHORT, LONG)
+    data = encode_file(path, Encoder(demo_tokenizer, GLM, max_length_tokens=LIMIT, truncation="drop"))
+    assert data.rejects == (Reject(where=f"{path}:2", reason="17 tokens, over the limit of 12"),)
+    assert (len(data.dataset), data.num_truncated) == (1, 0)
+
+
+def test_truncation_error_stops_at_the_first_long_row(demo_tokenizer, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", "{", SHORT, LONG, NO_ANSWER)
+    encoder = Encoder(demo_tokenizer, GLM, max_length_tokens=LIMIT, truncation="error")
+    assert error_of(path, encoder) == (
+        "17 tokens, over the limit of 12\n"
+        f"  --> {path}:3\n"
+        "hint: raise `max_input_length` or `max_output_length`, or set `truncation: right` or `drop`"
+    )
+
+
+def test_truncation_error_rejects_rows_that_are_bad_otherwise(demo_tokenizer, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", SHORT, json.dumps({"messages": [{"role": "over the limit"}]}))
+    data = encode_file(path, Encoder(demo_tokenizer, GLM, max_length_tokens=LIMIT, truncation="error"))
+    assert [reject.where for reject in data.rejects] == [f"{path}:2"]
+
+
+def test_a_tokenizer_that_fails_the_check_stops_before_the_rows_are_encoded(demo_tokenizer, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(demo_tokenizer)
+    # A control token that swallows the newline behind it: the one that tells an answer from a tool call.
+    swallowing = AddedToken("<|assistant|>", rstrip=True, special=True, normalized=False)
+    tokenizer.add_tokens([swallowing], special_tokens=True)
+    encoder = Encoder(tokenizer, GLM)
+    path = write(tmp_path / "rows.jsonl", "{", SHORT)
+    assert error_of(path, encoder) == (
+        "encoding differs from the tokenizer's own rendering at token 6: ['A', '<|assistant|>', 'Ċ', 'B', '<|user|>'] "
+        "instead of ['A', '<|assistant|>', 'B']\n"
+        f"  --> {demo_tokenizer.name_or_path}\n"
+        "hint: this chat template cannot be trained on message by message"
+    )
+
+
+# What is asked of the encoded rows.
+
+
+def test_the_summary_counts_rows_tokens_and_what_became_of_the_others(
+    mixed: EncodedData, encoder: Encoder, tmp_path: Path
+) -> None:
+    assert mixed.summary() == "3 rows, 30 tokens, 12 of them trained; 1 rows cut at the length limit; 3 rows rejected"
+    whole = encode_file(write(tmp_path / "whole.jsonl", *[SHORT] * 1000), encoder)
+    assert whole.summary() == "1,000 rows, 9,000 tokens, 3,000 of them trained"
+
+
+def test_the_first_rows_alone_count_their_own_cut_rows(mixed: EncodedData) -> None:
+    assert mixed.first(1).dataset.to_list() == mixed.dataset.to_list()[:1]
+    assert [mixed.first(number).num_truncated for number in (1, 2, 3, 99)] == [0, 1, 1, 1]
+    assert [len(mixed.first(number).dataset) for number in (0, 1, 3, 99)] == [0, 1, 3, 3]
+    assert mixed.first(1).rejects == mixed.rejects
+    assert mixed.first(1).summary() == "1 rows, 9 tokens, 3 of them trained; 3 rows rejected"
+
+
+def test_the_longest_rows_come_longest_first_and_keep_their_numbers(encoder: Encoder, tmp_path: Path) -> None:
+    data = encode_file(write(tmp_path / "rows.jsonl", SHORT, LONG, ("A", "BC"), ("AB", "CDFGHJKLM")), encoder)
+    assert data.longest(3).dataset["row"][:] == [3, 1, 2]
+    assert [len(ids) for ids in data.longest(3).dataset["input_ids"]] == [18, 17, 10]
+    assert data.longest(99).dataset["row"][:] == [3, 1, 2, 0]
+
+
+def test_turns_are_every_stretch_that_was_not_cut_with_the_row_it_stands_in(
+    limited: Encoder, demo_tokenizer, tmp_path: Path
+) -> None:
+    two = json.dumps({"messages": [*row("A", "B")["messages"], *row("C", "DFGHJ")["messages"]]})
+    path = write(tmp_path / "rows.jsonl", SHORT, LONG, two)
+    decode = demo_tokenizer.decode
+    turns = encode_file(path, limited).turns()
+    assert [(where, decode(turn.prompt_ids), decode(turn.answer_ids)) for where, turn in turns] == [
+        (f"{path}:1", "[gMASK]<sop><|user|>\nA<|assistant|>", "\nB<|user|>"),
+        (f"{path}:3", "[gMASK]<sop><|user|>\nA<|assistant|>", "\nB<|user|>"),
+    ]
+
+
+def test_rejected_and_cut_rows_are_written_line_by_line(
+    mixed: EncodedData, limited: Encoder, encoder: Encoder, tmp_path: Path
+) -> None:
+    other = encode_file(write(tmp_path / "other.jsonl", LONG, SHORT), limited)
+    whole = encode_file(write(tmp_path / "whole.jsonl", SHORT), encoder)
+    write_rejects(tmp_path / "rejects.jsonl", [mixed, whole, other])
+    lines = (tmp_path / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    cut = "cut at the length limit, trained in part"
+    assert [json.loads(line) for line in lines] == [
+        *({"where": reject.where, "reason": reject.reason} for reject in mixed.rejects),
+        {"where": f"{tmp_path / 'rows.jsonl'}:3", "reason": cut},
+        {"where": f"{tmp_path / 'other.jsonl'}:1", "reason": cut},
+    ]
+    write_rejects(tmp_path / "rejects.jsonl", [whole])
+    assert (tmp_path / "rejects.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_two_processes_encode_what_one_does(limited: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [line for number in range(40) for line in (*MIXED, (f"问题{number}", "答" * (number % 3 + 1)))]
+    path = write(tmp_path / "rows.jsonl", *lines)
+    one = encode_file(path, limited, num_proc=1)
+    monkeypatch.setattr(dataset_module, "MIN_ROWS_PER_PROCESS", 10)
+    monkeypatch.setattr(dataset_module.os, "cpu_count", lambda: 2)
+    two = encode_file(path, limited, num_proc=2)
+    assert one.dataset.to_list() == two.dataset.to_list()
+    assert one.dataset.features == two.dataset.features
+    assert (one.rejects, one.num_truncated) == (two.rejects, two.num_truncated)
+    assert len(one.dataset) + len(one.rejects) == len(lines)
+
+
+def test_a_batch_is_padded_on_the_right_and_masked_by_length_not_by_id(mixed: EncodedData) -> None:
+    pad = 0  # stands in a row as well, as its stop token
+    rows = [{"input_ids": [5, pad], "labels": [IGNORE_INDEX, pad], "row": 3}, {"input_ids": [6], "labels": [6]}]
+    batch = {name: tensor.tolist() for name, tensor in collate(rows, pad).items()}
+    assert batch == {
+        "input_ids": [[5, pad], [6, pad]],
+        "attention_mask": [[1, 1], [1, 0]],
+        "labels": [[IGNORE_INDEX, pad], [6, IGNORE_INDEX]],
+        "rows": [3, -1],
+    }
+    whole = collate(list(mixed.dataset), pad)
+    assert whole["attention_mask"].sum(1).tolist() == [9, LIMIT, 9]
+    assert whole["rows"].tolist() == [0, 1, 2]
