@@ -20,8 +20,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Plain help: drawing boxes takes as long as all the rest of the start-up (0.22 s of processor time, 0.11 s without).
+    rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")]
