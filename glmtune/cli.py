@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    # Plain help: drawing boxes takes as long as all the rest of the start-up (0.22 s of processor time, 0.11 s without).
+    # Plain help: drawing boxes takes as long as the rest of the start-up (0.22 s of processor time, 0.11 s without).
     rich_markup_mode=None,
 )
 data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True, rich_markup_mode=None)
