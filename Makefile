@@ -5,8 +5,9 @@ BIN = $(VENV)/bin
 
 .PHONY: demo test test-slow check clean
 
+# One thread: a model this small gains little from more, and loses ten times where other programs use the cores, too.
 demo: $(VENV)/ready
-	$(BIN)/glmtune demo
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/glmtune demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --cov=glmtune --cov-report=term

@@ -28,7 +28,7 @@ app.add_typer(data_app, name="data")
 
 BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
 
 
@@ -122,7 +122,9 @@ def infer(
     temperature: Annotated[
         float | None, typer.Option(help="Above 0; higher is more varied. 0 is --greedy.", min=0)
     ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the most likely tokens of this share.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the most likely tokens of this share.", min=0, max=1)
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample from this many most likely tokens.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repetition.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
@@ -147,6 +149,8 @@ def infer(
         options["do_sample"] = False
     elif {"temperature", "top_p", "top_k"} & set(options):
         options["do_sample"] = True
+    if stream and (num_beams or 1) > 1:
+        raise GlmtuneError("beam search cannot be streamed: its answer is known at the end only", fix="leave one out")
     prompts = read_prompts(prompt, input)
     answers = answer_all(
         model,
@@ -200,11 +204,11 @@ def inspect(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the demo's runs; it must not exist yet.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for the demo's runs; it must be empty or absent.")] = Path(
         "demo-output"
     ),
 ) -> None:
-    """Show everything on the embedded tiny GLM-4: train, evaluate, ask, resume (about three minutes on two cores)."""
+    """Show it all on the embedded tiny GLM-4 in about three minutes."""
     from glmtune.tour import run_tour
 
     run_tour(output)

@@ -78,7 +78,8 @@ class RunConfig:
     attn_implementation: str | None = None
     """`sdpa`, `eager`, `flash_attention_2` or another name that transformers knows; null lets it choose."""
     model_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the loaded weights; `auto` keeps the checkpoint's own. GLM-4-9B: 19 GB in bfloat16, 38 GB in float32."""
+    """Type of the loaded weights; `auto`: float32 for what is trained, bfloat16 for what is frozen where the device
+    computes in it. GLM-4-9B: 19 GB in bfloat16, 38 GB in float32."""
     training_args: Mapping[str, Any]
     """Keyword arguments of `transformers.Seq2SeqTrainingArguments`, without `generation_config`."""
     generation_config: Mapping[str, Any]

@@ -104,16 +104,17 @@ def _scores(name: str, style: str, model: str, folder: Path) -> list[str]:
 def _show_resume(run: Path) -> None:
     """Throw the end of a run away, resume it, and compare the losses."""
     last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
-    expected = _losses(run)
+    log = run / "metrics.jsonl"
+    before = log.read_text(encoding="utf-8")
     shutil.rmtree(last)
     resume(run)
-    again = _losses(run)
-    compared = [step for step in again if again[step] == expected[step]]
-    print(f"removed {last.name}, resumed: {len(compared)} of {len(expected)} logged losses are equal to the last digit")
+    expected, again = _losses(before), _losses(log.read_text(encoding="utf-8").removeprefix(before))
+    num_equal = sum(expected[step] == loss for step, loss in again.items())
+    print(f"removed {last.name}, resumed: {num_equal} of {len(again)} logged losses are equal to the last digit")
 
 
-def _losses(run: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+def _losses(log: str) -> dict[int, float]:
+    lines = [json.loads(line) for line in log.splitlines()]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 

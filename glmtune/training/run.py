@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def resume(run_dir: str | Path, *, checkpoint_step: int | None = None, base_mode
             fix=f"to train on from its weights: `glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
         )
     if base_model is not None:
-        request = RunRequest(**{**vars(request), "base_model": _absolute(base_model)})
+        request = replace(request, model=_absolute(base_model), base_model=None)
     prepared = prepare_run(request)
     check_unchanged(record, prepared.data_files, prepared.source)
     say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
@@ -201,6 +201,7 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         freeze_vision(model, notice)
     checkpointing = checkpointing_is_on(config.training_args)
     if prepared.source.adapter is not None:
+        notice("the adapter keeps the shape that it has in its checkpoint; `peft_config` does not change it")
         adapted: Any = load_adapter(model, prepared.source.adapter, is_trainable=True)
         prepare(adapted, gradient_checkpointing=checkpointing)
     else:

@@ -47,6 +47,11 @@ def refuse_used_folder(folder: Path) -> None:
     held = sorted(
         entry.name for entry in folder.iterdir() if CHECKPOINT_NAME.match(entry.name) or entry.name == RUN_FILE
     )
+    if held == [RUN_FILE]:
+        raise GlmtuneError(
+            f"`{folder}` holds a run that ended before its first checkpoint",
+            fix=f"remove the folder, or choose another: `--set training_args.output_dir={folder}-2`",
+        )
     if held:
         raise GlmtuneError(
             f"`{folder}` already holds a run (`{held[-1]}`)",

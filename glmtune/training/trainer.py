@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import traceback
@@ -147,7 +148,10 @@ class GlmTrainer(Seq2SeqTrainer):
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items())
         self.progress.write(f"{metric_key_prefix} at step {step}:  {shown}")
         if scores.left_out and self.is_world_process_zero():
-            self.progress.write(f"  {len(scores.left_out)} rows or turns were left out; see `rejects.jsonl`")
+            listing = self.run_folder / "predictions" / f"{name}-left-out.jsonl"
+            lines = [json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in scores.left_out]
+            listing.write_text("".join(lines), encoding="utf-8")
+            self.progress.write(f"  {len(scores.left_out)} rows or turns were left out; see `{listing}`")
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
