@@ -264,14 +264,20 @@ def test_a_full_disk_is_a_failure_told_in_one_line(workplace: Path, demo_data: P
     assert not list((workplace / "full").glob("checkpoint-*"))
 
 
+def heed_ctrl_c() -> None:
+    """Let Ctrl-C through: where the tests run in the background, a shell has switched it off for all that follows."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_with_130(workplace: Path, demo_data: Path) -> None:
     arguments = ["train", str(demo_data), "demo", "config.yaml", "--set", "training_args.output_dir=interrupted",
                  "--set", "training_args.max_steps=100000", "--set", "training_args.save_steps=100000",
                  "--set", "training_args.logging_steps=1"]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "glmtune", *arguments], cwd=workplace, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+        [sys.executable, "-m", "glmtune", *arguments],
+        cwd=workplace, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c,
+    ) as process:  # fmt: skip
         assert process.stderr is not None
         deadline = time.monotonic() + 100
         while not process.stderr.readline().startswith("step ") and time.monotonic() < deadline:
@@ -297,7 +303,7 @@ def test_ctrl_c_while_answers_are_written_ends_with_130(verb: str, workplace: Pa
     }[name]
     with subprocess.Popen(
         [sys.executable, "-m", "glmtune", name, "demo", *arguments, "--batch-size", "1"],
-        cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         if name == "infer":
