@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from glmtune.evaluation.evaluate import GenerationPlan
 from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.report import try_draw_loss_curve
 from glmtune.modeling.adapters import adapt, freeze_vision, prepare
-from glmtune.modeling.loading import load_adapter, load_base_model, set_stop_tokens
+from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
 from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
 from glmtune.modeling.sources import checkpoints_of, find_model
 
@@ -43,6 +44,7 @@ from .run_folder import (
     write_run_file,
 )
 from .trainer import GlmTrainer, record_left_out
+from .zero_state import divisible_checkpoints
 
 
 @quiet_libraries()
@@ -180,6 +182,9 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         prepare(adapted, gradient_checkpointing=checkpointing)
     else:
         adapted = adapt(model, config.peft_config, prepared.family, gradient_checkpointing=checkpointing, notify=notice)
+    if resume_from is not None and config.peft_config is not None:
+        # Before DeepSpeed divides the weights; without DeepSpeed transformers loads them once more.
+        load_adapter_weights(adapted, resume_from)
     # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
     sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in adapted.parameters()]
     total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
@@ -223,8 +228,14 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
 
 def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None:
     """Run transformers' training loop; a full disk or a full GPU becomes one clear error."""
-    with checkpoint.disk_errors_explained(run_folder), memory_errors_explained("training", LESS_IN_TRAINING):
+    with (
+        checkpoint.disk_errors_explained(run_folder),
+        memory_errors_explained("training", LESS_IN_TRAINING),
+        divisible_checkpoints() if trainer.is_deepspeed_enabled else nullcontext(),
+    ):
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        # At its end transformers looks into the staging folder, which the main process is about to remove.
+        trainer.accelerator.wait_for_everyone()
 
 
 def _clean_up(trainer: GlmTrainer | None, run_folder: Path, is_new_folder: bool) -> None:
