@@ -32,15 +32,19 @@ from glmtune.modeling.sources import checkpoints_of, find_model
 
 from . import checkpoint
 from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
-from .preparation import Prepared, absolute, prepare_run
+from .changes import asked_settings, changes_since, refuse_changes
+from .global_batch import keep_global_batch
+from .preparation import Prepared, absolute, model_source, prepare_run
+from .replay import choose_for_replay, replay
 from .reports import check_reporters
+from .run_data import as_records, find_run_files
 from .run_folder import (
     RunRequest,
     check_shared,
-    check_unchanged,
-    check_world_size,
     read_request,
+    record_changes,
     refuse_used_folder,
+    world_size,
     write_run_file,
 )
 from .trainer import GlmTrainer, record_left_out
@@ -92,28 +96,52 @@ def train(
 
 
 @quiet_libraries()
-def resume(run_dir: str | Path, *, checkpoint_step: int | None = None, base_model: str | None = None) -> Path:
+def resume(
+    run_dir: str | Path,
+    *,
+    checkpoint_step: int | None = None,
+    base_model: str | None = None,
+    overrides: Sequence[str] = (),
+    accept_changes: bool = False,
+    verify: bool = False,
+) -> Path:
     """Go on with a run where its newest checkpoint stands, or that of a step; the losses are those it would have had.
 
+    Args:
+        run_dir: The run's folder.
+        checkpoint_step: Step to go on from.
+        base_model: Where the base model is now, if it has moved.
+        overrides: `key=value` strings on top of the run's configuration; they are changes, to be accepted.
+        accept_changes: Go on although data, model or configuration have changed.
+        verify: Train the last logged losses once more and compare, instead of going on.
+
     Raises:
-        GlmtuneError: No such checkpoint, a damaged one, a finished run, or data or a base model that has changed.
+        GlmtuneError: No such checkpoint, a damaged one, a finished run, or something that has changed.
     """
     run_folder = Path(run_dir)
-    request, record = read_request(run_folder)
-    chosen = checkpoint.choose(run_folder, checkpoint_step)
-    state = checkpoint.read_state(chosen)
-    if state["global_step"] >= state["max_steps"]:
-        raise GlmtuneError(
-            f"the run has finished: `{chosen.name}` is its last step",
-            where=str(run_folder),
-            fix=f"to train on from its weights: `glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
-        )
+    request, record = read_request(run_folder, overrides)
+    chosen = choose_for_replay(run_folder) if verify else checkpoint.choose(run_folder, checkpoint_step)
+    if not verify:
+        _refuse_finished(chosen, request.config, run_folder)
     if base_model is not None:
         request = replace(request, model=absolute(base_model), base_model=None)
-    check_world_size(record, run_folder)
-    check_reporters(request.config)
-    prepared = prepare_run(request)
-    check_unchanged(record, prepared.data_files, prepared.source)
+    files = find_run_files(request.data_dir, request.config)
+    source = model_source(request)
+    changes = changes_since(record, chosen, request.config, as_records(files), source)
+    if changes and not accept_changes:
+        refuse_changes(changes, run_folder)
+    for line in changes:
+        notice(f"since the run began: {line}")
+    config, told = keep_global_batch(request.config, record, world_size())
+    if told:
+        notice(told)
+    check_reporters(config)
+    prepared = prepare_run(replace(request, config=config), files)
+    if verify:
+        return replay(prepared, run_folder, chosen)
+    if changes and is_main_process():
+        record_changes(run_folder, record, request, source, prepared.data_files, changes)
+    state = checkpoint.read_state(chosen)
     say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
     return execute(prepared, run_folder, resume_from=chosen)
 
@@ -215,6 +243,7 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             tokenizer=prepared.tokenizer,
             train_data=prepared.data["train"],
             eval_data=prepared.data.get("val"),
+            asked=asked_settings(config),
             plan=plan if arguments.predict_with_generate else None,
             save_total_limit=config.training_args.get("save_total_limit"),
             swanlab=config.swanlab,
@@ -226,6 +255,18 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
 
 
+def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:
+    """Raise where the checkpoint is the run's last, unless the configuration asks for more steps now."""
+    state = checkpoint.read_state(chosen)
+    last = max(state["max_steps"], config.training_args.get("max_steps", -1))
+    if state["global_step"] >= last:
+        raise GlmtuneError(
+            f"the run has finished: `{chosen.name}` is its last step",
+            where=str(run_folder),
+            fix=f"to train on from its weights: `glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
+        )
+
+
 def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None:
     """Run transformers' training loop; a full disk or a full GPU becomes one clear error."""
     with (
@@ -233,6 +274,8 @@ def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None
         memory_errors_explained("training", LESS_IN_TRAINING),
         divisible_checkpoints() if trainer.is_deepspeed_enabled else nullcontext(),
     ):
+        if resume_from is not None:
+            trainer.loss_window.restore(resume_from, trainer.args.process_index, trainer.args.world_size)
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         # At its end transformers looks into the staging folder, which the main process is about to remove.
         trainer.accelerator.wait_for_everyone()

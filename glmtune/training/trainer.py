@@ -6,7 +6,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from glmtune.modeling.ptuning import save_dealt_out_prefix
 
 from . import checkpoint
 from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLine
+from .changes import ASKED
+from .loss_window import LossWindow
 from .reports import start_reports
 
 NUM_FIRST_EVALUATION_ROWS = 2
@@ -40,6 +42,7 @@ class GlmTrainer(Seq2SeqTrainer):
         train_data: EncodedData,
         eval_data: EncodedData | None,
         plan: Callable[[], GenerationPlan] | None,
+        asked: Mapping[str, Any],
         save_total_limit: int | None = None,
         swanlab: str | None = None,
         **kwargs: Any,
@@ -52,6 +55,7 @@ class GlmTrainer(Seq2SeqTrainer):
             train_data: Rows to train on.
             eval_data: Rows to evaluate on.
             plan: Makes the plan of generation at evaluation time; None evaluates the loss alone.
+            asked: The configuration, saved with every checkpoint: what a later one is compared with.
             save_total_limit: Checkpoints to keep.
             swanlab: Where SwanLab records the run, where it does: `local` or `cloud`; None is its own choice.
             kwargs: For `Seq2SeqTrainer`.
@@ -69,11 +73,13 @@ class GlmTrainer(Seq2SeqTrainer):
         self.train_data = train_data
         self.eval_data = eval_data
         self.plan = plan
+        self.asked = asked
         # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
         self.model_accepts_loss_kwargs = True
         self.by_position = takes_positions(self.model)
         self._num_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._speed_since = time.monotonic()
+        self.loss_window = LossWindow(self.args.device)
         self.progress = ProgressLine(self)
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
@@ -130,7 +136,14 @@ class GlmTrainer(Seq2SeqTrainer):
                 where=", ".join(self._places(rows)),
                 fix="look at these rows with `glmtune data inspect`, lower the learning rate, or use bf16",
             )
+        self.loss_window.add(loss)
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the mean loss of all steps since the last log, those before an interruption among them."""
+        if "loss" in logs:
+            logs = logs | {"loss": self.loss_window.mean(self.state.global_step)}
+        super().log(logs, start_time)
 
     def _places(self, rows: torch.Tensor) -> list[str]:
         """Return `file:line` of each row of a batch."""
@@ -185,10 +198,12 @@ class GlmTrainer(Seq2SeqTrainer):
         model = self.accelerator.unwrap_model(self.model)
         if not save_dealt_out_prefix(model, folder, is_writer=self.args.should_save):
             super().save_model(str(folder), _internal_call=_internal_call)
+        self.loss_window.save(folder, is_writer=self.args.should_save)
         if not self.args.should_save:
             return
         # transformers pickles its arguments there, the hub token among them.
         (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / ASKED).write_text(json.dumps(self.asked, ensure_ascii=False, indent=1), encoding="utf-8")
         self.tokenizer.save_pretrained(str(folder))
         model.generation_config.save_pretrained(str(folder))
 
