@@ -73,6 +73,7 @@ def save_checkpoint(engine: Any, save_dir: str, exclude_frozen_parameters: bool 
     folder.mkdir(parents=True, exist_ok=True)
     kept: dict[str, torch.Tensor] = {}
     keys = (MASTER, *_state_keys(engine))
+    _link_state(engine)
     for index, (name, weight) in enumerate(_trained_weights(engine)):
         for key in keys:
             state = _gathered(weight, key)
@@ -100,6 +101,7 @@ def load_checkpoint(engine: Any, load_dir: str, **_: Any) -> tuple[str, dict[str
     numbers = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
     _restore_numbers(engine, numbers)
     _make_empty_state(engine, numbers)
+    _link_state(engine)
     with _files_by_name(folder) as files:
         for name, weight in _trained_weights(engine):
             for key in (MASTER, *numbers["divided"]):
@@ -179,8 +181,16 @@ def _make_empty_state(engine: Any, numbers: dict[str, Any]) -> None:
             **{key: torch.tensor(float(value)) for key, value in numbers["tensor_counts"].items()},
             **{key: torch.zeros_like(partition) for key in numbers["divided"]},
         }
+
+
+def _link_state(engine: Any) -> None:
+    """Let every weight know its part of the optimizer's state.
+
+    ZeRO-3 looks it up where it stands; the others keep views with each weight, made once after the first step of the
+    first group of weights, when a second group (those without weight decay) has no state yet.
+    """
     if not engine.zero_optimization_partition_weights():
-        # ZeRO-3 looks the state up where it stands; the others keep views of it with each weight.
+        engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 

@@ -20,14 +20,17 @@ from glmtune.training.run import leave_process_group
 
 
 def forget(run: str, step: int) -> None:
-    """Leave the run as a crash right after the checkpoint of `step` would have left it."""
+    """Leave the run as a crash right after the checkpoint of `step` would have left it; its end is kept aside."""
+    folder = Path(run)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     if os.environ.get("RANK", "0") == "0":
-        for checkpoint in Path(run).glob("checkpoint-*"):
-            if int(checkpoint.name.partition("-")[2]) > step:
-                shutil.rmtree(checkpoint)
-        (Path(run) / "metrics.jsonl").rename(Path(run) / "metrics-before.jsonl")
+        numbers = sorted(int(checkpoint.name.partition("-")[2]) for checkpoint in folder.glob("checkpoint-*"))
+        (folder / f"checkpoint-{numbers[-1]}").rename(folder / "before")
+        for number in numbers[:-1]:
+            if number > step:
+                shutil.rmtree(folder / f"checkpoint-{number}")
+        (folder / "metrics.jsonl").rename(folder / "metrics-before.jsonl")
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
