@@ -30,6 +30,8 @@ GRACE_SECONDS = 5.0
 SAME_ERROR_SECONDS = 3.0
 """How long a process waits for the main one to make the same mistake, and to tell of it."""
 CONNECT_SECONDS = 2.0
+EVERYWHERE_SECONDS = 10.0
+"""Within which all processes come to what they have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,21 @@ class GroupWatch:
         if not self._main_has_same(store, own):
             _print(f"rank {self.rank} ({self.host}): {_text(error)}")
         raise SystemExit(own.exit_code) from error
+
+    def is_everywhere(self, event: str) -> bool:
+        """Whether every process of the group comes to this event as well; each asks once."""
+        store = self._connect()
+        deadline = time.monotonic() + EVERYWHERE_SECONDS
+        try:
+            number = 1
+            while store is not None and time.monotonic() < deadline:
+                if store.add(f"{self.prefix}/{event}", number) == int(os.environ["WORLD_SIZE"]):
+                    return True
+                number = 0
+                time.sleep(0.1)
+        except RuntimeError:
+            return False  # the store has gone with its process
+        return False
 
     def _failure(self, error: BaseException) -> Failure:
         code = EXIT_FAILURE
@@ -245,6 +262,11 @@ def leave() -> None:
 def fallen_sibling() -> Failure | None:
     """Return a process of this machine and group that has ended before the group did."""
     return _watch.fallen_sibling() if _watch is not None else None
+
+
+def is_everywhere(event: str) -> bool:
+    """Whether every process of the group comes to this event, within some seconds."""
+    return _watch is None or _watch.is_everywhere(event)
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -23,7 +23,7 @@ from glmtune.modeling.loss import summed_loss, takes_positions
 from glmtune.modeling.memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
 from glmtune.modeling.ptuning import save_dealt_out_prefix
 
-from . import checkpoint
+from . import checkpoint, group_watch
 from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLine
 from .reports import start_reports
 from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
@@ -162,7 +162,7 @@ class GlmTrainer(Seq2SeqTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **gen_kwargs: Any
     ) -> dict[str, float]:
-        """Return loss, perplexity, BLEU-4 and ROUGE; a failure is reported, and training goes on."""
+        """Return loss, perplexity, BLEU-4 and ROUGE; a failure of all processes is reported, and training goes on."""
         data = eval_dataset if isinstance(eval_dataset, EncodedData) else self.eval_data
         assert data is not None, "transformers evaluates only where there are rows to evaluate on"
         step = self.state.global_step
@@ -173,6 +173,9 @@ class GlmTrainer(Seq2SeqTrainer):
         except EvaluationBrokenOff:
             self._stop_in_evaluation(predictions)
         except Exception as error:  # whatever it is, a night's training must not die of it
+            if not group_watch.is_everywhere(f"failed evaluation at step {step}"):
+                # The other processes are still in the evaluation, where they wait for this one.
+                raise
             self._report_failure(step, error)
             self.unfinished.evaluation_due = False
             return {f"{metric_key_prefix}_{name}": math.nan for name in ("loss", *METRIC_NAMES)}

@@ -45,9 +45,17 @@ def take_step(self, *arguments, **options):
     return training_step(self, *arguments, **options)
 
 
+def count_batch(self, done, total):
+    if self.state.global_step == step:
+        mark()
+        raise RuntimeError("a wire came off")
+
+
 if os.environ["RANK"] == "1" and happening == "has no data":
     mark()
     os.chdir("/")
+elif happening == "no evaluation works" or (os.environ["RANK"] == "1" and happening == "fails in an evaluation"):
+    GlmTrainer._count_batch = count_batch
 elif os.environ["RANK"] == "1" and happening != "nothing":
     GlmTrainer.training_step = take_step
 main()
@@ -127,7 +135,7 @@ def figures(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("happening", ["raises", "raises, and hangs", "is killed"])
+@pytest.mark.parametrize("happening", ["raises", "raises, and hangs", "is killed", "fails in an evaluation"])
 def test_a_process_that_fails_ends_all_with_its_own_message(
     happening: str, run_group: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -143,6 +151,15 @@ def test_a_process_that_fails_ends_all_with_its_own_message(
         assert "Connection closed by peer" not in ended.error
     run_group("resume", "run")
     assert (tmp_path / "run" / "checkpoint-6" / "manifest.json").is_file()
+
+
+def test_an_evaluation_that_fails_in_all_processes_does_not_end_the_run(
+    run_group: Callable[..., Ended], tmp_path: Path
+) -> None:
+    write_config(tmp_path)
+    ended = run_group("train", "rows", "demo", "config.yaml", happening="no evaluation works", is_good=True)
+    assert "warning: the evaluation at step 3 failed (a wire came off); training goes on" in ended.error
+    assert [line["step"] for line in figures(tmp_path / "run") if "eval_loss" in line] == [6]
 
 
 def test_a_process_without_its_data_ends_all_with_its_own_message(
