@@ -1,4 +1,9 @@
-"""The trainer: transformers' `Seq2SeqTrainer` with public hooks overridden, nothing else."""
+"""The trainer: transformers' `Seq2SeqTrainer` with public hooks overridden, nothing else.
+
+For a run that is stopped there is no public way: it and `unfinished.py` call four methods of transformers' own
+(`_save_checkpoint`, `_evaluate`, `_determine_best_metric`, `_load_best_model`) and put back the sum of losses that was
+not logged yet; `tests/training/test_stopping.py` holds it with the lowest and the newest version.
+"""
 
 from __future__ import annotations
 
