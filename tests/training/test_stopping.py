@@ -146,6 +146,7 @@ def assert_same_files(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_stands_before_its_evaluation_is_not_saved_again(
     demo_data: Path, write_config, send, undisturbed, tmp_path: Path
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_signal_in_the_last_step_changes_nothing_where_nothing_else_is_due(
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_its_test_rows_scores_them_when_it_is_resumed(
     demo_data: Path, write_config, send, undisturbed, tmp_path: Path
 ) -> None:
