@@ -16,6 +16,7 @@ from glmtune import __version__
 from glmtune.cli_data import data_app
 from glmtune.console import ignore_library_warnings, say
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
+from glmtune.launching import GroupEnded, end_with_launcher, launch, worker_arguments
 
 app = typer.Typer(
     name="glmtune",
@@ -32,6 +33,9 @@ BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an 
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
+NumProcesses = Annotated[
+    int | None, typer.Option("--nproc", help="Processes to start on this machine, one for each GPU.", min=1)
+]
 
 
 @app.command()
@@ -54,8 +58,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="A step, an evaluation, a save and a reload on the longest batch; no run.")
     ] = False,
+    num_processes: NumProcesses = None,
 ) -> None:
     """Train a model on DATA_DIR as CONFIG says."""
+    if num_processes is not None:
+        launch(num_processes, worker_arguments(sys.argv[1:]))
+        return
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import train as run_training
 
@@ -71,8 +79,12 @@ def resume(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run: its `output_dir`.")],
     checkpoint: Annotated[int | None, typer.Option(help="Step to go on from; the newest by default.")] = None,
     base_model: BaseModel = None,
+    num_processes: NumProcesses = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
+    if num_processes is not None:
+        launch(num_processes, worker_arguments(sys.argv[1:]))
+        return
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import resume as resume_run
 
@@ -275,6 +287,10 @@ def main() -> None:
         os.environ["GLMTUNE_DEBUG"] = "1"
     else:
         ignore_library_warnings()
+    end_with_launcher()
+    if "LOCAL_RANK" in os.environ:
+        # DeepSpeed's launcher tells every process its number in this way, too.
+        sys.argv = [argument for argument in sys.argv if not argument.startswith("--local_rank=")]
     try:
         app()
     except GlmtuneError as error:
@@ -284,7 +300,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as ended:
         # Typer ends with this code at Ctrl-C, without a word.
-        if ended.code == EXIT_INTERRUPTED:
+        if ended.code == EXIT_INTERRUPTED and not isinstance(ended, GroupEnded):
             say("interrupted")
         raise
     except BrokenPipeError:
