@@ -16,7 +16,7 @@ from glmtune import __version__
 from glmtune.cli_data import data_app
 from glmtune.console import ignore_library_warnings, say
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
-from glmtune.launching import GroupEnded, end_with_launcher, launch, worker_arguments
+from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 
 app = typer.Typer(
     name="glmtune",
@@ -61,8 +61,7 @@ def train(
     num_processes: NumProcesses = None,
 ) -> None:
     """Train a model on DATA_DIR as CONFIG says."""
-    if num_processes is not None:
-        launch(num_processes, worker_arguments(sys.argv[1:]))
+    if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import train as run_training
@@ -82,8 +81,7 @@ def resume(
     num_processes: NumProcesses = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
-    if num_processes is not None:
-        launch(num_processes, worker_arguments(sys.argv[1:]))
+    if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import resume as resume_run
@@ -288,9 +286,7 @@ def main() -> None:
     else:
         ignore_library_warnings()
     end_with_launcher()
-    if "LOCAL_RANK" in os.environ:
-        # DeepSpeed's launcher tells every process its number in this way, too.
-        sys.argv = [argument for argument in sys.argv if not argument.startswith("--local_rank=")]
+    adopt_deepspeed_launcher()
     try:
         app()
     except GlmtuneError as error:

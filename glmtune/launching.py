@@ -29,11 +29,22 @@ if TYPE_CHECKING:
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 MONITOR_SECONDS = 0.1
 LAUNCHER_VARIABLE = "GLMTUNE_LAUNCHER_PID"
+STRANGE_LAUNCHERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun"}
+"""Variable that holds a number of processes, and the command that sets it but no `RANK` and `WORLD_SIZE`."""
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 class GroupEnded(SystemExit):
     """The workers have ended and said why; the launcher has only their exit code to add."""
+
+
+def start_group(num_processes: int | None) -> bool:
+    """Run this very command in that many processes where a number is given; returns whether it has been done so."""
+    refuse_strange_launchers()
+    if num_processes is None:
+        return False
+    launch(num_processes, worker_arguments(sys.argv[1:]))
+    return True
 
 
 def worker_arguments(argv: Sequence[str]) -> list[str]:
@@ -87,6 +98,31 @@ def end_with_launcher() -> None:
         os.kill(launcher, 0)
     except ProcessLookupError:
         sys.exit(EXIT_FAILURE)  # it died before the kernel was asked
+
+
+def adopt_deepspeed_launcher() -> None:
+    """Take DeepSpeed's launcher for `torchrun`: its `--local_rank=N` is no option of ours, and one name differs."""
+    if "LOCAL_RANK" not in os.environ:
+        return
+    sys.argv = [argument for argument in sys.argv if not argument.startswith("--local_rank=")]
+    if "LOCAL_SIZE" in os.environ:
+        os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["LOCAL_SIZE"])
+
+
+def refuse_strange_launchers() -> None:
+    """Raise in one of several processes that know nothing of each other: each would take the run for its own."""
+    if "WORLD_SIZE" in os.environ:
+        return
+    for variable, launcher in STRANGE_LAUNCHERS.items():
+        num_processes = os.environ.get(variable, "1")
+        if num_processes != "1":
+            raise GlmtuneError(
+                f"`{launcher}` has started {num_processes} processes that know nothing of each other "
+                f"(`{variable}` is {num_processes})",
+                fix=f"have it start one on each machine: `{launcher} --ntasks-per-node=1 torchrun ... -m glmtune`"
+                if launcher == "srun"
+                else "start `torchrun -m glmtune` on each machine instead",
+            )
 
 
 class _Agent(threading.Thread):
