@@ -58,6 +58,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="A step, an evaluation, a save and a reload on the longest batch; no run.")
     ] = False,
+    deepspeed: Annotated[
+        str | None, typer.Option(help="DeepSpeed's file: --set training_args.deepspeed=FILE in short.")
+    ] = None,
     num_processes: NumProcesses = None,
 ) -> None:
     """Train a model on DATA_DIR as CONFIG says."""
@@ -67,6 +70,8 @@ def train(
     from glmtune.training.run import train as run_training
 
     settings = [*(overrides or ()), *(["data_config.strict=true"] if strict else [])]
+    if deepspeed is not None:
+        settings.append(f"training_args.deepspeed={json.dumps(deepspeed)}")
     run_training(
         data_dir, model, config, overrides=settings, base_model=base_model, init_from=init_from, dry_run=dry_run
     )

@@ -101,24 +101,25 @@ def _prepare_deepspeed(settings: dict[str, Any], notify: Callable[[str], None]) 
     """Make DeepSpeed work on what there is: one process without a launcher, or a machine without a GPU."""
     if importlib.util.find_spec("deepspeed") is None:
         raise GlmtuneError("`deepspeed` is not installed", fix="run `pip install deepspeed` (Linux only)")
-    settings["deepspeed"] = _deepspeed_settings(Path(settings["deepspeed"]), notify)
+    settings["deepspeed"] = _deepspeed_settings(settings["deepspeed"], notify)
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(alone)
 
 
-def _deepspeed_settings(path: Path, notify: Callable[[str], None]) -> dict[str, Any]:
-    """Return what DeepSpeed's file holds, with ZeRO-3 made to save whole weights."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
+def _deepspeed_settings(given: str | Mapping[str, Any], notify: Callable[[str], None]) -> dict[str, Any]:
+    """Return what DeepSpeed's file, or the section in its place, holds, with ZeRO-3 made to save whole weights."""
+    text = Path(given).read_text(encoding="utf-8") if isinstance(given, str) else json.dumps(dict(given))
+    settings = json.loads(text)
     zero = settings.get("zero_optimization", {})
     stage = zero.get("stage", 0)
     if stage not in (1, 2, 3):
         raise GlmtuneError(
             f"`zero_optimization.stage` is {json.dumps(stage)}; expected 1, 2 or 3",
-            where=str(path),
+            where=given if isinstance(given, str) else None,
             fix="to train without ZeRO, leave `deepspeed` out: `torchrun` alone trains with DDP",
         )
     if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-        notify(f"`stage3_gather_16bit_weights_on_model_save` is set to true: `{path.name}` would save empty weights")
+        notify("`stage3_gather_16bit_weights_on_model_save` is set to true: DeepSpeed would save empty weights")
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     return settings

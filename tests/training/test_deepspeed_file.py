@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glmtune import train
+from glmtune.config import load_config
 from glmtune.errors import GlmtuneError
 from glmtune.training.arguments import _deepspeed_settings
 
@@ -24,15 +27,15 @@ def write(folder: Path, content: Any) -> Path:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("ds_*.json")), ids=lambda path: path.name)
 def test_the_shipped_files_are_taken_as_they_are(path: Path) -> None:
     notes: list[str] = []
-    assert _deepspeed_settings(path, notes.append) == json.loads(path.read_text(encoding="utf-8"))
+    assert _deepspeed_settings(str(path), notes.append) == json.loads(path.read_text(encoding="utf-8"))
     assert not notes
 
 
-def test_zero_3_is_made_to_save_whole_weights(tmp_path: Path) -> None:
+def test_zero_3_is_made_to_save_whole_weights() -> None:
     notes: list[str] = []
-    settings = _deepspeed_settings(write(tmp_path, {"zero_optimization": {"stage": 3}}), notes.append)
+    settings = _deepspeed_settings({"zero_optimization": {"stage": 3}}, notes.append)
     assert settings == {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}}
-    assert notes == ["`stage3_gather_16bit_weights_on_model_save` is set to true: `ds.json` would save empty weights"]
+    assert notes == ["`stage3_gather_16bit_weights_on_model_save` is set to true: DeepSpeed would save empty weights"]
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,22 @@ def test_a_file_that_cannot_be_trained_with_is_told(
     assert str(caught.value).startswith(problem)
     assert caught.value.where == str(path)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("ds_*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize("name", ["lora.yaml", "ptuning_v2.yaml", "sft.yaml"])
+def test_every_shipped_configuration_finds_every_shipped_file_by_its_name(
+    name: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(CONFIGS / name, [f"training_args.deepspeed={path.name}"])
+    assert config.training_args["deepspeed"] == str(path)
+
+
+def test_the_flag_is_the_key_in_short(demo_data: Path, write_config, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "glmtune", "train", demo_data, "demo", write_config(), "--deepspeed", "no such file"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "`training_args.deepspeed`: there is no file `no such file`" in done.stderr
