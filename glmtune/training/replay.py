@@ -15,7 +15,7 @@ from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.modeling.sources import checkpoints_of
 
 from .arguments import training_arguments
-from .checkpoint import verify
+from .checkpoint import find_damage
 
 if TYPE_CHECKING:
     from .preparation import Prepared
@@ -58,12 +58,10 @@ def choose_for_replay(run_folder: Path) -> Path:
     logged = logged_losses(run_folder)
     for path in reversed(checkpoints_of(run_folder)):
         if any(step > step_of(path) for step in logged):
-            try:
-                verify(path)
-            except GlmtuneError as error:
-                notice(f"passed over {path.name}: {error.what}")
-            else:
+            problem = find_damage(path)
+            if not problem:
                 return path
+            notice(f"passed over `{path.name}`: {problem}")
     raise GlmtuneError(
         "there is nothing to verify: no loss was logged after a complete checkpoint",
         where=str(run_folder),

@@ -74,6 +74,7 @@ class GlmTrainer(Seq2SeqTrainer):
         self.eval_data = eval_data
         self.plan = plan
         self.asked = asked
+        self.resumed_from: Path | None = None
         # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
         self.model_accepts_loss_kwargs = True
         self.by_position = takes_positions(self.model)

@@ -7,8 +7,8 @@ global_stepN/optimizer-00001-of-00002.safetensors    what process 1 of 2 wrote: 
 global_stepN/engine.json                             numbers: steps done, learning rates, the optimizer's step count
 global_stepN/scheduler.pt                            the learning rate's schedule, where DeepSpeed keeps it
 
-Tensors are flat, (number of elements,), in float32. The model's own weights are not here: they stand beside, as in
-every other checkpoint, and are loaded before DeepSpeed divides the model.
+Tensors are flat, (number of elements,), in float32. The weights that are not trained are not here: the model is loaded
+before DeepSpeed divides it.
 
 DeepSpeed's public functions get at a weight's state once the optimizer has one; making an empty state to fill needs
 names that DeepSpeed does not publish. They stand here and nowhere else; tests fail when they change.
@@ -88,7 +88,7 @@ def save_checkpoint(engine: Any, save_dir: str, exclude_frozen_parameters: bool 
 
 
 def load_checkpoint(engine: Any, load_dir: str, **_: Any) -> tuple[str, dict[str, Any]]:
-    """Fill a fresh engine, whose model holds the saved weights, with the state below `load_dir`.
+    """Fill an engine with the state below `load_dir`: one that goes on, or one that goes back to its best checkpoint.
 
     Returns:
         What DeepSpeed's own function does: the folder, and an empty state for its caller.
@@ -106,6 +106,7 @@ def load_checkpoint(engine: Any, load_dir: str, **_: Any) -> tuple[str, dict[str
         for name, weight in _trained_weights(engine):
             for key in (MASTER, *numbers["divided"]):
                 _fill(weight, key, files[f"{name}:{key}"], f"{name}:{key}")
+            _fill_model(weight, files[f"{name}:{MASTER}"].get_tensor(f"{name}:{MASTER}"))
     if engine.lr_scheduler is not None:
         engine.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
     return str(folder), {}
@@ -223,6 +224,18 @@ def _fill(weight: Any, key: str, file: Any, name: str) -> None:
     part = file.get_slice(name)[first : first + size]
     share[: part.numel()] = part
     safe_set_local_fp32_param(weight, share) if key == MASTER else safe_set_local_optimizer_state(weight, share, key)
+
+
+def _fill_model(weight: Any, state: torch.Tensor) -> None:
+    """Copy a whole weight, (elements,), into the model, rounded to the model's type."""
+    import deepspeed
+
+    if not hasattr(weight, "ds_id"):
+        weight.data.copy_(state.view_as(weight))
+        return
+    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):
+        if torch.distributed.get_rank() == 0:
+            weight.data.copy_(state.view_as(weight))
 
 
 @contextmanager

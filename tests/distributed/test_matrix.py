@@ -213,3 +213,28 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(
     weights = weights_of(folder)
     for name, tensor in weights_of(before).items():
         torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=0)
+
+
+def test_the_best_checkpoint_is_what_a_spread_run_ends_with(
+    rows: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The learning rate ruins the model after its first evaluation; the test at the end is the best model's."""
+    scores = {}
+    for strategy in ("single", "zero2", "zero3"):
+        top = tmp_path_factory.mktemp(f"{strategy}-best")
+        changes = {"max_steps": 4, "save_steps": 2, "eval_steps": 2, "learning_rate": 0.3, "warmup_steps": 3,
+                   "load_best_model_at_end": True, "metric_for_best_model": "eval_loss",
+                   "predict_with_generate": False}  # fmt: skip
+        config = write_config(top, Cell("sft", False), strategy, **changes)
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings["data_config"]["test_file"] = "dev.jsonl"
+        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        run_in_one_group([("train", [str(rows), "demo", str(config)])], top, 1 if strategy == "single" else 2)
+        lines = (top / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        metrics = [json.loads(line) for line in lines]
+        evaluations = [line["eval_loss"] for line in metrics if "eval_loss" in line]
+        assert evaluations[0] < evaluations[-1]
+        scores[strategy] = next(line["test_loss"] for line in metrics if "test_loss" in line)
+        assert scores[strategy] == pytest.approx(evaluations[0], rel=1e-5)
+    assert scores["zero2"] == pytest.approx(scores["single"], rel=1e-4)
+    assert scores["zero3"] == pytest.approx(scores["single"], rel=1e-4)

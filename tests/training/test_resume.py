@@ -55,7 +55,7 @@ def test_resume_tells_what_it_cannot_do(demo_data: Path, write_config, tmp_path:
         f"`glmtune train DATA_DIR MODEL CONFIG --init-from {run / 'checkpoint-3'}`"
     )
     assert message(checkpoint_step=7) == (
-        f"`{run}` has no complete `checkpoint-7`\nhint: choose one of: `checkpoint-1`, `checkpoint-2`, `checkpoint-3`"
+        f"`{run}` has no `checkpoint-7`\nhint: choose one of: `checkpoint-1`, `checkpoint-2`, `checkpoint-3`"
     )
     with (run / "checkpoint-2" / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
@@ -66,10 +66,39 @@ def test_resume_tells_what_it_cannot_do(demo_data: Path, write_config, tmp_path:
         "hint: choose another with `--checkpoint STEP`; the run has: `checkpoint-1`, `checkpoint-2`, `checkpoint-3`"
     )
     (run / "checkpoint-1" / "manifest.json").unlink()
-    assert "choose one of: `checkpoint-2`, `checkpoint-3`" in message(checkpoint_step=1)
+    assert message(checkpoint_step=1).startswith("checkpoint `checkpoint-1` is damaged: it has no `manifest.json`\n")
     shutil.rmtree(run / "checkpoint-3")
     (run / "checkpoint-2" / "adapter_model.safetensors").unlink()
-    assert "`adapter_model.safetensors` is missing" in message()
+    assert message() == (
+        "the run has no complete checkpoint to resume from:\n"
+        "  - `checkpoint-2`: `adapter_model.safetensors` is missing\n"
+        "  - `checkpoint-1`: it has no `manifest.json`\n"
+        f"  --> {run}\n"
+        "hint: train anew"
+    )
+
+
+def test_resume_passes_over_damaged_checkpoints_and_names_them(
+    demo_data: Path, write_config, read_weights, capsys
+) -> None:
+    run = train(demo_data, "demo", write_config(max_steps=4, save_steps=1, eval_strategy="no"))
+    expected = read_weights(run / "checkpoint-4")
+    (run / "checkpoint-4" / "manifest.json").unlink()
+    weights = run / "checkpoint-3" / "adapter_model.safetensors"
+    size = weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[:-10])
+    (run / "checkpoint-2" / "optimizer.pt").unlink()
+    capsys.readouterr()
+    resume(run)
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "note: passed over `checkpoint-4`: it has no `manifest.json`\n"
+        f"note: passed over `checkpoint-3`: `adapter_model.safetensors` has {size - 10} bytes instead of {size}\n"
+        "note: passed over `checkpoint-2`: `optimizer.pt` is missing\n"
+    )
+    assert f"resuming {run} at step 1 of 4\n" in told
+    again = read_weights(run / "checkpoint-4")
+    assert all(again[name].equal(tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("method", ["lora", "sft"])
