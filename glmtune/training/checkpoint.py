@@ -165,7 +165,7 @@ def check_space(run_folder: Path) -> None:
     free = shutil.disk_usage(run_folder).free
     if free < needed:
         raise RunFailure(
-            f"the disk has {free / 1e9:.1f} GB left, and a checkpoint needs {needed / 1e9:.1f} GB",
+            f"the disk has {_megabytes(free)} MB left, and a checkpoint needs {_megabytes(needed)} MB",
             where=str(run_folder),
             fix=f"free some space (or set `save_total_limit`), then `glmtune resume {run_folder}`",
         )
@@ -194,6 +194,10 @@ def disk_errors_explained(run_folder: Path) -> Iterator[None]:
 def discard_staging(run_folder: Path) -> None:
     """Remove what an interrupted save left behind."""
     shutil.rmtree(run_folder / STAGING, ignore_errors=True)
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f}"
 
 
 def _free_name(path: Path) -> Path:

@@ -33,6 +33,7 @@ from glmtune.modeling.sources import checkpoints_of, find_model
 from . import checkpoint
 from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
 from .changes import asked_settings, changes_since, refuse_changes
+from .foreign_code import refuse_code
 from .global_batch import keep_global_batch
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
@@ -146,6 +147,7 @@ def _go_on(
 ) -> Path:
     """Choose the checkpoint, compare what the run was trained with, and train on; its folder is held meanwhile."""
     chosen = choose_for_replay(run_folder) if verify else checkpoint.choose(run_folder, checkpoint_step)
+    refuse_code(chosen)
     if not verify:
         _refuse_finished(chosen, request.config, run_folder)
     if base_model is not None:

@@ -100,9 +100,10 @@ def _lock(run_folder: Path) -> int | None:
             notice(f"`{run_folder}` is on a file system without locks: do not start two runs in one folder")
             return None
         if _is_file_at(lock, path):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"(pid {os.getpid()} on {socket.gethostname()}) ".encode(), 0)
             _held.add(lock)
+            with suppress(OSError):  # a full disk; the lock holds all the same
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"(pid {os.getpid()} on {socket.gethostname()}) ".encode(), 0)
             return lock
         os.close(lock)  # whoever held it has removed the file meanwhile
 
