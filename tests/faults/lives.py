@@ -74,6 +74,7 @@ class Life:
         """Begin to live; what the process says goes to `log`, which is made anew."""
         self.log = log
         self.exit_code: int | None = None
+        log.write_bytes(b"")  # here, since the child may be killed before its first line of code
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
