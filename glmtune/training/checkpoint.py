@@ -27,6 +27,7 @@ from .weight_check import Shapes, check_weights
 
 MANIFEST = "manifest.json"
 STAGING = ".saving"
+DELETED = "deleted-"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -133,7 +134,11 @@ def rotate(run_folder: Path, limit: int | None, best: str | None) -> None:
     replaced = sorted(run_folder.glob("checkpoint-*.replaced-*"))
     doomed = [path for path in complete if path.name not in keep][: max(0, len(complete) - limit)]
     for path in [*replaced, *doomed]:
-        shutil.rmtree(path)
+        # Out of the way first: a process that is killed here leaves no half of a checkpoint under its name.
+        dying = run_folder / STAGING / f"{DELETED}{path.name}"
+        dying.parent.mkdir(exist_ok=True)
+        path.rename(dying)
+        shutil.rmtree(dying)
 
 
 def place_in(run_folder: Path, checkpoint: str | None) -> str | None:

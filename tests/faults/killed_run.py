@@ -16,7 +16,7 @@ from small_run import EVAL_STEPS, NUM_ROWS, NUM_STEPS, logged, write_config
 from glmtune import resume, train
 from glmtune.errors import EXIT_USER_ERROR
 from glmtune.modeling.sources import checkpoints_of
-from glmtune.training.checkpoint import MANIFEST, STAGING, verify
+from glmtune.training.checkpoint import DELETED, MANIFEST, STAGING, verify
 
 LIMIT = 2
 """Checkpoints that are kept, so that each save deletes one."""
@@ -128,17 +128,19 @@ class KilledRun:
             f"{line}\n{other}" for line, other in zip_longest(found, expected) if line != other
         )
         assert self.newest() == NUM_STEPS
+        assert len(list(self.folder.glob("checkpoint-*"))) == LIMIT, "something half deleted stayed behind"
         self.figures.equal_runs += 1
 
     def stage(self) -> str:
         """Say what the process was about, from what it left."""
-        if not self.newest() and not (self.folder / STAGING).is_dir():
+        staging = self.folder / STAGING
+        if not self.newest() and not staging.is_dir():
             return STARTING
-        if any((self.folder / STAGING).glob(f"checkpoint-*/{MANIFEST}")):
+        if any(staging.glob(f"checkpoint-*/{MANIFEST}")):
             return SEALED
-        if any((self.folder / STAGING).glob("checkpoint-*")):
+        if any(staging.glob("checkpoint-*")):
             return WRITING
-        if len(list(self.folder.glob("checkpoint-*"))) > LIMIT:
+        if any(staging.glob(f"{DELETED}*")) or len(checkpoints_of(self.folder)) > LIMIT:
             return DELETING
         if not self.newest():
             return STARTING

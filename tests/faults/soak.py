@@ -55,7 +55,7 @@ def soak(num_kills: int, seed: int, room: Path) -> dict[str, float]:
     return {
         "kills": figures.kills.total(),
         "kills while saving": sum(figures.kills[stage] for stage in WHILE_SAVING),
-        **{f"  {stage}": figures.kills[stage] for stage in STAGES},
+        **{stage: figures.kills[stage] for stage in STAGES},
         "lives that went on from a checkpoint": figures.resumed,
         "begun anew: no checkpoint yet": figures.begun_anew,
         "runs that were killed and then came to their end": figures.runs,

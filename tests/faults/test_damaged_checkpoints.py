@@ -13,7 +13,7 @@ from small_run import hashes, logged, write_config
 from glmtune import resume, train
 from glmtune.data.store import file_hash
 from glmtune.errors import GlmtuneError
-from glmtune.training.checkpoint import choose, find_damage
+from glmtune.training.checkpoint import choose, discard_staging, find_damage, rotate
 
 FILES = (
     "README.md",
@@ -160,3 +160,17 @@ def test_a_missing_shard_is_named_and_the_run_goes_on_from_the_checkpoint_before
     found = load_file(run / "checkpoint-3" / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
+
+
+def test_a_deletion_that_is_cut_off_leaves_no_half_of_a_checkpoint(run: Path, monkeypatch) -> None:
+    def cut_off(path: Path, **_: object) -> None:
+        (path / "manifest.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            rotate(run, 1, best=None)
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-4"]
+    discard_staging(run)
+    assert not list(run.glob(".*"))

@@ -28,4 +28,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_the_undisturbed_one(tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert figures["kills"] == 8
-    assert figures["of them equal to the undisturbed run, bit for bit"] == 2
+    assert figures["of them equal to the undisturbed run, bit for bit"] >= 2
+    assert figures["evaluating"] >= 1
+    assert figures["before the first checkpoint"] >= 1
