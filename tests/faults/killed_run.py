@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -58,6 +59,7 @@ class KilledRun:
         self.log = room / "log"
         self.chance = chance
         self.figures = figures
+        self.begun = 0
 
     def newest(self) -> int:
         """Return the step of the newest complete checkpoint; 0 where there is none."""
@@ -66,6 +68,7 @@ class KilledRun:
 
     def begin_life(self) -> Life:
         """Train or resume, as a user would."""
+        self.begun = time.time_ns()
         if self.newest():
             return Life(lambda: resume(self.folder), self.log)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -134,20 +137,25 @@ class KilledRun:
     def stage(self) -> str:
         """Say what the process was about, from what it left."""
         staging = self.folder / STAGING
-        if not self.newest() and not staging.is_dir():
-            return STARTING
-        if any(staging.glob(f"checkpoint-*/{MANIFEST}")):
+        if any(map(self._is_new, staging.glob(f"checkpoint-*/{MANIFEST}"))):
             return SEALED
-        if any(staging.glob("checkpoint-*")):
+        if any(map(self._is_new, staging.glob("checkpoint-*"))):
             return WRITING
-        if any(staging.glob(f"{DELETED}*")) or len(checkpoints_of(self.folder)) > LIMIT:
+        if any(map(self._is_new, staging.glob(f"{DELETED}*"))):
             return DELETING
         if not self.newest():
             return STARTING
         for predictions in self.folder.glob("predictions/step-*.jsonl"):
-            if predictions.read_bytes().count(b"\n") < NUM_ROWS["dev"]:
+            if self._is_new(predictions) and predictions.read_bytes().count(b"\n") < NUM_ROWS["dev"]:
                 return EVALUATING
         return TRAINING
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether the present life made or changed this; what those before it left says nothing of it."""
+        try:
+            return path.stat().st_ctime_ns >= self.begun
+        except FileNotFoundError:
+            return False
 
     def _look_at(self, life: Life, before: int) -> None:
         """Raise unless the process did what it should, and left nothing damaged.
@@ -180,6 +188,6 @@ class KilledRun:
         final = self.folder / staged.name
         signs = {"begun": staged, "sealed": staged / MANIFEST, "renamed": final}
         sign = signs[chance.choice(("begun", "begun", "sealed", "renamed"))]
-        if life.wait_until(lambda: sign.exists() or final.exists()):
-            longest = 0.1 if sign == staged else 0.005
+        if life.wait_until(lambda: self._is_new(sign) or self._is_new(final)):
+            longest = 0.03 if sign == staged else 0.003
             life.wait(chance.uniform(0, longest))
