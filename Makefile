@@ -20,7 +20,8 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "(slow or multi) and not gpu"
 
-# Kills a small run at random moments; prints the seed (`SEED=` repeats it) and at the end what came of it.
+# Kills a small run at random moments, and prints at the end what came of it. `SEED=` chooses the moments again, as far
+# as a clock allows.
 soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
