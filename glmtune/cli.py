@@ -16,6 +16,7 @@ from glmtune import __version__
 from glmtune.cli_data import data_app
 from glmtune.console import ignore_library_warnings, say
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
+from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 
 app = typer.Typer(
     name="glmtune",
@@ -32,6 +33,9 @@ BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an 
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
+NumProcesses = Annotated[
+    int | None, typer.Option("--nproc", help="Processes to start on this machine, one for each GPU.", min=1)
+]
 
 
 @app.command()
@@ -54,8 +58,11 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="A step, an evaluation, a save and a reload on the longest batch; no run.")
     ] = False,
+    num_processes: NumProcesses = None,
 ) -> None:
     """Train a model on DATA_DIR as CONFIG says."""
+    if start_group(num_processes):
+        return
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import train as run_training
 
@@ -83,8 +90,11 @@ def resume(
     verify: Annotated[
         bool, typer.Option("--verify", help="Train the last logged losses once more and compare; then stop.")
     ] = False,
+    num_processes: NumProcesses = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
+    if start_group(num_processes):
+        return
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import resume as resume_run
 
@@ -294,6 +304,8 @@ def main() -> None:
         os.environ["GLMTUNE_DEBUG"] = "1"
     else:
         ignore_library_warnings()
+    end_with_launcher()
+    adopt_deepspeed_launcher()
     try:
         app()
     except GlmtuneError as error:
@@ -303,7 +315,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as ended:
         # Typer ends with this code at Ctrl-C, without a word.
-        if ended.code == EXIT_INTERRUPTED:
+        if ended.code == EXIT_INTERRUPTED and not isinstance(ended, GroupEnded):
             say("interrupted")
         raise
     except BrokenPipeError:

@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 ROOMS = [
     "errors",
     "console",
+    "launching",
     "text_table",
     "family",
     "yaml_source",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         settings[f"{key}_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
     settings["report_to"] = reporters(config) or ["none"]
     if settings.get("deepspeed"):
-        _prepare_deepspeed(settings)
+        _prepare_deepspeed(settings, notify)
     try:
         arguments = Seq2SeqTrainingArguments(**settings)
     except (ValueError, ImportError) as error:
@@ -96,10 +97,28 @@ def _choose_precision(config: RunConfig, settings: dict[str, Any], notify: Calla
         )
 
 
-def _prepare_deepspeed(settings: dict[str, Any]) -> None:
+def _prepare_deepspeed(settings: dict[str, Any], notify: Callable[[str], None]) -> None:
     """Make DeepSpeed work on what there is: one process without a launcher, or a machine without a GPU."""
     if importlib.util.find_spec("deepspeed") is None:
         raise GlmtuneError("`deepspeed` is not installed", fix="run `pip install deepspeed` (Linux only)")
+    settings["deepspeed"] = _deepspeed_settings(Path(settings["deepspeed"]), notify)
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(alone)
+
+
+def _deepspeed_settings(path: Path, notify: Callable[[str], None]) -> dict[str, Any]:
+    """Return what DeepSpeed's file holds, with ZeRO-3 made to save whole weights."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    zero = settings.get("zero_optimization", {})
+    stage = zero.get("stage", 0)
+    if stage not in (1, 2, 3):
+        raise GlmtuneError(
+            f"`zero_optimization.stage` is {json.dumps(stage)}; expected 1, 2 or 3",
+            where=str(path),
+            fix="to train without ZeRO, leave `deepspeed` out: `torchrun` alone trains with DDP",
+        )
+    if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        notify(f"`stage3_gather_16bit_weights_on_model_save` is set to true: `{path.name}` would save empty weights")
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return settings

@@ -51,7 +51,7 @@ def publish(staged: Path, run_folder: Path, shapes: Shapes) -> Path:
     final = run_folder / staged.name
     if final.exists():
         # A run that goes on from an older checkpoint passes this step again; what stood here is kept.
-        final.rename(_free_name(final))
+        final.rename(free_name(final))
     staged.rename(final)
     _sync(run_folder)
     return final
@@ -205,7 +205,7 @@ def _megabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:,.1f}"
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
     number = 1
     while (candidate := path.with_name(f"{path.name}.replaced-{number}")).exists():
         number += 1

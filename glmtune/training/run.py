@@ -21,6 +21,7 @@ from transformers import Seq2SeqTrainingArguments, set_seed
 from glmtune.config import RunConfig, load_config
 from glmtune.console import is_main_process, notice, quiet_libraries, say
 from glmtune.data.collating import collate
+from glmtune.data.dataset import EncodedData
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.evaluate import GenerationPlan
 from glmtune.evaluation.generate import generation_config
@@ -35,11 +36,13 @@ from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_
 from .changes import asked_settings, changes_since, refuse_changes
 from .foreign_code import refuse_code
 from .global_batch import keep_global_batch
+from .group_watch import watch_group
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
 from .reports import check_reporters
 from .run_data import as_records, find_run_files
 from .run_folder import (
+    RUN_FILE,
     RunRequest,
     check_shared,
     read_request,
@@ -49,11 +52,15 @@ from .run_folder import (
     write_run_file,
 )
 from .run_lock import hold_run
+from .stopping import Preempted, heed_signals, stop_request
 from .trainer import GlmTrainer, record_left_out
+from .unfinished import AlreadyTrained, remains
 from .zero_state import divisible_checkpoints
 
 
 @quiet_libraries()
+@heed_signals()
+@watch_group()
 def train(
     data_dir: str | Path,
     model: str,
@@ -99,6 +106,8 @@ def train(
 
 
 @quiet_libraries()
+@heed_signals()
+@watch_group()
 def resume(
     run_dir: str | Path,
     *,
@@ -181,25 +190,28 @@ def execute(
     use_one_gpu(notice)
     arguments = training_arguments(config, run_folder, notice)
     set_seed(arguments.seed)
-    model = build_model(prepared, arguments, resume_from)
-    if is_main_process():
-        run_folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.discard_staging(run_folder)
-        if resume_from is None:
-            write_run_file(run_folder, prepared.request, prepared.source, prepared.data_files, arguments)
-        record_left_out(run_folder, list(prepared.data.values()))
     trainer: GlmTrainer | None = None
     try:
+        model = build_model(prepared, arguments, resume_from)
+        if is_main_process():
+            run_folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.discard_staging(run_folder)
+            if resume_from is None:
+                write_run_file(run_folder, prepared.request, prepared.source, prepared.data_files, arguments)
+            record_left_out(run_folder, list(prepared.data.values()))
         check_shared(run_folder)
         trainer = build_trainer(prepared, arguments, model, run_folder)
-        fit(trainer, run_folder, resume_from)
-        test_data = prepared.data.get("test")
-        if test_data is not None:
-            trainer.evaluate(test_data, metric_key_prefix="test")
+        try:
+            fit(trainer, run_folder, resume_from)
+        except AlreadyTrained:
+            trainer.finish()
+        score_test_rows(trainer, prepared.data.get("test"))
     except BaseException as error:
-        _clean_up(trainer, run_folder, is_new_folder)
-        if isinstance(error, KeyboardInterrupt) and trainer is not None:
+        _clean_up(trainer, run_folder, is_new_folder=is_new_folder, is_resumed=resume_from is not None)
+        if isinstance(error, (KeyboardInterrupt, Preempted)) and trainer is not None:
             say(f"stopped at step {trainer.state.global_step}: {_way_on(run_folder)}")
+        if stop_request().is_leaving:
+            leave_process_group()
         raise
     if is_main_process():
         checkpoint.discard_staging(run_folder)
@@ -287,7 +299,7 @@ def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:
     """Raise where the checkpoint is the run's last, unless the configuration asks for more steps now."""
     state = checkpoint.read_state(chosen)
     last = max(state["max_steps"], config.training_args.get("max_steps", -1))
-    if state["global_step"] >= last:
+    if state["global_step"] >= last and not remains(run_folder, state, config):
         raise GlmtuneError(
             f"the run has finished: `{chosen.name}` is its last step",
             where=str(run_folder),
@@ -310,15 +322,31 @@ def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None
         trainer.accelerator.wait_for_everyone()
 
 
-def _clean_up(trainer: GlmTrainer | None, run_folder: Path, is_new_folder: bool) -> None:
-    """Remove what a run that ended early leaves half made; all of its folder where not one step was taken."""
+def score_test_rows(trainer: GlmTrainer, test_data: EncodedData | None) -> None:
+    """Score the trained model on the test rows, where there are any; a signal ends the run before, and at once."""
+    request = stop_request()
+    request.is_stepping = False
+    if test_data is None:
+        return
+    if request.agree(trainer.args.device):
+        trainer.stopping.end()
+    trainer.evaluate(test_data, metric_key_prefix="test")
+
+
+def _clean_up(trainer: GlmTrainer | None, run_folder: Path, *, is_new_folder: bool, is_resumed: bool) -> None:
+    """Remove what a run that ended early leaves half made; all that it wrote where not one step was taken."""
     if trainer is not None:
         trainer.progress.close()
     if not is_main_process():
         return
     checkpoint.discard_staging(run_folder)
-    if is_new_folder and (trainer is None or trainer.state.global_step == 0):
+    if is_resumed or (trainer is not None and trainer.state.global_step > 0):
+        return
+    if is_new_folder:
         shutil.rmtree(run_folder, ignore_errors=True)
+    else:
+        # The folder was the user's; without this file another run may begin in it.
+        (run_folder / RUN_FILE).unlink(missing_ok=True)
 
 
 def _way_on(run_folder: Path) -> str:
