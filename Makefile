@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Processes that run tests side by side; one thread each, since torch's threads wait for each other on busy cores.
 WORKERS ?= 2
+# How often `make soak` kills a run.
+KILLS ?= 100
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow soak check clean
 
 # One thread: a model this small gains little from more, and loses ten times where other programs use the cores, too.
 demo: $(VENV)/ready
@@ -17,6 +19,11 @@ test: $(VENV)/ready
 # The demo, whole runs on real rows, several processes: what takes longer.
 test-slow: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "(slow or multi) and not gpu"
+
+# Kills a small run at random moments, and prints at the end what came of it. `SEED=` chooses the moments again, as far
+# as a clock allows.
+soak: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -101,9 +101,13 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero and self.path.is_file():
-            # A run that was killed may have left half a line, which would spoil the one that follows.
-            content = self.path.read_bytes()
-            self.path.write_bytes(content[: content.rfind(b"\n") + 1])
+            # Steps beyond the checkpoint are trained again, and logged again.
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if _belongs_before(line, state.global_step)]
+            if kept != lines:
+                staged = self.path.with_name(f".{self.path.name}")
+                staged.write_bytes(b"".join(kept))
+                staged.replace(self.path)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -157,6 +161,16 @@ class CheckpointMover(TrainerCallback):
         outcome = [failure is not None]
         torch.distributed.broadcast_object_list(outcome)
         return outcome[0]
+
+
+def _belongs_before(line: bytes, step: int) -> bool:
+    """Whether a logged line is whole, and of a step up to this one; a run that was killed may leave half a line."""
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        return int(json.loads(line).get("step", 0)) <= step
+    except (ValueError, AttributeError, TypeError):
+        return True  # not a line of ours
 
 
 def _duration(seconds: float) -> str:

@@ -27,6 +27,7 @@ from .weight_check import Shapes, check_weights
 
 MANIFEST = "manifest.json"
 STAGING = ".saving"
+DELETED = "deleted-"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -133,7 +134,11 @@ def rotate(run_folder: Path, limit: int | None, best: str | None) -> None:
     replaced = sorted(run_folder.glob("checkpoint-*.replaced-*"))
     doomed = [path for path in complete if path.name not in keep][: max(0, len(complete) - limit)]
     for path in [*replaced, *doomed]:
-        shutil.rmtree(path)
+        # Out of the way first: a process that is killed here leaves no half of a checkpoint under its name.
+        dying = run_folder / STAGING / f"{DELETED}{path.name}"
+        dying.parent.mkdir(exist_ok=True)
+        path.rename(dying)
+        shutil.rmtree(dying)
 
 
 def place_in(run_folder: Path, checkpoint: str | None) -> str | None:
@@ -165,7 +170,7 @@ def check_space(run_folder: Path) -> None:
     free = shutil.disk_usage(run_folder).free
     if free < needed:
         raise RunFailure(
-            f"the disk has {free / 1e9:.1f} GB left, and a checkpoint needs {needed / 1e9:.1f} GB",
+            f"the disk has {_megabytes(free)} MB left, and a checkpoint needs {_megabytes(needed)} MB",
             where=str(run_folder),
             fix=f"free some space (or set `save_total_limit`), then `glmtune resume {run_folder}`",
         )
@@ -194,6 +199,10 @@ def disk_errors_explained(run_folder: Path) -> Iterator[None]:
 def discard_staging(run_folder: Path) -> None:
     """Remove what an interrupted save left behind."""
     shutil.rmtree(run_folder / STAGING, ignore_errors=True)
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f}"
 
 
 def free_name(path: Path) -> Path:

@@ -34,6 +34,7 @@ from glmtune.modeling.sources import checkpoints_of, find_model
 from . import checkpoint
 from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
 from .changes import asked_settings, changes_since, refuse_changes
+from .foreign_code import refuse_code
 from .global_batch import keep_global_batch
 from .group_watch import watch_group
 from .preparation import Prepared, absolute, model_source, prepare_run
@@ -50,6 +51,7 @@ from .run_folder import (
     world_size,
     write_run_file,
 )
+from .run_lock import hold_run
 from .stopping import Preempted, heed_signals, stop_request
 from .trainer import GlmTrainer, record_left_out
 from .unfinished import AlreadyTrained, remains
@@ -92,14 +94,15 @@ def train(
         init_from=absolute(init_from) if init_from else None,
     )
     run_folder = Path(config.training_args["output_dir"])
-    refuse_used_folder(run_folder)
-    check_reporters(config)
-    prepared = prepare_run(request)
-    if dry_run:
-        from .preflight import preflight
+    with nullcontext(False) if dry_run else hold_run(run_folder) as is_new_folder:
+        refuse_used_folder(run_folder)
+        check_reporters(config)
+        prepared = prepare_run(request)
+        if dry_run:
+            from .preflight import preflight
 
-        return preflight(prepared, run_folder)
-    return execute(prepared, run_folder)
+            return preflight(prepared, run_folder)
+        return execute(prepared, run_folder, is_new_folder=is_new_folder)
 
 
 @quiet_libraries()
@@ -129,7 +132,31 @@ def resume(
     """
     run_folder = Path(run_dir)
     request, record = read_request(run_folder, overrides)
+    with hold_run(run_folder):
+        return _go_on(
+            run_folder,
+            request,
+            record,
+            checkpoint_step=checkpoint_step,
+            base_model=base_model,
+            accept_changes=accept_changes,
+            verify=verify,
+        )
+
+
+def _go_on(
+    run_folder: Path,
+    request: RunRequest,
+    record: dict[str, Any],
+    *,
+    checkpoint_step: int | None,
+    base_model: str | None,
+    accept_changes: bool,
+    verify: bool,
+) -> Path:
+    """Choose the checkpoint, compare what the run was trained with, and train on; its folder is held meanwhile."""
     chosen = choose_for_replay(run_folder) if verify else checkpoint.choose(run_folder, checkpoint_step)
+    refuse_code(chosen)
     if not verify:
         _refuse_finished(chosen, request.config, run_folder)
     if base_model is not None:
@@ -155,11 +182,12 @@ def resume(
     return execute(prepared, run_folder, resume_from=chosen)
 
 
-def execute(prepared: Prepared, run_folder: Path, *, resume_from: Path | None = None) -> Path:
+def execute(
+    prepared: Prepared, run_folder: Path, *, resume_from: Path | None = None, is_new_folder: bool = False
+) -> Path:
     """Load and adapt the model, train it and score it; a run that cannot start leaves no folder behind."""
     config = prepared.request.config
     use_one_gpu(notice)
-    is_new_folder = not run_folder.exists()
     arguments = training_arguments(config, run_folder, notice)
     set_seed(arguments.seed)
     trainer: GlmTrainer | None = None
