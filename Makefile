@@ -16,7 +16,7 @@ test: $(VENV)/ready
 
 # The demo, whole runs on real rows, several processes: what takes longer.
 test-slow: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "(slow or multi) and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "(slow or multi) and not gpu"
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -76,8 +76,20 @@ def train(
 @app.command()
 def resume(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run: its `output_dir`.")],
-    checkpoint: Annotated[int | None, typer.Option(help="Step to go on from; the newest by default.")] = None,
+    checkpoint: Annotated[
+        int | None, typer.Option(help="Step to go on from; the newest whole checkpoint by default.")
+    ] = None,
     base_model: BaseModel = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key from now on; needs --accept-changes."),
+    ] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although data, model or configuration have changed.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Train the last logged losses once more and compare; then stop.")
+    ] = False,
     num_processes: NumProcesses = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
@@ -86,7 +98,14 @@ def resume(
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import resume as resume_run
 
-    resume_run(run_dir, checkpoint_step=checkpoint, base_model=base_model)
+    resume_run(
+        run_dir,
+        checkpoint_step=checkpoint,
+        base_model=base_model,
+        overrides=overrides or (),
+        accept_changes=accept_changes,
+        verify=verify,
+    )
     leave_process_group()
 
 

@@ -144,11 +144,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return _build(source, Path(path).parent)
 
 
-def config_from_mapping(source: Mapping[str, Any], *, where: str) -> RunConfig:
+def config_from_mapping(source: Mapping[str, Any], *, where: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the checked configuration of a run folder's saved `source`; `where` names it in messages."""
     if not isinstance(source, Mapping):
         raise GlmtuneError(f"expected keys and values, found {found(source)}", where=where)
-    return _build(Source(origin=where, values=dict(source)), None)
+    values = Source(origin=where, values=dict(source))
+    for override in overrides:
+        values.override(override)
+    return _build(values, None)
 
 
 def _build(source: Source, config_folder: Path | None) -> RunConfig:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from glmtune.data.rendering import ChatRenderer
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family, family_of
 
-from .sources import ModelSource
+from .sources import ADAPTER_WEIGHTS, ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,18 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool) ->
             where=str(folder),
             fix="give the model that it was trained on with `--base-model`",
         ) from error
+
+
+def load_adapter_weights(model: PeftModel, folder: Path) -> None:
+    """Copy the weights of a saved adapter into the model's own, which has the same shape."""
+    result: Any = set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+    # A prefix is loaded into its encoder, under another name than in the file.
+    unexpected = [name for name in result.unexpected_keys if name != "prompt_embeddings"]
+    if unexpected:
+        raise GlmtuneError(
+            f"the adapter does not fit the run's configuration: it holds `{unexpected[0]}`",
+            where=str(folder / ADAPTER_WEIGHTS),
+        )
 
 
 def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase, family: Family) -> list[int]:

@@ -9,12 +9,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.console import say, show_evaluation
+from glmtune.errors import GlmtuneError, RunFailure
 
 from . import checkpoint
+from .weight_check import saved_shapes
 
 if TYPE_CHECKING:
     from .trainer import GlmTrainer
@@ -118,17 +122,41 @@ class CheckpointMover(TrainerCallback):
         self.run_folder = run_folder
         self.save_total_limit = save_total_limit
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # transformers forgets a best checkpoint that is no longer where it was saved.
+        if self.trainer.resumed_from is not None:
+            recorded = checkpoint.read_state(self.trainer.resumed_from)["best_model_checkpoint"]
+            state.best_model_checkpoint = checkpoint.place_in(self.run_folder, recorded)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.trainer.accelerator.wait_for_everyone()
         staged = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        final = self.run_folder / staged.name
         if state.best_model_checkpoint == str(staged):
-            state.best_model_checkpoint = str(final)
+            state.best_model_checkpoint = str(self.run_folder / staged.name)
+        failure: Exception | None = None
         if state.is_world_process_zero:
-            state.save_to_json(str(staged / "trainer_state.json"))
-            checkpoint.publish(staged, self.run_folder)
-            checkpoint.rotate(self.run_folder, self.save_total_limit, state.best_model_checkpoint)
-        self.trainer.accelerator.wait_for_everyone()
+            try:
+                self._move(staged, state)
+            except (GlmtuneError, OSError, SafetensorError) as error:
+                failure = error
+        # The others would wait for ever for a main process that has left.
+        if self._has_failed(failure):
+            raise failure or RunFailure("the main process could not complete the checkpoint", where=str(staged.name))
+
+    def _move(self, staged: Path, state: TrainerState) -> None:
+        """Seal and move the checkpoint, and delete what is beyond the limit; the main process does."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        state.save_to_json(str(staged / "trainer_state.json"))
+        checkpoint.publish(staged, self.run_folder, saved_shapes(model))
+        checkpoint.rotate(self.run_folder, self.save_total_limit, state.best_model_checkpoint)
+
+    def _has_failed(self, failure: Exception | None) -> bool:
+        """Tell every process whether the main process failed; all of them wait for it here."""
+        if not torch.distributed.is_initialized():
+            return failure is not None
+        outcome = [failure is not None]
+        torch.distributed.broadcast_object_list(outcome)
+        return outcome[0]
 
 
 def _duration(seconds: float) -> str:

@@ -16,80 +16,102 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from glmtune.console import notice
 from glmtune.data.store import file_hash
 from glmtune.errors import GlmtuneError, RunFailure
-from glmtune.modeling.sources import checkpoints_of
+from glmtune.modeling.sources import CHECKPOINT_NAME, checkpoints_of
+
+from .weight_check import Shapes, check_weights
 
 MANIFEST = "manifest.json"
 STAGING = ".saving"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def publish(staged: Path, run_folder: Path) -> Path:
-    """Verify a staged checkpoint, seal it with a manifest and move it into the run; returns its new place."""
-    check_weights(staged)
+def publish(staged: Path, run_folder: Path, shapes: Shapes) -> Path:
+    """Verify a staged checkpoint, seal it with a manifest and move it into the run; returns its new place.
+
+    Args:
+        staged: Where all processes have written it.
+        run_folder: Where it goes.
+        shapes: Of the weights that it has to hold.
+    """
+    check_weights(staged, shapes)
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     manifest = {
         str(path.relative_to(staged)): {"size": path.stat().st_size, "sha256": file_hash(path)} for path in files
     }
     (staged / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1), encoding="utf-8")
-    for path in [*files, staged / MANIFEST]:
+    folders = [path for path in staged.rglob("*") if path.is_dir()]
+    for path in [*files, staged / MANIFEST, *folders, staged]:
         _sync(path)
     final = run_folder / staged.name
     if final.exists():
         # A run that goes on from an older checkpoint passes this step again; what stood here is kept.
-        final.rename(_free_name(final))
+        final.rename(free_name(final))
     staged.rename(final)
     _sync(run_folder)
     return final
 
 
-def check_weights(folder: Path) -> None:
-    """Raise unless every saved tensor has a shape and only finite numbers."""
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 -- not a dict
-                tensor = file.get_tensor(name)
-                if not tensor.numel():
-                    raise RunFailure(f"weight `{name}` was saved empty", where=str(path))
-                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                    raise RunFailure(f"weight `{name}` holds numbers that are not finite", where=str(path))
-
-
 def verify(checkpoint: Path) -> None:
     """Raise unless every file of a checkpoint is there, whole and unchanged."""
-    manifest = checkpoint / MANIFEST
-    if not manifest.is_file():
-        raise GlmtuneError(f"`{checkpoint}` is not a complete checkpoint: it has no `{MANIFEST}`")
-    for name, expected in json.loads(manifest.read_text(encoding="utf-8"))["files"].items():
+    if problem := find_damage(checkpoint):
+        raise GlmtuneError(f"checkpoint `{checkpoint.name}` is damaged: {problem}", where=str(checkpoint))
+
+
+def find_damage(checkpoint: Path) -> str:
+    """Return what is wrong with a checkpoint, in words; nothing where every file is as it was saved."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = [(name, int(facts["size"]), str(facts["sha256"])) for name, facts in files.items()]
+    except FileNotFoundError:
+        return f"it has no `{MANIFEST}`"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"`{MANIFEST}` cannot be read"
+    for name, size, sha256 in expected:
         path = checkpoint / name
         if not path.is_file():
-            problem = "is missing"
-        elif path.stat().st_size != expected["size"]:
-            problem = f"has {path.stat().st_size} bytes instead of {expected['size']}"
-        elif file_hash(path) != expected["sha256"]:
-            problem = "has changed since it was saved"
-        else:
-            continue
-        raise GlmtuneError(f"checkpoint `{checkpoint.name}` is damaged: `{name}` {problem}", where=str(checkpoint))
+            return f"`{name}` is missing"
+        if path.stat().st_size != size:
+            return f"`{name}` has {path.stat().st_size} bytes instead of {size}"
+        if file_hash(path) != sha256:
+            return f"`{name}` has changed since it was saved"
+    return ""
 
 
 def choose(run_folder: Path, step: int | None) -> Path:
-    """Return the checkpoint to go on from: the newest, or that of a step; raises with those that are there."""
-    complete = checkpoints_of(run_folder)
-    names = ", ".join(f"`{path.name}`" for path in complete) or "none"
-    if not complete:
+    """Return the checkpoint to go on from: that of a step, or the newest that is whole.
+
+    Says which newer ones were passed over, and why; raises where none is left.
+    """
+    candidates = _all_checkpoints(run_folder)
+    if not candidates:
         raise GlmtuneError(f"the run `{run_folder}` has no complete checkpoint to resume from", fix="train anew")
-    if step is None:
-        chosen = complete[-1]
-    else:
-        found = [path for path in complete if path.name == f"checkpoint-{step}"]
-        if not found:
-            raise GlmtuneError(f"`{run_folder}` has no complete `checkpoint-{step}`", fix=f"choose one of: {names}")
-        chosen = found[0]
+    if step is not None:
+        return _choose_step(run_folder, candidates, step)
+    damage: list[tuple[Path, str]] = []
+    for candidate in reversed(candidates):
+        if problem := find_damage(candidate):
+            damage.append((candidate, problem))
+            continue
+        for passed_over, reason in damage:
+            notice(f"passed over `{passed_over.name}`: {reason}")
+        return candidate
+    listed = "".join(f"\n  - `{path.name}`: {problem}" for path, problem in damage)
+    raise GlmtuneError(
+        f"the run has no complete checkpoint to resume from:{listed}", where=str(run_folder), fix="train anew"
+    )
+
+
+def _choose_step(run_folder: Path, candidates: list[Path], step: int) -> Path:
+    """Return the checkpoint of a step; raises with those that are there where it is missing or damaged."""
+    names = ", ".join(f"`{path.name}`" for path in candidates)
+    chosen = run_folder / f"checkpoint-{step}"
+    if chosen not in candidates:
+        raise GlmtuneError(f"`{run_folder}` has no `{chosen.name}`", fix=f"choose one of: {names}")
     try:
         verify(chosen)
     except GlmtuneError as error:
@@ -99,14 +121,39 @@ def choose(run_folder: Path, step: int | None) -> Path:
 
 
 def rotate(run_folder: Path, limit: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints beyond the limit; the newest and the best always stay."""
-    if not limit:
-        return
+    """Delete the oldest checkpoints beyond the limit; the newest and the best always stay.
+
+    Checkpoints that were replaced, when a run went on from an older one, are the oldest of all. Nothing is deleted
+    where the newest has lost a file since it was written.
+    """
     complete = checkpoints_of(run_folder)
+    if not limit or not complete or not _has_all_files(complete[-1]):
+        return
     keep = {complete[-1].name} | ({Path(best).name} if best else set())
+    replaced = sorted(run_folder.glob("checkpoint-*.replaced-*"))
     doomed = [path for path in complete if path.name not in keep][: max(0, len(complete) - limit)]
-    for path in doomed:
+    for path in [*replaced, *doomed]:
         shutil.rmtree(path)
+
+
+def place_in(run_folder: Path, checkpoint: str | None) -> str | None:
+    """Return where a recorded checkpoint of the run is now, whose folder may have been moved; None where it is gone."""
+    if checkpoint is None or not (run_folder / Path(checkpoint).name).is_dir():
+        return None
+    return str(run_folder / Path(checkpoint).name)
+
+
+def _all_checkpoints(run_folder: Path) -> list[Path]:
+    """Return everything that is named like a checkpoint, whole or not, in order of steps."""
+    found = [(int(match[1]), path) for path in run_folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def _has_all_files(checkpoint: Path) -> bool:
+    """Whether every file is there in its full size; what it holds is not read."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+    files = {name: checkpoint / name for name in manifest}
+    return all(path.is_file() and path.stat().st_size == manifest[name]["size"] for name, path in files.items())
 
 
 def check_space(run_folder: Path) -> None:
@@ -149,7 +196,7 @@ def discard_staging(run_folder: Path) -> None:
     shutil.rmtree(run_folder / STAGING, ignore_errors=True)
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
     number = 1
     while (candidate := path.with_name(f"{path.name}.replaced-{number}")).exists():
         number += 1

@@ -19,7 +19,7 @@ from glmtune.family import Family
 from glmtune.modeling.loading import load_family, load_tokenizer
 from glmtune.modeling.sources import ModelSource, find_model
 
-from .run_data import load_data
+from .run_data import RunFiles, as_records, find_run_files, load_data
 from .run_folder import DataRecord, RunRequest
 
 
@@ -38,16 +38,17 @@ class Prepared:
     """By split: `train`, and `val` and `test` where the configuration has rows for them."""
 
 
-def prepare_run(request: RunRequest) -> Prepared:
-    """Find the model, load its tokenizer, read and encode the data."""
+def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
+    """Find the model, load its tokenizer, read and encode the data; its files are looked for where none are given."""
     config = request.config
-    source = _model_source(request)
+    source = model_source(request)
+    files = files or find_run_files(request.data_dir, config)
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     family = load_family(source, trust_remote_code=trust)
     encoder = Encoder.from_config(tokenizer, family, config)
-    run_data = load_data(request.data_dir, config, encoder)
-    first = run_data.rows["train"].dataset[0]
+    data = load_data(files, config, encoder)
+    first = data["train"].dataset[0]
     say(f"first row, trained parts in [[ ]]: {format_text(tokenizer, first['input_ids'], first['labels'])}")
     return Prepared(
         request=request,
@@ -55,8 +56,8 @@ def prepare_run(request: RunRequest) -> Prepared:
         tokenizer=tokenizer,
         family=family,
         stop_ids=frozenset(encoder.stop_ids),
-        data_files={split: [file.as_record() for file in files] for split, files in run_data.files.items()},
-        data=run_data.rows,
+        data_files=as_records(files),
+        data=data,
     )
 
 
@@ -77,11 +78,11 @@ def prepare_data(
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     encoder = Encoder.from_config(tokenizer, load_family(source, trust_remote_code=trust), config)
-    load_data(Path(data_dir), config, encoder)
+    load_data(find_run_files(Path(data_dir), config), config, encoder)
     return encoded_folder()
 
 
-def _model_source(request: RunRequest) -> ModelSource:
+def model_source(request: RunRequest) -> ModelSource:
     """Return what to load: the model, or the checkpoint that the run starts from."""
     source = find_model(request.model, base_model=request.base_model if request.init_from is None else None)
     if request.init_from is None:

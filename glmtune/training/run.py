@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,32 +21,44 @@ from transformers import Seq2SeqTrainingArguments, set_seed
 from glmtune.config import RunConfig, load_config
 from glmtune.console import is_main_process, notice, quiet_libraries, say
 from glmtune.data.collating import collate
+from glmtune.data.dataset import EncodedData
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.evaluate import GenerationPlan
 from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.report import try_draw_loss_curve
 from glmtune.modeling.adapters import adapt, freeze_vision, prepare
-from glmtune.modeling.loading import load_adapter, load_base_model, set_stop_tokens
+from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
 from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
 from glmtune.modeling.sources import checkpoints_of, find_model
 
 from . import checkpoint
 from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
-from .preparation import Prepared, absolute, prepare_run
+from .changes import asked_settings, changes_since, refuse_changes
+from .global_batch import keep_global_batch
+from .group_watch import watch_group
+from .preparation import Prepared, absolute, model_source, prepare_run
+from .replay import choose_for_replay, replay
 from .reports import check_reporters
+from .run_data import as_records, find_run_files
 from .run_folder import (
+    RUN_FILE,
     RunRequest,
     check_shared,
-    check_unchanged,
-    check_world_size,
     read_request,
+    record_changes,
     refuse_used_folder,
+    world_size,
     write_run_file,
 )
+from .stopping import Preempted, heed_signals, stop_request
 from .trainer import GlmTrainer, record_left_out
+from .unfinished import AlreadyTrained, remains
+from .zero_state import divisible_checkpoints
 
 
 @quiet_libraries()
+@heed_signals()
+@watch_group()
 def train(
     data_dir: str | Path,
     model: str,
@@ -90,28 +103,54 @@ def train(
 
 
 @quiet_libraries()
-def resume(run_dir: str | Path, *, checkpoint_step: int | None = None, base_model: str | None = None) -> Path:
+@heed_signals()
+@watch_group()
+def resume(
+    run_dir: str | Path,
+    *,
+    checkpoint_step: int | None = None,
+    base_model: str | None = None,
+    overrides: Sequence[str] = (),
+    accept_changes: bool = False,
+    verify: bool = False,
+) -> Path:
     """Go on with a run where its newest checkpoint stands, or that of a step; the losses are those it would have had.
 
+    Args:
+        run_dir: The run's folder.
+        checkpoint_step: Step to go on from.
+        base_model: Where the base model is now, if it has moved.
+        overrides: `key=value` strings on top of the run's configuration; they are changes, to be accepted.
+        accept_changes: Go on although data, model or configuration have changed.
+        verify: Train the last logged losses once more and compare, instead of going on.
+
     Raises:
-        GlmtuneError: No such checkpoint, a damaged one, a finished run, or data or a base model that has changed.
+        GlmtuneError: No such checkpoint, a damaged one, a finished run, or something that has changed.
     """
     run_folder = Path(run_dir)
-    request, record = read_request(run_folder)
-    chosen = checkpoint.choose(run_folder, checkpoint_step)
-    state = checkpoint.read_state(chosen)
-    if state["global_step"] >= state["max_steps"]:
-        raise GlmtuneError(
-            f"the run has finished: `{chosen.name}` is its last step",
-            where=str(run_folder),
-            fix=f"to train on from its weights: `glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
-        )
+    request, record = read_request(run_folder, overrides)
+    chosen = choose_for_replay(run_folder) if verify else checkpoint.choose(run_folder, checkpoint_step)
+    if not verify:
+        _refuse_finished(chosen, request.config, run_folder)
     if base_model is not None:
         request = replace(request, model=absolute(base_model), base_model=None)
-    check_world_size(record, run_folder)
-    check_reporters(request.config)
-    prepared = prepare_run(request)
-    check_unchanged(record, prepared.data_files, prepared.source)
+    files = find_run_files(request.data_dir, request.config)
+    source = model_source(request)
+    changes = changes_since(record, chosen, request.config, as_records(files), source)
+    if changes and not accept_changes:
+        refuse_changes(changes, run_folder)
+    for line in changes:
+        notice(f"since the run began: {line}")
+    config, told = keep_global_batch(request.config, record, world_size())
+    if told:
+        notice(told)
+    check_reporters(config)
+    prepared = prepare_run(replace(request, config=config), files)
+    if verify:
+        return replay(prepared, run_folder, chosen)
+    if changes and is_main_process():
+        record_changes(run_folder, record, request, source, prepared.data_files, changes)
+    state = checkpoint.read_state(chosen)
     say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
     return execute(prepared, run_folder, resume_from=chosen)
 
@@ -123,25 +162,28 @@ def execute(prepared: Prepared, run_folder: Path, *, resume_from: Path | None = 
     is_new_folder = not run_folder.exists()
     arguments = training_arguments(config, run_folder, notice)
     set_seed(arguments.seed)
-    model = build_model(prepared, arguments, resume_from)
-    if is_main_process():
-        run_folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.discard_staging(run_folder)
-        if resume_from is None:
-            write_run_file(run_folder, prepared.request, prepared.source, prepared.data_files, arguments)
-        record_left_out(run_folder, list(prepared.data.values()))
     trainer: GlmTrainer | None = None
     try:
+        model = build_model(prepared, arguments, resume_from)
+        if is_main_process():
+            run_folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.discard_staging(run_folder)
+            if resume_from is None:
+                write_run_file(run_folder, prepared.request, prepared.source, prepared.data_files, arguments)
+            record_left_out(run_folder, list(prepared.data.values()))
         check_shared(run_folder)
         trainer = build_trainer(prepared, arguments, model, run_folder)
-        fit(trainer, run_folder, resume_from)
-        test_data = prepared.data.get("test")
-        if test_data is not None:
-            trainer.evaluate(test_data, metric_key_prefix="test")
+        try:
+            fit(trainer, run_folder, resume_from)
+        except AlreadyTrained:
+            trainer.finish()
+        score_test_rows(trainer, prepared.data.get("test"))
     except BaseException as error:
-        _clean_up(trainer, run_folder, is_new_folder)
-        if isinstance(error, KeyboardInterrupt) and trainer is not None:
+        _clean_up(trainer, run_folder, is_new_folder=is_new_folder, is_resumed=resume_from is not None)
+        if isinstance(error, (KeyboardInterrupt, Preempted)) and trainer is not None:
             say(f"stopped at step {trainer.state.global_step}: {_way_on(run_folder)}")
+        if stop_request().is_leaving:
+            leave_process_group()
         raise
     if is_main_process():
         checkpoint.discard_staging(run_folder)
@@ -180,6 +222,9 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         prepare(adapted, gradient_checkpointing=checkpointing)
     else:
         adapted = adapt(model, config.peft_config, prepared.family, gradient_checkpointing=checkpointing, notify=notice)
+    if resume_from is not None and config.peft_config is not None:
+        # Before DeepSpeed divides the weights; without DeepSpeed transformers loads them once more.
+        load_adapter_weights(adapted, resume_from)
     # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
     sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in adapted.parameters()]
     total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
@@ -210,6 +255,7 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             tokenizer=prepared.tokenizer,
             train_data=prepared.data["train"],
             eval_data=prepared.data.get("val"),
+            asked=asked_settings(config),
             plan=plan if arguments.predict_with_generate else None,
             save_total_limit=config.training_args.get("save_total_limit"),
             swanlab=config.swanlab,
@@ -221,21 +267,58 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
 
 
+def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:
+    """Raise where the checkpoint is the run's last, unless the configuration asks for more steps now."""
+    state = checkpoint.read_state(chosen)
+    last = max(state["max_steps"], config.training_args.get("max_steps", -1))
+    if state["global_step"] >= last and not remains(run_folder, state, config):
+        raise GlmtuneError(
+            f"the run has finished: `{chosen.name}` is its last step",
+            where=str(run_folder),
+            fix=f"to train on from its weights: `glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
+        )
+
+
 def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None:
     """Run transformers' training loop; a full disk or a full GPU becomes one clear error."""
-    with checkpoint.disk_errors_explained(run_folder), memory_errors_explained("training", LESS_IN_TRAINING):
+    with (
+        checkpoint.disk_errors_explained(run_folder),
+        memory_errors_explained("training", LESS_IN_TRAINING),
+        divisible_checkpoints() if trainer.is_deepspeed_enabled else nullcontext(),
+    ):
+        trainer.resumed_from = resume_from
+        if resume_from is not None:
+            trainer.loss_window.restore(resume_from, trainer.args.process_index, trainer.args.world_size)
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        # At its end transformers looks into the staging folder, which the main process is about to remove.
+        trainer.accelerator.wait_for_everyone()
 
 
-def _clean_up(trainer: GlmTrainer | None, run_folder: Path, is_new_folder: bool) -> None:
-    """Remove what a run that ended early leaves half made; all of its folder where not one step was taken."""
+def score_test_rows(trainer: GlmTrainer, test_data: EncodedData | None) -> None:
+    """Score the trained model on the test rows, where there are any; a signal ends the run before, and at once."""
+    request = stop_request()
+    request.is_stepping = False
+    if test_data is None:
+        return
+    if request.agree(trainer.args.device):
+        trainer.stopping.end()
+    trainer.evaluate(test_data, metric_key_prefix="test")
+
+
+def _clean_up(trainer: GlmTrainer | None, run_folder: Path, *, is_new_folder: bool, is_resumed: bool) -> None:
+    """Remove what a run that ended early leaves half made; all that it wrote where not one step was taken."""
     if trainer is not None:
         trainer.progress.close()
     if not is_main_process():
         return
     checkpoint.discard_staging(run_folder)
-    if is_new_folder and (trainer is None or trainer.state.global_step == 0):
+    if is_resumed or (trainer is not None and trainer.state.global_step > 0):
+        return
+    if is_new_folder:
         shutil.rmtree(run_folder, ignore_errors=True)
+    else:
+        # The folder was the user's; without this file another run may begin in it.
+        (run_folder / RUN_FILE).unlink(missing_ok=True)
 
 
 def _way_on(run_folder: Path) -> str:

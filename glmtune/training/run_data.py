@@ -39,30 +39,35 @@ class HashedFile:
         return {"path": name, "sha256": self.sha256, "weight": self.file.weight}
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunData:
-    """The files of a run and their encoded rows, by split."""
-
-    files: dict[str, list[HashedFile]]
-    """Of `train`, and of `val` and `test` where the configuration names them."""
-    rows: dict[str, EncodedData]
-    """Of the same splits; of `val` also where it is a part of the training rows."""
+RunFiles = dict[str, list[HashedFile]]
+"""By split: `train`, and `val` and `test` where the configuration names them."""
 
 
-def load_data(data_dir: Path, config: RunConfig, encoder: Encoder) -> RunData:
-    """Encode the rows that a configuration names, mix files by weight and split off validation rows.
+def find_run_files(data_dir: Path, config: RunConfig) -> RunFiles:
+    """Return the files that a configuration names, by split.
+
+    All of them before any is encoded: a slip in the last name should not cost the encoding of the others.
+    """
+    entries = {split: getattr(config.data_config, f"{split}_file") for split in SPLITS}
+    return {
+        split: [_hashed(file) for file in find_data_files(data_dir, entry, f"{split}_file")]
+        for split, entry in entries.items()
+        if entry is not None
+    }
+
+
+def as_records(files: RunFiles) -> dict[str, list[dict[str, str | float]]]:
+    """Return what `run.yaml` says of the files."""
+    return {split: [file.as_record() for file in hashed] for split, hashed in files.items()}
+
+
+def load_data(files: RunFiles, config: RunConfig, encoder: Encoder) -> dict[str, EncodedData]:
+    """Return the encoded rows of the files by split, mixed by weight, validation rows split off.
 
     Encoded files are kept, so that the next start finds them.
     """
     settings = config.data_config
     rows_are = row_format_of(settings)
-    entries = {split: getattr(settings, f"{split}_file") for split in SPLITS}
-    # All names first: a slip in the last one should not cost the encoding of the others.
-    files = {
-        split: [_hashed(file) for file in find_data_files(data_dir, entry, f"{split}_file")]
-        for split, entry in entries.items()
-        if entry is not None
-    }
     rows: dict[str, EncodedData] = {}
     for split, hashed in files.items():
         parts = [_encode(file, encoder, rows_are, settings) for file in hashed]
@@ -75,7 +80,7 @@ def load_data(data_dir: Path, config: RunConfig, encoder: Encoder) -> RunData:
     if "val" in rows and is_main_process():
         for line in leak_lines(rows["train"], rows["val"]):
             notice(line)
-    return RunData(files=files, rows=rows)
+    return rows
 
 
 def row_format_of(settings: DataConfig) -> RowFormat:

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -79,7 +79,7 @@ def write_run_file(
     resolved |= {"output_dir": str(folder), "save_total_limit": request.config.training_args.get("save_total_limit")}
     record = {
         "glmtune": __version__,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": _now(),
         "argv": [_masked(argument) for argument in sys.argv],
         "asked": {
             "data_dir": str(request.data_dir.resolve()),
@@ -94,12 +94,23 @@ def write_run_file(
         "world_size": world_size(),
         "resolved_training_args": resolved,
     }
+    _write_record(folder, record)
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `run.yaml`: whole, or not at all."""
     # Through JSON: enumerations and tuples become the plain values that a safe YAML loader reads again.
     plain = json.loads(json.dumps(record, default=str))
-    (folder / RUN_FILE).write_text(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    staged = folder / f".{RUN_FILE}"
+    staged.write_text(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    staged.replace(folder / RUN_FILE)
 
 
-def read_request(folder: Path) -> tuple[RunRequest, dict[str, Any]]:
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def read_request(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunRequest, dict[str, Any]]:
     """Return what a run was asked to do, and its whole record."""
     path = folder / RUN_FILE
     if not path.is_file():
@@ -110,7 +121,7 @@ def read_request(folder: Path) -> tuple[RunRequest, dict[str, Any]]:
         request = RunRequest(
             data_dir=Path(asked["data_dir"]),
             model=asked["model"],
-            config=config_from_mapping(asked["config"], where=str(path)),
+            config=config_from_mapping(asked["config"], where=str(path), overrides=overrides),
             base_model=asked["base_model"],
             init_from=asked["init_from"],
         )
@@ -119,42 +130,19 @@ def read_request(folder: Path) -> tuple[RunRequest, dict[str, Any]]:
     return request, record
 
 
-def check_unchanged(record: Mapping[str, Any], data_files: DataRecord, source: ModelSource) -> None:
-    """Raise where the data or the base model of a run is no longer what it was trained on."""
-    for split, files in data_files.items():
-        before = record["data"].get(split, [])
-        if [file["weight"] for file in files] != [file["weight"] for file in before]:
-            raise GlmtuneError(
-                f"the {split} rows come from other files than when the run began, so it cannot go on where it stood",
-                where=", ".join(str(file["path"]) for file in files),
-                fix=f"the run began with {', '.join(str(file['path']) for file in before)}",
-            )
-        for file, old in zip(files, before):
-            if file["sha256"] != old["sha256"]:
-                raise GlmtuneError(
-                    f"`{file['path']}` has changed since the run began, so the run cannot go on where it stood",
-                    where=str(file["path"]),
-                    fix="restore the file, or start a new run from the checkpoint with `glmtune train --init-from`",
-                )
-    if fingerprint(source) != record["model"]["fingerprint"]:
-        raise GlmtuneError(
-            f"the base model `{source.base}` is not the one that the run was trained on",
-            fix="say where that one is with `--base-model FOLDER`",
-        )
-
-
-def check_world_size(record: Mapping[str, Any], run_folder: Path) -> None:
-    """Raise where a run would go on with another number of processes: its rows would come in another order."""
-    before, now = record["world_size"], world_size()
-    if before == now:
-        return
-    launch = f", on one machine: `torchrun --nproc_per_node {before} -m glmtune" if before > 1 else ": `glmtune"
-    raise GlmtuneError(
-        f"the run was started with {before} process{'es' if before > 1 else ''}, now {now}: "
-        "each would get other rows than before",
-        where=str(run_folder),
-        fix=f"go on with as many{launch} resume {run_folder}`",
-    )
+def record_changes(
+    folder: Path,
+    record: Mapping[str, Any],
+    request: RunRequest,
+    source: ModelSource,
+    data_files: DataRecord,
+    changes: Sequence[str],
+) -> None:
+    """Write into `run.yaml` what the run goes on with from now on, and what that changed."""
+    history = [*record.get("changes", ()), {"at": _now(), "what": list(changes)}]
+    asked = {**record["asked"], "config": dict(request.config.source)}
+    model = {**record["model"], "base": source.base, "fingerprint": fingerprint(source)}
+    _write_record(folder, {**record, "asked": asked, "model": model, "data": data_files, "changes": history})
 
 
 def world_size() -> int:

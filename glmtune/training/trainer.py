@@ -1,14 +1,20 @@
-"""The trainer: transformers' `Seq2SeqTrainer` with public hooks overridden, nothing else."""
+"""The trainer: transformers' `Seq2SeqTrainer` with public hooks overridden, nothing else.
+
+For a run that is stopped there is no public way: it and `unfinished.py` call four methods of transformers' own
+(`_save_checkpoint`, `_evaluate`, `_determine_best_metric`, `_load_best_model`); `tests/training/test_stopping.py` holds
+them with the lowest and the newest version.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Seq2SeqTrainer
@@ -22,9 +28,13 @@ from glmtune.modeling.loss import summed_loss, takes_positions
 from glmtune.modeling.memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
 from glmtune.modeling.ptuning import save_dealt_out_prefix
 
-from . import checkpoint
+from . import checkpoint, group_watch
 from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLine
+from .changes import ASKED
+from .loss_window import LossWindow
 from .reports import start_reports
+from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
+from .unfinished import Unfinished
 
 NUM_FIRST_EVALUATION_ROWS = 2
 
@@ -40,6 +50,7 @@ class GlmTrainer(Seq2SeqTrainer):
         train_data: EncodedData,
         eval_data: EncodedData | None,
         plan: Callable[[], GenerationPlan] | None,
+        asked: Mapping[str, Any],
         save_total_limit: int | None = None,
         swanlab: str | None = None,
         **kwargs: Any,
@@ -52,6 +63,7 @@ class GlmTrainer(Seq2SeqTrainer):
             train_data: Rows to train on.
             eval_data: Rows to evaluate on.
             plan: Makes the plan of generation at evaluation time; None evaluates the loss alone.
+            asked: The configuration, saved with every checkpoint: what a later one is compared with.
             save_total_limit: Checkpoints to keep.
             swanlab: Where SwanLab records the run, where it does: `local` or `cloud`; None is its own choice.
             kwargs: For `Seq2SeqTrainer`.
@@ -59,6 +71,7 @@ class GlmTrainer(Seq2SeqTrainer):
         if kwargs["args"].ddp_find_unused_parameters is None and _uses_every_trained_weight(kwargs["model"]):
             # transformers looks for unused weights of every adapter: a walk over the graph each step, and a warning.
             kwargs["args"].ddp_find_unused_parameters = False
+        kwargs["data_collator"] = functools.partial(collate_in_reader, kwargs["data_collator"])
         super().__init__(
             train_dataset=train_data.dataset,  # type: ignore[arg-type]
             eval_dataset=eval_data.dataset if eval_data else None,  # type: ignore[arg-type]
@@ -69,11 +82,14 @@ class GlmTrainer(Seq2SeqTrainer):
         self.train_data = train_data
         self.eval_data = eval_data
         self.plan = plan
+        self.asked = asked
+        self.resumed_from: Path | None = None
         # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
         self.model_accepts_loss_kwargs = True
         self.by_position = takes_positions(self.model)
         self._num_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._speed_since = time.monotonic()
+        self.loss_window = LossWindow(self.args.device)
         self.progress = ProgressLine(self)
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
@@ -82,6 +98,11 @@ class GlmTrainer(Seq2SeqTrainer):
         self.add_callback(self.progress)
         self.add_callback(MetricsFile(run_folder / "metrics.jsonl"))
         self.add_callback(CheckpointMover(self, run_folder, save_total_limit))
+        self.unfinished = Unfinished(self, run_folder)
+        self.stopping = StopAtSignal(self)
+        # In this order, and last: what a stopped run must make up for is known before it is stopped.
+        self.add_callback(self.unfinished)
+        self.add_callback(self.stopping)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -130,7 +151,14 @@ class GlmTrainer(Seq2SeqTrainer):
                 where=", ".join(self._places(rows)),
                 fix="look at these rows with `glmtune data inspect`, lower the learning rate, or use bf16",
             )
+        self.loss_window.add(loss)
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the mean loss of all steps since the last log, those before an interruption among them."""
+        if "loss" in logs:
+            logs = logs | {"loss": self.loss_window.mean(self.state.global_step)}
+        super().log(logs, start_time)
 
     def _places(self, rows: torch.Tensor) -> list[str]:
         """Return `file:line` of each row of a batch."""
@@ -153,18 +181,26 @@ class GlmTrainer(Seq2SeqTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **gen_kwargs: Any
     ) -> dict[str, float]:
-        """Return loss, perplexity, BLEU-4 and ROUGE; a failure is reported, and training goes on."""
+        """Return loss, perplexity, BLEU-4 and ROUGE; a failure of all processes is reported, and training goes on."""
         data = eval_dataset if isinstance(eval_dataset, EncodedData) else self.eval_data
         assert data is not None, "transformers evaluates only where there are rows to evaluate on"
         step = self.state.global_step
         name = f"step-{step}" if metric_key_prefix == "eval" else metric_key_prefix
+        predictions = self.run_folder / "predictions" / f"{name}.jsonl"
         try:
-            scores = self._score(data, output=self.run_folder / "predictions" / f"{name}.jsonl")
+            scores = self._score(data, output=predictions)
+        except EvaluationBrokenOff:
+            self._stop_in_evaluation(predictions)
         except Exception as error:  # whatever it is, a night's training must not die of it
+            if not group_watch.is_everywhere(f"failed evaluation at step {step}"):
+                # The other processes are still in the evaluation, where they wait for this one.
+                raise
             self._report_failure(step, error)
+            self.unfinished.evaluation_due = False
             return {f"{metric_key_prefix}_{name}": math.nan for name in ("loss", *METRIC_NAMES)}
         finally:
             self._speed_since = time.monotonic()
+        self.unfinished.evaluation_due = False
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.metrics.items()}
         self.log(dict(metrics))
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items())
@@ -180,15 +216,19 @@ class GlmTrainer(Seq2SeqTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save weights, tokenizer and stop tokens; checks for room first, and leaves no pickled arguments behind."""
         folder = Path(output_dir or str(self.args.output_dir))
+        if self.is_in_train:
+            self.unfinished.note(self.state)
         if self.is_world_process_zero():
             checkpoint.check_space(self.run_folder)
         model = self.accelerator.unwrap_model(self.model)
         if not save_dealt_out_prefix(model, folder, is_writer=self.args.should_save):
             super().save_model(str(folder), _internal_call=_internal_call)
+        self.loss_window.save(folder, is_writer=self.args.should_save)
         if not self.args.should_save:
             return
         # transformers pickles its arguments there, the hub token among them.
         (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / ASKED).write_text(json.dumps(self.asked, ensure_ascii=False, indent=1), encoding="utf-8")
         self.tokenizer.save_pretrained(str(folder))
         model.generation_config.save_pretrained(str(folder))
 
@@ -202,11 +242,32 @@ class GlmTrainer(Seq2SeqTrainer):
                     batch_size=self.args.per_device_eval_batch_size,
                     plan=self.plan() if self.plan else None,
                     output=output,
-                    on_batch=self.progress.show_evaluation,
+                    on_batch=self._count_batch,
                     forward_model=self.model_wrapped,
                 )
         finally:
             self.progress.show_evaluation(0, 0)  # takes the count away, also where the evaluation failed
+
+    def _count_batch(self, done: int, total: int) -> None:
+        self.progress.show_evaluation(done, total)
+        self.stopping.break_off_evaluation()
+
+    def _stop_in_evaluation(self, predictions: Path) -> NoReturn:
+        """End the run in the midst of an evaluation, for which a resumed run makes up."""
+        if self.is_world_process_zero():
+            predictions.unlink(missing_ok=True)
+        if self.stopping.saved_step != self.state.global_step:
+            # Before transformers would: it looks for the best model and steers the learning rate by the scores first.
+            self._save_checkpoint(self.model_wrapped, None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.stopping.end()
+
+    def finish(self) -> None:
+        """Do what transformers does after the last step, for a run that was stopped just there."""
+        self.is_in_train = False
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def _report_failure(self, step: int, error: Exception) -> None:
         """Tell the user that an evaluation failed and write its traceback into the run folder."""

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from glmtune.modeling.sources import checkpoints_of
+
 QUESTION = "类型#风衣*颜色#墨绿"
 CONFIG = {
     "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl"},
@@ -269,8 +271,9 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_ends_with_130(workplace: Path, demo_data: Path) -> None:
-    arguments = ["train", str(demo_data), "demo", "config.yaml", "--set", "training_args.output_dir=interrupted",
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 75)])
+def test_a_signal_saves_and_ends_with_a_code_of_its_own(name: str, code: int, workplace: Path, demo_data: Path) -> None:
+    arguments = ["train", str(demo_data), "demo", "config.yaml", "--set", f"training_args.output_dir={name}",
                  "--set", "training_args.max_steps=100000", "--set", "training_args.save_steps=100000",
                  "--set", "training_args.logging_steps=1"]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -282,12 +285,15 @@ def test_ctrl_c_ends_with_130(workplace: Path, demo_data: Path) -> None:
         deadline = time.monotonic() + 100
         while not process.stderr.readline().startswith("step ") and time.monotonic() < deadline:
             pass
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.Signals[name])
         rest = process.stderr.read()
-        assert process.wait(60) == 130
+        assert process.wait(60) == code
+    saved = checkpoints_of(workplace / name)[-1].name
+    step = saved.removeprefix("checkpoint-")
     assert "Traceback" not in rest
-    assert "stopped at step " in rest
-    assert rest.endswith(": no checkpoint yet, so the run begins anew\ninterrupted\n")
+    assert f"received {name}: saving after this step\n" in rest
+    end = f"stopped at step {step}: `glmtune resume {name}` goes on from {saved}\n"
+    assert rest.endswith(end + ("interrupted\n" if name == "SIGINT" else ""))
 
 
 @pytest.mark.parametrize("verb", ["eval", "infer", "infer --stream"])

@@ -55,7 +55,7 @@ def test_resume_tells_what_it_cannot_do(demo_data: Path, write_config, tmp_path:
         f"`glmtune train DATA_DIR MODEL CONFIG --init-from {run / 'checkpoint-3'}`"
     )
     assert message(checkpoint_step=7) == (
-        f"`{run}` has no complete `checkpoint-7`\nhint: choose one of: `checkpoint-1`, `checkpoint-2`, `checkpoint-3`"
+        f"`{run}` has no `checkpoint-7`\nhint: choose one of: `checkpoint-1`, `checkpoint-2`, `checkpoint-3`"
     )
     with (run / "checkpoint-2" / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
@@ -66,49 +66,125 @@ def test_resume_tells_what_it_cannot_do(demo_data: Path, write_config, tmp_path:
         "hint: choose another with `--checkpoint STEP`; the run has: `checkpoint-1`, `checkpoint-2`, `checkpoint-3`"
     )
     (run / "checkpoint-1" / "manifest.json").unlink()
-    assert "choose one of: `checkpoint-2`, `checkpoint-3`" in message(checkpoint_step=1)
+    assert message(checkpoint_step=1).startswith("checkpoint `checkpoint-1` is damaged: it has no `manifest.json`\n")
     shutil.rmtree(run / "checkpoint-3")
     (run / "checkpoint-2" / "adapter_model.safetensors").unlink()
-    assert "`adapter_model.safetensors` is missing" in message()
+    assert message() == (
+        "the run has no complete checkpoint to resume from:\n"
+        "  - `checkpoint-2`: `adapter_model.safetensors` is missing\n"
+        "  - `checkpoint-1`: it has no `manifest.json`\n"
+        f"  --> {run}\n"
+        "hint: train anew"
+    )
 
 
-def test_resume_refuses_data_that_has_changed(demo_data: Path, write_config, tmp_path: Path) -> None:
+def test_resume_passes_over_damaged_checkpoints_and_names_them(
+    demo_data: Path, write_config, read_weights, capsys
+) -> None:
+    run = train(demo_data, "demo", write_config(max_steps=4, save_steps=1, eval_strategy="no"))
+    expected = read_weights(run / "checkpoint-4")
+    (run / "checkpoint-4" / "manifest.json").unlink()
+    weights = run / "checkpoint-3" / "adapter_model.safetensors"
+    size = weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[:-10])
+    (run / "checkpoint-2" / "optimizer.pt").unlink()
+    capsys.readouterr()
+    resume(run)
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "note: passed over `checkpoint-4`: it has no `manifest.json`\n"
+        f"note: passed over `checkpoint-3`: `adapter_model.safetensors` has {size - 10} bytes instead of {size}\n"
+        "note: passed over `checkpoint-2`: `optimizer.pt` is missing\n"
+    )
+    assert f"resuming {run} at step 1 of 4\n" in told
+    again = read_weights(run / "checkpoint-4")
+    assert all(again[name].equal(tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("method", ["lora", "sft"])
+def test_a_log_covers_the_steps_before_an_interruption_too(
+    method: str, demo_data: Path, write_config, read_losses, read_weights
+) -> None:
+    config = write_config(method, max_steps=11, logging_steps=4, save_steps=3, eval_strategy="no")
+    run = train(demo_data, "demo", config)
+    expected_losses, expected_weights = read_losses(run), read_weights(run / "checkpoint-11")
+    assert set(expected_losses) == {4, 8}
+    for step in (3, 6):  # three steps into a window of four, and two
+        forget_steps_after(run, step)
+        resume(run)
+        assert read_losses(run) == {at: loss for at, loss in expected_losses.items() if at > step}
+        resumed = read_weights(run / "checkpoint-11")
+        assert all(resumed[name].equal(tensor) for name, tensor in expected_weights.items())
+
+
+def test_resume_names_what_has_changed_and_goes_on_only_where_that_is_accepted(
+    demo_data: Path, write_config, tmp_path: Path, capsys
+) -> None:
     rows = tmp_path / "rows"
     shutil.copytree(demo_data, rows)
-    run = train(rows, "demo", write_config(max_steps=3, save_steps=2, eval_strategy="no"))
-    shutil.rmtree(run / "checkpoint-3")
+    run = train(rows, "demo", write_config(max_steps=4, save_steps=2, eval_strategy="no"))
+    shutil.rmtree(run / "checkpoint-4")
     with (rows / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}))
-    with pytest.raises(GlmtuneError) as caught:
-        resume(run)
-    assert str(caught.value) == (
-        f"`{rows / 'train.jsonl'}` has changed since the run began, so the run cannot go on where it stood\n"
-        f"  --> {rows / 'train.jsonl'}\n"
-        "hint: restore the file, or start a new run from the checkpoint with `glmtune train --init-from`"
-    )
-
-
-def test_resume_refuses_another_number_of_processes(demo_data: Path, write_config, monkeypatch) -> None:
-    run = train(demo_data, "demo", write_config(max_steps=2, save_steps=1, eval_strategy="no"))
-    shutil.rmtree(run / "checkpoint-2")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(GlmtuneError) as caught:
-        resume(run)
-    assert str(caught.value) == (
-        "the run was started with 1 process, now 2: each would get other rows than before\n"
-        f"  --> {run}\n"
-        f"hint: go on with as many: `glmtune resume {run}`"
-    )
-    monkeypatch.delenv("WORLD_SIZE")
     record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-    (run / "run.yaml").write_text(yaml.safe_dump(record | {"world_size": 4}), encoding="utf-8")
+    record["asked"]["config"]["training_args"]["learning_rate"] = 5e-4
+    record["model"]["fingerprint"] = "0123456789abcdef"
+    (run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    base = record["model"]["base"]
+    changes = [
+        f"`{rows / 'train.jsonl'}` has changed",
+        f"the base model `{base}` is not the one that the run was trained on; "
+        "say where that one is with `--base-model FOLDER`",
+        "`training_args.learning_rate` is 0.0005, it was 0.001",
+        "`training_args.warmup_steps` is 1, it was not set",
+    ]
+    before = sorted(path.name for path in run.iterdir())
     with pytest.raises(GlmtuneError) as caught:
-        resume(run)
+        resume(run, overrides=["training_args.warmup_steps=1"])
     assert str(caught.value) == (
-        "the run was started with 4 processes, now 1: each would get other rows than before\n"
-        f"  --> {run}\n"
-        f"hint: go on with as many, on one machine: `torchrun --nproc_per_node 4 -m glmtune resume {run}`"
+        "the run cannot go on where it stood, because this has changed since it began:\n"
+        + "".join(f"  - {change}\n" for change in changes)
+        + f"  --> {run}\n"
+        f"hint: restore it, or go on with it as it is now: `glmtune resume {run} --accept-changes`"
     )
+    assert sorted(path.name for path in run.iterdir()) == before
+
+    capsys.readouterr()
+    resume(run, overrides=["training_args.warmup_steps=1"], accept_changes=True)
+    told = capsys.readouterr().err
+    for change in changes:
+        assert f"note: since the run began: {change}\n" in told
+    # From now on this is the run.
+    record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+    assert record["changes"][0]["what"] == changes
+    assert record["asked"]["config"]["training_args"]["warmup_steps"] == 1
+    assert json.loads((run / "checkpoint-4" / "asked.json").read_text(encoding="utf-8")) == record["asked"]["config"]
+
+
+def test_verify_trains_the_last_logged_losses_once_more(demo_data: Path, write_config, capsys) -> None:
+    run = train(demo_data, "demo", write_config(max_steps=6, save_steps=4, eval_strategy="no"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    resume(run, verify=True)
+    assert capsys.readouterr().err.endswith("verified: 2 logged losses are equal to the last digit\n")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert not list(run.parent.glob(".*-replay"))
+
+    metrics = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line["step"] == 6 and "loss" in line:
+            line["loss"] *= 1.02
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with pytest.raises(GlmtuneError) as caught:
+        resume(run, verify=True)
+    assert str(caught.value) == (
+        f"the replayed losses differ from the logged ones by up to 2 %\n  --> {metrics}\n"
+        "hint: look for what differs from the machine and the packages in `run.yaml`"
+    )
+    metrics.write_text("", encoding="utf-8")
+    with pytest.raises(GlmtuneError, match="there is nothing to verify: no loss was logged after"):
+        resume(run, verify=True)
 
 
 def test_steps_trained_again_keep_the_checkpoints_that_stood_there(demo_data: Path, write_config, read_weights) -> None:

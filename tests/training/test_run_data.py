@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from glmtune.data.splitting import row_digest
 from glmtune.data.store import file_hash
 from glmtune.errors import GlmtuneError
 from glmtune.family import GLM
-from glmtune.training.run_data import RunData, load_data
+from glmtune.training.run_data import find_run_files, load_data
 
 
 def line(question: str, answer: str = "B") -> str:
@@ -54,8 +55,10 @@ def config_of(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def load(folder: Path, config_of, demo_tokenizer) -> Any:
-    def load(**data_config: Any) -> RunData:
-        return load_data(folder, config_of(**data_config), Encoder(demo_tokenizer, GLM))
+    def load(**data_config: Any) -> SimpleNamespace:
+        config = config_of(**data_config)
+        files = find_run_files(folder, config)
+        return SimpleNamespace(files=files, rows=load_data(files, config, Encoder(demo_tokenizer, GLM)))
 
     return load
 
@@ -204,15 +207,14 @@ def test_a_run_over_the_same_files_goes_on(stopped: Path) -> None:
 def test_a_changed_file_of_several_is_named(stopped: Path, folder: Path, name: str) -> None:
     with (folder / name).open("a", encoding="utf-8") as file:
         file.write("\n" + line("new"))
-    assert refusal(stopped) == (
-        f"`{folder / name}` has changed since the run began, so the run cannot go on where it stood\n"
-        f"  --> {folder / name}\n"
-        "hint: restore the file, or start a new run from the checkpoint with `glmtune train --init-from`"
-    )
+    assert f"changed since it began:\n  - `{folder / name}` has changed\n  --> {stopped}\n" in refusal(stopped)
 
 
-def began_with(folder: Path) -> str:
-    return ", ".join(str(folder / name) for name in ("b.jsonl", "a.jsonl", "more/c.jsonl", "more/d.jsonl"))
+WEIGHTS = {"a.jsonl": 2}
+
+
+def listed(folder: Path, *names: str) -> str:
+    return ", ".join(f"`{folder / name}` (weight {WEIGHTS.get(name, 1)})" for name in names)
 
 
 @pytest.mark.parametrize("change", ["removed", "added"])
@@ -223,10 +225,10 @@ def test_a_folder_with_other_files_is_told(stopped: Path, folder: Path, change: 
     else:
         names += ["more/d.jsonl", "more/e.jsonl"]
         (folder / "more" / "e.jsonl").write_text(line("new"), encoding="utf-8")
-    assert refusal(stopped) == (
-        "the train rows come from other files than when the run began, so it cannot go on where it stood\n"
-        f"  --> {', '.join(str(folder / name) for name in names)}\n"
-        f"hint: the run began with {began_with(folder)}"
+    began_with = ("b.jsonl", "a.jsonl", "more/c.jsonl", "more/d.jsonl")
+    assert (
+        f"  - the train rows come from {listed(folder, *names)}, they came from {listed(folder, *began_with)}\n"
+        in refusal(stopped)
     )
 
 
@@ -235,7 +237,9 @@ def test_another_weight_is_told(stopped: Path, folder: Path) -> None:
     record = yaml.safe_load(text)
     record["asked"]["config"]["data_config"]["train_file"][1]["weight"] = 3
     (stopped / "run.yaml").write_text(yaml.safe_dump(record, allow_unicode=True), encoding="utf-8")
-    assert refusal(stopped).startswith("the train rows come from other files than when the run began")
+    told = refusal(stopped)
+    assert f"the train rows come from `{folder / 'b.jsonl'}` (weight 1), `{folder / 'a.jsonl'}` (weight 3)" in told
+    assert "  - `data_config.train_file` is " in told
 
 
 def test_a_missing_file_is_told(stopped: Path, folder: Path) -> None:

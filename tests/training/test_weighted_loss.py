@@ -53,6 +53,7 @@ def trainer(demo_model: str, demo_tokenizer, data: EncodedData, tmp_path: Path) 
         train_data=data,
         eval_data=None,
         plan=None,
+        asked={},
     )
 
 

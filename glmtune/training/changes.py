@@ -1,0 +1,87 @@
+"""What has changed since a run began: its files, its base model, its configuration. Named before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from glmtune.config import RunConfig
+from glmtune.errors import GlmtuneError
+from glmtune.modeling.sources import ModelSource
+
+from .run_folder import DataRecord, fingerprint
+
+ASKED = "asked.json"
+"""In every checkpoint: the configuration that it was trained with."""
+
+
+def asked_settings(config: RunConfig) -> dict[str, Any]:
+    """Return what was asked for, as plain values; DeepSpeed's file with what it holds."""
+    settings = json.loads(json.dumps(dict(config.source), default=str))
+    arguments = settings.get("training_args") or {}
+    path = arguments.get("deepspeed")
+    if isinstance(path, str):
+        arguments["deepspeed"] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return settings
+
+
+def changes_since(
+    record: Mapping[str, Any], checkpoint: Path, config: RunConfig, data_files: DataRecord, source: ModelSource
+) -> list[str]:
+    """Return a line for everything that is no longer what it was.
+
+    Args:
+        record: The run's `run.yaml`.
+        checkpoint: The one to go on from.
+        config: What would be trained with now.
+        data_files: The files that would be trained on now.
+        source: The model that would be trained now.
+    """
+    lines = [line for split in record["data"] for line in _of_files(split, record["data"][split], data_files)]
+    if fingerprint(source) != record["model"]["fingerprint"]:
+        lines.append(
+            f"the base model `{source.base}` is not the one that the run was trained on; "
+            "say where that one is with `--base-model FOLDER`"
+        )
+    before = _flat(json.loads((checkpoint / ASKED).read_text(encoding="utf-8")))
+    now = _flat(asked_settings(config))
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key, "not set"), now.get(key, "not set")
+        if old != new:
+            lines.append(f"`{key}` is {_shown(new)}, it was {_shown(old)}")
+    return lines
+
+
+def refuse_changes(lines: list[str], run_folder: Path) -> None:
+    """Raise an error that names what has changed."""
+    listed = "".join(f"\n  - {line}" for line in lines)
+    raise GlmtuneError(
+        f"the run cannot go on where it stood, because this has changed since it began:{listed}",
+        where=str(run_folder),
+        fix=f"restore it, or go on with it as it is now: `glmtune resume {run_folder} --accept-changes`",
+    )
+
+
+def _of_files(split: str, before: list[dict[str, Any]], data_files: DataRecord) -> list[str]:
+    now = data_files.get(split, [])
+    if [file["weight"] for file in now] != [file["weight"] for file in before]:
+        return [f"the {split} rows come from {_names(now)}, they came from {_names(before)}"]
+    return [f"`{file['path']}` has changed" for file, old in zip(now, before) if file["sha256"] != old["sha256"]]
+
+
+def _names(files: list[dict[str, Any]]) -> str:
+    return ", ".join(f"`{file['path']}` (weight {file['weight']:g})" for file in files) or "nowhere"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return value if value == "not set" else json.dumps(value, ensure_ascii=False)

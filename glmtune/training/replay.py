@@ -1,0 +1,124 @@
+"""`resume --verify`: the last logged losses are trained once more and compared; nothing of the run is touched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from glmtune.console import is_main_process, notice, say
+from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.modeling.sources import checkpoints_of
+
+from .arguments import training_arguments
+from .checkpoint import find_damage
+
+if TYPE_CHECKING:
+    from .preparation import Prepared
+
+MAX_LOSSES = 10
+"""Logged losses that are compared: steps between two checkpoints may take hours."""
+
+TOLERANCE = 1e-3
+"""Relative. A CPU gives the very same losses; kernels of a GPU may add in another order each time."""
+
+
+class StopAt(TrainerCallback):
+    """Ends the training after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_training_stop = control.should_training_stop or state.global_step >= self.step
+
+
+def logged_losses(folder: Path) -> dict[int, float]:
+    """Return the loss that was logged at each step; the last one where a step was trained twice."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return {}
+    losses: dict[int, float] = {}
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # half a line, from a run that was killed
+            continue
+        if "loss" in line:
+            losses[line["step"]] = line["loss"]
+    return losses
+
+
+def choose_for_replay(run_folder: Path) -> Path:
+    """Return the newest checkpoint that is whole and has logged losses behind it."""
+    logged = logged_losses(run_folder)
+    for path in reversed(checkpoints_of(run_folder)):
+        if any(step > step_of(path) for step in logged):
+            problem = find_damage(path)
+            if not problem:
+                return path
+            notice(f"passed over `{path.name}`: {problem}")
+    raise GlmtuneError(
+        "there is nothing to verify: no loss was logged after a complete checkpoint",
+        where=str(run_folder),
+        fix="let the run log and save more often: `logging_steps`, `save_steps`",
+    )
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint was saved at."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def replay(prepared: Prepared, run_folder: Path, checkpoint: Path) -> Path:
+    """Train from a checkpoint to the last logged losses again and compare; returns the run's folder.
+
+    Raises:
+        RunFailure: A loss is another than the logged one.
+    """
+    from .run import build_model, build_trainer, fit
+
+    expected = [(step, loss) for step, loss in sorted(logged_losses(run_folder).items()) if step > step_of(checkpoint)]
+    expected = expected[:MAX_LOSSES]
+    trial_folder = run_folder.with_name(f".{run_folder.name}-replay")
+    quiet = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "report_to": ["none"]}
+    config = prepared.request.config
+    config = replace(config, training_args={**config.training_args, **quiet}, swanlab=None)
+    trial = replace(prepared, request=replace(prepared.request, config=config))
+    say(f"replaying steps {step_of(checkpoint) + 1} to {expected[-1][0]} from {checkpoint.name}")
+    arguments = training_arguments(config, trial_folder, notice)
+    set_seed(arguments.seed)
+    try:
+        if is_main_process():
+            shutil.rmtree(trial_folder, ignore_errors=True)
+            trial_folder.mkdir(parents=True)
+        trainer = build_trainer(trial, arguments, build_model(trial, arguments, checkpoint), trial_folder)
+        trainer.add_callback(StopAt(expected[-1][0]))
+        fit(trainer, trial_folder, checkpoint)
+        if is_main_process():
+            _compare(expected, logged_losses(trial_folder), run_folder)
+    finally:
+        if is_main_process():
+            shutil.rmtree(trial_folder, ignore_errors=True)
+    return run_folder
+
+
+def _compare(expected: list[tuple[int, float]], found: dict[int, float], run_folder: Path) -> None:
+    """Say how the replayed losses compare with the logged ones; raise where one differs."""
+    largest = 0.0
+    for step, loss in expected:
+        difference = abs(found[step] - loss) / max(abs(loss), 1e-12)
+        largest = max(largest, difference)
+        say(f"  step {step}: logged {loss:.6g}, replayed {found[step]:.6g}, difference {difference:.1e}")
+    if largest > TOLERANCE:
+        raise RunFailure(
+            f"the replayed losses differ from the logged ones by up to {100 * largest:.2g} %",
+            where=str(run_folder / "metrics.jsonl"),
+            fix="look for what differs from the machine and the packages in `run.yaml`",
+        )
+    equal = "equal to the last digit" if largest == 0 else f"equal to within {largest:.1e}"
+    say(f"verified: {len(expected)} logged losses are {equal}")
