@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +12,11 @@ from transformers import Seq2SeqTrainingArguments
 
 from glmtune.config import RunConfig
 from glmtune.errors import GlmtuneError
-from glmtune.modeling.loading import default_device, default_dtype
+from glmtune.modeling.loading import default_dtype
 
 from .checkpoint import STAGING
 from .reports import reporters
+from .sharding import tell_deepspeed_of_the_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -43,7 +43,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         settings[f"{key}_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
     settings["report_to"] = reporters(config) or ["none"]
     if settings.get("deepspeed"):
-        _prepare_deepspeed(settings)
+        _stand_alone()
     try:
         arguments = Seq2SeqTrainingArguments(**settings)
     except (ValueError, ImportError) as error:
@@ -77,15 +77,13 @@ def use_one_gpu(notify: Callable[[str], None]) -> None:
         return
     count = torch.cuda.device_count()
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    notify(f"using 1 of {count} GPUs; for all: `torchrun --nproc-per-node {count} -m glmtune train ...`")
+    notify(f"using 1 of {count} GPUs; for all: `--nproc {count}`")
 
 
 def _choose_precision(config: RunConfig, settings: dict[str, Any], notify: Callable[[str], None]) -> None:
-    device = torch.device("cpu") if settings.get("use_cpu") else default_device()
+    device = tell_deepspeed_of_the_device(settings)
     if device.type == "cpu":
         settings["use_cpu"] = True
-        # DeepSpeed looks for an accelerator when it is imported, and warns where there is none.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if not settings.get("bf16"):
             notify("no GPU found: training in float32 on the CPU")
         return
@@ -96,10 +94,8 @@ def _choose_precision(config: RunConfig, settings: dict[str, Any], notify: Calla
         )
 
 
-def _prepare_deepspeed(settings: dict[str, Any]) -> None:
-    """Make DeepSpeed work on what there is: one process without a launcher, or a machine without a GPU."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise GlmtuneError("`deepspeed` is not installed", fix="run `pip install deepspeed` (Linux only)")
+def _stand_alone() -> None:
+    """Make DeepSpeed work in one process without a launcher."""
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(alone)

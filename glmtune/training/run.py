@@ -50,6 +50,7 @@ from .run_folder import (
     world_size,
     write_run_file,
 )
+from .sharding import check_sharding
 from .stopping import Preempted, heed_signals, stop_request
 from .trainer import GlmTrainer, record_left_out
 from .unfinished import AlreadyTrained, remains
@@ -94,6 +95,7 @@ def train(
     run_folder = Path(config.training_args["output_dir"])
     refuse_used_folder(run_folder)
     check_reporters(config)
+    check_sharding(config)
     prepared = prepare_run(request)
     if dry_run:
         from .preflight import preflight
@@ -145,6 +147,7 @@ def resume(
     if told:
         notice(told)
     check_reporters(config)
+    check_sharding(config)
     prepared = prepare_run(replace(request, config=config), files)
     if verify:
         return replay(prepared, run_folder, chosen)
