@@ -996,7 +996,9 @@ def test_a_shipped_configuration_opens_with_its_launch_command_and_memory(method
     assert "# Memory for GLM-4-9B" in head
 
 
-@pytest.mark.parametrize("name", ["ds_zero2.json", "ds_zero3.json"])
+@pytest.mark.parametrize(
+    "name", ["ds_zero2.json", "ds_zero2_offload.json", "ds_zero3.json", "ds_zero3_offload.json", "ds_zero3_nvme.json"]
+)
 def test_the_launch_line_finds_a_shipped_deepspeed_file(name: str) -> None:
     config = load_config(CONFIGS / "sft.yaml", [f"training_args.deepspeed={name}"])
     assert config.training_args["deepspeed"] == str(CONFIGS / name)
@@ -1005,10 +1007,30 @@ def test_the_launch_line_finds_a_shipped_deepspeed_file(name: str) -> None:
     assert "optimizer" not in content  # the one of `training_args` also runs without a GPU
 
 
-def test_there_are_five_shipped_files() -> None:
+@pytest.mark.parametrize(
+    ("plain", "offloaded", "parts", "device"),
+    [
+        ("ds_zero2", "ds_zero2_offload", ["offload_optimizer"], "cpu"),
+        ("ds_zero3", "ds_zero3_offload", ["offload_optimizer", "offload_param"], "cpu"),
+        ("ds_zero3", "ds_zero3_nvme", ["offload_optimizer", "offload_param"], "nvme"),
+    ],
+)
+def test_an_offload_file_differs_by_its_offload_alone(
+    plain: str, offloaded: str, parts: list[str], device: str
+) -> None:
+    expected, content = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in (plain, offloaded))
+    removed = {part: content["zero_optimization"].pop(part)["device"] for part in parts}
+    assert removed == dict.fromkeys(parts, device)
+    assert content == expected
+
+
+def test_there_are_eight_shipped_files() -> None:
     assert sorted(path.name for path in CONFIGS.iterdir()) == [
         "ds_zero2.json",
+        "ds_zero2_offload.json",
         "ds_zero3.json",
+        "ds_zero3_nvme.json",
+        "ds_zero3_offload.json",
         "lora.yaml",
         "ptuning_v2.yaml",
         "sft.yaml",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,10 +12,11 @@ from transformers import Seq2SeqTrainingArguments
 
 from glmtune.config import RunConfig
 from glmtune.errors import GlmtuneError
-from glmtune.modeling.loading import default_device, default_dtype
+from glmtune.modeling.loading import default_dtype
 
 from .checkpoint import STAGING
 from .reports import reporters
+from .sharding import tell_deepspeed_of_the_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,7 +43,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         settings[f"{key}_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
     settings["report_to"] = reporters(config) or ["none"]
     if settings.get("deepspeed"):
-        _prepare_deepspeed(settings, notify)
+        _stand_alone()
     try:
         arguments = Seq2SeqTrainingArguments(**settings)
     except (ValueError, ImportError) as error:
@@ -78,15 +77,13 @@ def use_one_gpu(notify: Callable[[str], None]) -> None:
         return
     count = torch.cuda.device_count()
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    notify(f"using 1 of {count} GPUs; for all: `torchrun --nproc-per-node {count} -m glmtune train ...`")
+    notify(f"using 1 of {count} GPUs; for all: `--nproc {count}`")
 
 
 def _choose_precision(config: RunConfig, settings: dict[str, Any], notify: Callable[[str], None]) -> None:
-    device = torch.device("cpu") if settings.get("use_cpu") else default_device()
+    device = tell_deepspeed_of_the_device(settings)
     if device.type == "cpu":
         settings["use_cpu"] = True
-        # DeepSpeed looks for an accelerator when it is imported, and warns where there is none.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if not settings.get("bf16"):
             notify("no GPU found: training in float32 on the CPU")
         return
@@ -97,29 +94,8 @@ def _choose_precision(config: RunConfig, settings: dict[str, Any], notify: Calla
         )
 
 
-def _prepare_deepspeed(settings: dict[str, Any], notify: Callable[[str], None]) -> None:
-    """Make DeepSpeed work on what there is: one process without a launcher, or a machine without a GPU."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise GlmtuneError("`deepspeed` is not installed", fix="run `pip install deepspeed` (Linux only)")
-    settings["deepspeed"] = _deepspeed_settings(settings["deepspeed"], notify)
+def _stand_alone() -> None:
+    """Make DeepSpeed work in one process without a launcher."""
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(alone)
-
-
-def _deepspeed_settings(given: str | Mapping[str, Any], notify: Callable[[str], None]) -> dict[str, Any]:
-    """Return what DeepSpeed's file, or the section in its place, holds, with ZeRO-3 made to save whole weights."""
-    text = Path(given).read_text(encoding="utf-8") if isinstance(given, str) else json.dumps(dict(given))
-    settings = json.loads(text)
-    zero = settings.get("zero_optimization", {})
-    stage = zero.get("stage", 0)
-    if stage not in (1, 2, 3):
-        raise GlmtuneError(
-            f"`zero_optimization.stage` is {json.dumps(stage)}; expected 1, 2 or 3",
-            where=given if isinstance(given, str) else None,
-            fix="to train without ZeRO, leave `deepspeed` out: `torchrun` alone trains with DDP",
-        )
-    if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-        notify("`stage3_gather_16bit_weights_on_model_save` is set to true: DeepSpeed would save empty weights")
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    return settings

@@ -52,6 +52,7 @@ from .run_folder import (
     write_run_file,
 )
 from .run_lock import hold_run
+from .sharding import check_sharding
 from .stopping import Preempted, heed_signals, stop_request
 from .trainer import GlmTrainer, record_left_out
 from .unfinished import AlreadyTrained, remains
@@ -97,6 +98,7 @@ def train(
     with nullcontext(False) if dry_run else hold_run(run_folder) as is_new_folder:
         refuse_used_folder(run_folder)
         check_reporters(config)
+        check_sharding(config)
         prepared = prepare_run(request)
         if dry_run:
             from .preflight import preflight
@@ -172,6 +174,7 @@ def _go_on(
     if told:
         notice(told)
     check_reporters(config)
+    check_sharding(config)
     prepared = prepare_run(replace(request, config=config), files)
     if verify:
         return replay(prepared, run_folder, chosen)

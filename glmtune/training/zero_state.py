@@ -28,6 +28,8 @@ from safetensors.torch import save_file
 
 from glmtune.errors import GlmtuneError, RunFailure
 
+from .offload import count_steps_again, state_in_memory, state_is_on_disk
+
 MASTER = "fp32"
 """The weight itself in float32: where a model trains in bf16 its own weights are only a rounded copy."""
 
@@ -101,9 +103,10 @@ def load_checkpoint(engine: Any, load_dir: str, **_: Any) -> tuple[str, dict[str
     numbers = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
     _restore_numbers(engine, numbers)
     _make_empty_state(engine, numbers)
+    count_steps_again(engine, numbers)
     _link_state(engine)
     with _files_by_name(folder) as files:
-        for name, weight in _trained_weights(engine):
+        for name, weight in _trained_weights(engine, writes=True):
             for key in (MASTER, *numbers["divided"]):
                 _fill(weight, key, files[f"{name}:{key}"], f"{name}:{key}")
             _fill_model(weight, files[f"{name}:{MASTER}"].get_tensor(f"{name}:{MASTER}"))
@@ -112,17 +115,23 @@ def load_checkpoint(engine: Any, load_dir: str, **_: Any) -> tuple[str, dict[str
     return str(folder), {}
 
 
-def _trained_weights(engine: Any) -> Iterator[tuple[str, Any]]:
-    return ((name, weight) for name, weight in engine.module.named_parameters() if weight.requires_grad)
+def _trained_weights(engine: Any, *, writes: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield every trained weight with its name; its state is in memory, and written back where `writes` says so."""
+    named = [(name, weight) for name, weight in engine.module.named_parameters() if weight.requires_grad]
+    if not state_is_on_disk(engine):
+        yield from named
+        return
+    names = {id(weight): name for name, weight in named}
+    for index, weights in enumerate(engine.optimizer.fp16_groups):
+        with state_in_memory(engine, index, writes=writes):
+            yield from ((names[id(weight)], weight) for weight in weights)
 
 
 def _partitions(engine: Any) -> list[torch.Tensor]:
     """Return the flat float32 tensors, (elements of this process's share,), that its optimizer steps."""
     kind = type(engine.optimizer).__name__
     if kind not in PARTITIONS:
-        raise GlmtuneError(
-            f"DeepSpeed's `{kind}` cannot be saved here", fix="set `zero_optimization.stage` to 2 or 3, without NVMe"
-        )
+        raise GlmtuneError(f"DeepSpeed's `{kind}` cannot be saved here", fix="set `zero_optimization.stage` to 2 or 3")
     return list(getattr(engine.optimizer, PARTITIONS[kind]))
 
 
@@ -176,12 +185,13 @@ def _restore_numbers(engine: Any, numbers: dict[str, Any]) -> None:
 
 def _make_empty_state(engine: Any, numbers: dict[str, Any]) -> None:
     """Give every partition the state that the optimizer would make at its first step, all zero but for the counts."""
-    for partition in _partitions(engine):
-        _base_state(engine)[partition] = {
-            **numbers["counts"],
-            **{key: torch.tensor(float(value)) for key, value in numbers["tensor_counts"].items()},
-            **{key: torch.zeros_like(partition) for key in numbers["divided"]},
-        }
+    for index, partition in enumerate(_partitions(engine)):
+        with state_in_memory(engine, index, writes=True):
+            _base_state(engine)[partition] = {
+                **numbers["counts"],
+                **{key: torch.tensor(float(value)) for key, value in numbers["tensor_counts"].items()},
+                **{key: torch.zeros_like(partition) for key in numbers["divided"]},
+            }
 
 
 def _link_state(engine: Any) -> None:

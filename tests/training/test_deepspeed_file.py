@@ -13,7 +13,6 @@ import pytest
 from glmtune import train
 from glmtune.config import load_config
 from glmtune.errors import GlmtuneError
-from glmtune.training.arguments import _deepspeed_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -22,20 +21,6 @@ def write(folder: Path, content: Any) -> Path:
     path = folder / "ds.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("ds_*.json")), ids=lambda path: path.name)
-def test_the_shipped_files_are_taken_as_they_are(path: Path) -> None:
-    notes: list[str] = []
-    assert _deepspeed_settings(str(path), notes.append) == json.loads(path.read_text(encoding="utf-8"))
-    assert not notes
-
-
-def test_zero_3_is_made_to_save_whole_weights() -> None:
-    notes: list[str] = []
-    settings = _deepspeed_settings({"zero_optimization": {"stage": 3}}, notes.append)
-    assert settings == {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}}
-    assert notes == ["`stage3_gather_16bit_weights_on_model_save` is set to true: DeepSpeed would save empty weights"]
 
 
 @pytest.mark.parametrize(
