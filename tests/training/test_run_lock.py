@@ -33,7 +33,7 @@ from pathlib import Path
 from glmtune.training.run_lock import hold_run
 with hold_run(Path(sys.argv[1])):
     worker = os.fork()
-    if worker:
+    if not worker:  # by now it has let go
         print("held", flush=True)
     sys.stdin.read()
 """
