@@ -131,7 +131,9 @@ class KilledRun:
             f"{line}\n{other}" for line, other in zip_longest(found, expected) if line != other
         )
         assert self.newest() == NUM_STEPS
-        assert len(list(self.folder.glob("checkpoint-*"))) == LIMIT, "something half deleted stayed behind"
+        # A kill behind the last save leaves one more: no later save comes to delete it.
+        allowed = {LIMIT, LIMIT + 1} if before == NUM_STEPS else {LIMIT}
+        assert len(list(self.folder.glob("checkpoint-*"))) in allowed, "something half deleted stayed behind"
         self.figures.equal_runs += 1
 
     def stage(self) -> str:
