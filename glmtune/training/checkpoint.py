@@ -90,7 +90,9 @@ def choose(run_folder: Path, step: int | None) -> Path:
     """
     candidates = _all_checkpoints(run_folder)
     if not candidates:
-        raise GlmtuneError(f"the run `{run_folder}` has no complete checkpoint to resume from", fix="remove the folder and train anew")
+        raise GlmtuneError(
+            f"the run `{run_folder}` has no complete checkpoint to resume from", fix="remove the folder and train anew"
+        )
     if step is not None:
         return _choose_step(run_folder, candidates, step)
     damage: list[tuple[Path, str]] = []
@@ -103,7 +105,9 @@ def choose(run_folder: Path, step: int | None) -> Path:
         return candidate
     listed = "".join(f"\n  - `{path.name}`: {problem}" for path, problem in damage)
     raise GlmtuneError(
-        f"the run has no complete checkpoint to resume from:{listed}", where=str(run_folder), fix="remove the folder and train anew"
+        f"the run has no complete checkpoint to resume from:{listed}",
+        where=str(run_folder),
+        fix="remove the folder and train anew",
     )
 
 

@@ -110,7 +110,8 @@ class KilledRun:
         life = Life(lambda: resume(self.folder), self.log)
         assert life.end() == EXIT_USER_ERROR
         assert life.told() == (
-            f"error: the run `{self.folder}` has no complete checkpoint to resume from\nhint: remove the folder and train anew\n"
+            f"error: the run `{self.folder}` has no complete checkpoint to resume from\n"
+            "hint: remove the folder and train anew\n"
         )
         life = Life(lambda: train(self.rows, "demo", self.config), self.log)
         assert life.end() == EXIT_USER_ERROR
