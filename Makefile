@@ -7,7 +7,7 @@ WORKERS ?= 2
 # How often `make soak` kills a run.
 KILLS ?= 100
 
-.PHONY: demo test test-slow soak check clean
+.PHONY: demo test test-slow test-long soak check clean
 
 # One thread: a model this small gains little from more, and loses ten times where other programs use the cores, too.
 demo: $(VENV)/ready
@@ -18,6 +18,10 @@ test: $(VENV)/ready
 
 # The demo, whole runs on real rows, several processes: what takes longer.
 test-slow: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "(slow or multi) and not gpu and not long"
+
+# All of them: every cell of the matrix, every launcher, offload, two machines.
+test-long: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "(slow or multi) and not gpu"
 
 # Kills a small run at random moments, and prints at the end what came of it. `SEED=` chooses the moments again, as far

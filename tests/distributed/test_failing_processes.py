@@ -135,7 +135,15 @@ def figures(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("happening", ["raises", "raises, and hangs", "is killed", "fails in an evaluation"])
+@pytest.mark.parametrize(
+    "happening",
+    [
+        "raises, and hangs",
+        "is killed",
+        pytest.param("raises", marks=pytest.mark.long),
+        pytest.param("fails in an evaluation", marks=pytest.mark.long),
+    ],
+)
 def test_a_process_that_fails_ends_all_with_its_own_message(
     happening: str, run_group: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -153,6 +161,7 @@ def test_a_process_that_fails_ends_all_with_its_own_message(
     assert (tmp_path / "run" / "checkpoint-6" / "manifest.json").is_file()
 
 
+@pytest.mark.long
 def test_an_evaluation_that_fails_in_all_processes_does_not_end_the_run(
     run_group: Callable[..., Ended], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from glmtune import train
 
-pytestmark = pytest.mark.multi
+pytestmark = [pytest.mark.multi, pytest.mark.long]
 
 BIN = Path(sys.executable).parent
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
