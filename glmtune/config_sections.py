@@ -45,7 +45,9 @@ def training_section(source: Source, homes: Mapping[str, str]) -> dict[str, Any]
     from transformers import Seq2SeqTrainingArguments
 
     given = {key: value for key, value in source.section("training_args").items() if key != "generation_config"}
-    arguments = check_fields(source, "training_args", given, Seq2SeqTrainingArguments, homes=homes)
+    # transformers annotates it as text alone, and calls text outdated.
+    fsdp = {"fsdp": given.pop("fsdp")} if isinstance(given.get("fsdp"), bool) else {}
+    arguments = check_fields(source, "training_args", given, Seq2SeqTrainingArguments, homes=homes) | fsdp
     # Text cannot be scored that was not generated; without rows to evaluate on there is nothing to generate from.
     data = source.section("data_config")
     has_rows_to_evaluate = data.get("val_file") is not None or bool(data.get("val_size"))

@@ -122,8 +122,8 @@ def _fit_union(value: Any, members: Sequence[Any]) -> Any:
             return fit(value, member)
         except Mismatch as mismatch:
             expected.append(str(mismatch))
-    # `null` is seldom what was meant.
-    raise Mismatch(" or ".join(name for name in expected if name != "null"))
+    # `null` is seldom what was meant. Sorted: `typing` hands out an equal union that somebody wrote in another order.
+    raise Mismatch(" or ".join(sorted(name for name in expected if name != "null")))
 
 
 def _fit_items(values: Any, annotation: Any) -> list[Any]:

@@ -299,7 +299,7 @@ def test_an_unknown_key_names_the_nearest_one_or_its_section(text: str, message:
         ("label_names: labels", "label_names`: expected a list, found the text `labels`"),
         ("label_names: [1]", "label_names`: expected a list with text in every place, found a list"),
         ("deepspeed: 3", "deepspeed`: expected keys and values or text, found `3`"),
-        ("report_to: {a: 1}", "report_to`: expected text or a list, found keys and values"),
+        ("report_to: {a: 1}", "report_to`: expected a list or text, found keys and values"),
         (
             "eval_strategy: step",
             "eval_strategy`: expected one of `no`, `steps`, `epoch` (did you mean `steps`?), found the text `step`",
@@ -435,7 +435,7 @@ def test_our_own_keys_and_sections_are_checked_alike(text: str, message: str) ->
             "data_config: {}\n",
             "is missing\n  --> run.yaml:1\nhint: name the training rows, such as `train_file: train.jsonl`",
         ),
-        ("data_config:\n  train_file: null\n", "expected text or a list, found `null`\n  --> run.yaml:2"),
+        ("data_config:\n  train_file: null\n", "expected a list or text, found `null`\n  --> run.yaml:2"),
     ],
 )
 def test_the_training_rows_must_be_named(text: str, message: str) -> None:

@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import DynamicCache
 
 from glmtune.errors import GlmtuneError
+
+from .whole_weights import whole_trained_weights
 
 
 class ReadOnlyCache(DynamicCache):
@@ -59,7 +62,7 @@ class PrefixHooks:
 
 
 def save_dealt_out_prefix(model: Any, folder: Path, *, is_writer: bool) -> bool:
-    """Save a prefix that ZeRO-3 has dealt out over the processes; returns False where there is none to save.
+    """Save a prefix that ZeRO-3 or FSDP has dealt out over the processes; returns False where there is none to save.
 
     PEFT runs its prompt encoder to get at the prefix, on the main process alone. Under ZeRO-3 running a module is a
     meeting of all processes, and the main process would wait there for ever. Here all of them gather the prefix
@@ -67,6 +70,10 @@ def save_dealt_out_prefix(model: Any, folder: Path, *, is_writer: bool) -> bool:
     """
     if not isinstance(model, PeftModel) or model.active_peft_config.peft_type != "PREFIX_TUNING":
         return False
+    if isinstance(model, FSDPModule):
+        with whole_trained_weights(model):
+            model.save_pretrained(str(folder), is_main_process=is_writer)
+        return True
     parameters = list(model.prompt_encoder.parameters())
     if not all(hasattr(parameter, "ds_id") for parameter in parameters):
         return False

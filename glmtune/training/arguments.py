@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_dtype
 
 from .checkpoint import STAGING
+from .fsdp import divide_on_a_cpu
 from .reports import reporters
 from .sharding import tell_deepspeed_of_the_device
 
@@ -32,7 +34,8 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
     transformers writes into a hidden folder of the run; `checkpoint.publish` moves what is complete out of it, and
     deletes old checkpoints, so that `save_total_limit` is not for transformers to see.
     """
-    settings = dict(config.training_args)
+    # A copy to its ground: transformers completes the dictionaries that it is given.
+    settings = copy.deepcopy(dict(config.training_args))
     settings["output_dir"] = str(run_folder / STAGING)
     settings.pop("save_total_limit", None)
     _choose_precision(config, settings, notify)
@@ -49,6 +52,8 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
     except (ValueError, ImportError) as error:
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
     assert arguments.device is not None, "asking for the device starts the process group, before any model is loaded"
+    if settings.get("fsdp"):
+        divide_on_a_cpu()
     if settings.get("deepspeed"):
         import deepspeed
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 
 from glmtune.console import is_main_process, notice, say
 from glmtune.errors import RunFailure
@@ -79,6 +80,8 @@ def _longest(prepared: Prepared, settings: dict[str, Any]) -> Any:
 
 def _compare(model: Any, saved: Path) -> int:
     """Return how many saved tensors were found equal to the model's; raises at the first that is not."""
+    if isinstance(model, FSDPModule):
+        return 0  # this process holds a part of each
     live = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else model.state_dict()
     paths = [saved / ADAPTER_WEIGHTS] if isinstance(model, PeftModel) else sorted(saved.glob("*.safetensors"))
     num_compared = 0

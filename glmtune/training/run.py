@@ -35,6 +35,7 @@ from . import checkpoint
 from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
 from .changes import asked_settings, changes_since, refuse_changes
 from .foreign_code import refuse_code
+from .fsdp import with_accelerates_fsdp
 from .global_batch import keep_global_batch
 from .group_watch import watch_group
 from .preparation import Prepared, absolute, model_source, prepare_run
@@ -87,6 +88,7 @@ def train(
         config = load_config(config, overrides)
     for line in config.notices:
         notice(line)
+    config = with_accelerates_fsdp(config)
     request = RunRequest(
         data_dir=Path(data_dir),
         model=absolute(model),

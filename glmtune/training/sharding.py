@@ -18,6 +18,8 @@ from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_device
 
+from .fsdp import check_fsdp
+
 LAUNCHED_WITH_DEEPSPEED = "ACCELERATE_CONFIG_DS_FIELDS"
 """Set by `accelerate launch --use_deepspeed`; `ACCELERATE_USE_DEEPSPEED` is set by transformers, too."""
 OFFLOADS = ("offload_optimizer", "offload_param")
@@ -26,7 +28,8 @@ CPU_OPTIMIZERS = ("adamw", "adagrad")
 
 
 def check_sharding(config: RunConfig) -> None:
-    """Raise where DeepSpeed cannot do here what it is asked for."""
+    """Raise where DeepSpeed or FSDP cannot do here what it is asked for."""
+    check_fsdp(config)
     if LAUNCHED_WITH_DEEPSPEED in os.environ:
         raise GlmtuneError(
             "accelerate's own DeepSpeed settings are not read: a resumed run would not know them",

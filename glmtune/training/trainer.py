@@ -13,6 +13,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +32,7 @@ from glmtune.modeling.ptuning import save_dealt_out_prefix
 from . import checkpoint, group_watch
 from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLine
 from .changes import ASKED
+from .fsdp import load_weights, no_pickled_copy
 from .loss_window import LossWindow
 from .reports import start_reports
 from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
@@ -231,6 +233,21 @@ class GlmTrainer(Seq2SeqTrainer):
         (folder / ASKED).write_text(json.dumps(self.asked, ensure_ascii=False, indent=1), encoding="utf-8")
         self.tokenizer.save_pretrained(str(folder))
         model.generation_config.save_pretrained(str(folder))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        with no_pickled_copy() if self.is_fsdp_enabled else nullcontext():
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Under FSDP the weights were loaded before they were divided.
+        if not self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
+        else:
+            super()._load_best_model()
 
     def _score(self, data: EncodedData, output: Path | None) -> Scores:
         try:

@@ -30,14 +30,20 @@ def saved_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     Args:
         model: Without the wrappers of DDP and DeepSpeed; its weights may be dealt out over processes.
     """
+    weights = dict(model.named_parameters())
+    return {saved: _full_shape(weights[name]) for name, saved in saved_names(model).items()}
+
+
+def saved_names(model: Any) -> dict[str, str]:
+    """Return the name of every weight that a checkpoint has to hold, in the model and in the file."""
     if not isinstance(model, PeftModel):
-        return {name: _full_shape(weight) for name, weight in model.named_parameters()}
-    trained = {name: _full_shape(weight) for name, weight in model.named_parameters() if weight.requires_grad}
+        return {name: name for name, _ in model.named_parameters()}
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     adapter = model.active_adapter
     if model.peft_config[adapter].is_prompt_learning:
-        (shape,) = (shape for name, shape in trained.items() if name.startswith("prompt_encoder."))
-        return {PREFIX: shape}
-    return {name.replace(f".{adapter}.", ".").replace("modules_to_save.", ""): shape for name, shape in trained.items()}
+        (name,) = (name for name in trained if name.startswith("prompt_encoder."))
+        return {name: PREFIX}
+    return {name: name.replace(f".{adapter}.", ".").replace("modules_to_save.", "") for name in trained}
 
 
 def check_weights(folder: Path, expected: Shapes) -> None:

@@ -33,6 +33,9 @@ LAUNCHERS = {
                    "--module", "glmtune", "VERB"],
     "accelerate with a file": ["accelerate", "launch", "--config_file", "accelerate.yaml", "--module", "glmtune",
                                "VERB"],
+    "accelerate with FSDP2": ["accelerate", "launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2",
+                              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                              "--main_process_port", "0", "--module", "glmtune", "VERB"],
     "deepspeed": ["deepspeed", "--num_gpus", "2", "--master_port", "PORT", "--module", "glmtune", "VERB"],
 }  # fmt: skip
 

@@ -1,0 +1,40 @@
+"""Weights that FSDP2 has divided over the processes, made whole for as long as something needs them so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+
+def divide_again(model: nn.Module) -> None:
+    """Give up the whole weights that FSDP keeps after a forward without a backward, as in an evaluation."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+@contextmanager
+def whole_trained_weights(model: nn.Module) -> Iterator[None]:
+    """Put whole weights in the place of the trained ones, to be read.
+
+    All processes enter and leave together. It is for the weights of adapters, which are small; those of a whole
+    model would need its whole memory.
+    """
+    divide_again(model)
+    divided = [
+        (owner, name, weight)
+        for owner in model.modules()
+        for name, weight in owner.named_parameters(recurse=False)
+        if weight.requires_grad and isinstance(weight, DTensor)
+    ]
+    for owner, name, weight in divided:
+        setattr(owner, name, nn.Parameter(weight.full_tensor().detach()))
+    try:
+        yield
+    finally:
+        for owner, name, weight in divided:
+            setattr(owner, name, weight)
