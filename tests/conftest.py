@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import tempfile
 from pathlib import Path
@@ -18,6 +19,10 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Encoded rows and the embedded model: not into the cache of whoever runs the tests.
 _cache = tempfile.TemporaryDirectory(prefix="glmtune-tests-")
 os.environ["GLMTUNE_CACHE"] = _cache.name
+
+# Where the tests run in the background a shell has Ctrl-C ignored, by every program that is started from here, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real material beside the checkout: GLM-4's tokenizer and published rows. Not part of the project."""

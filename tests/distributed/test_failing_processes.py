@@ -138,8 +138,8 @@ def figures(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "happening",
     [
-        "raises, and hangs",
         "is killed",
+        pytest.param("raises, and hangs", marks=pytest.mark.long),
         pytest.param("raises", marks=pytest.mark.long),
         pytest.param("fails in an evaluation", marks=pytest.mark.long),
     ],
@@ -171,6 +171,7 @@ def test_an_evaluation_that_fails_in_all_processes_does_not_end_the_run(
     assert [line["step"] for line in figures(tmp_path / "run") if "eval_loss" in line] == [6]
 
 
+@pytest.mark.long
 def test_a_process_without_its_data_ends_all_with_its_own_message(
     run_group: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_process_without_its_data_ends_all_with_its_own_message(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_mistake_that_all_processes_make_is_told_once(run_group: Callable[..., Ended], tmp_path: Path) -> None:
     write_config(tmp_path)
     (tmp_path / "rows").unlink()

@@ -78,7 +78,14 @@ def received_by_workers(folder: Path) -> list[str]:
     return [(folder / f"received-{rank}").read_text(encoding="utf-8") for rank in range(2)]
 
 
-@pytest.mark.parametrize("names", [["SIGTERM"], ["SIGUSR1"], ["SIGINT"], ["SIGINT", "SIGINT"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["SIGINT", "SIGINT"],
+        *(pytest.param([name], marks=pytest.mark.long) for name in ("SIGTERM", "SIGUSR1", "SIGINT")),
+    ],
+    ids=" ".join,
+)
 def test_each_signal_reaches_every_worker_once_and_saving_is_waited_for(names: list[str], tmp_path: Path) -> None:
     launcher = start(tmp_path, WORKER.replace("NUM_SIGNALS", str(len(names))))
     wait_for_workers(tmp_path)

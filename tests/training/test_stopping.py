@@ -93,7 +93,7 @@ def undisturbed(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         ("steps", 4),
         ("epochs", 10),
         *(
-            pytest.param(schedule, step, marks=pytest.mark.slow)
+            pytest.param(schedule, step, marks=[pytest.mark.slow, pytest.mark.long])
             for schedule, step in [("steps", 8), ("steps", 10), ("steps", 16), ("epochs", 4), ("epochs", 16),
                                    ("best", 4), ("best", 15), ("evaluations steer the rate", 8)]
         ),
