@@ -104,7 +104,8 @@ def test_workers_are_told_when_their_launcher_is_killed(tmp_path: Path) -> None:
     launcher.kill()
     launcher.communicate(timeout=60)
     wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
-    assert received_by_workers(tmp_path) == ["SIGTERM"] * 2
+    # The kernel may send it once for every thread of the launcher; more than one changes nothing.
+    assert [set(received.split()) for received in received_by_workers(tmp_path)] == [{"SIGTERM"}] * 2
 
 
 @pytest.mark.parametrize(
