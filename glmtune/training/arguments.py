@@ -15,6 +15,7 @@ from glmtune.config import RunConfig
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_dtype
 
+from .build_locks import wait_for_compilers
 from .checkpoint import STAGING
 from .fsdp import divide_on_a_cpu
 from .reports import reporters
@@ -57,6 +58,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
     if settings.get("deepspeed"):
         import deepspeed
 
+        wait_for_compilers(notify)
         # ZeRO-3 deals the weights out while the model loads, and must know by then how many processes there are.
         backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
         deepspeed.init_distributed(dist_backend=backend)
