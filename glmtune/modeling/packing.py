@@ -53,7 +53,8 @@ def leak_between_rows(model: nn.Module, device: torch.device) -> str | None:
     first, other, second = (
         [start + 7 * place for place in range(length)] for start, length in ((11, 9), (13, 9), (17, 6))
     )
-    alone = _logits_of_last(model, [second], device)
+    ids = torch.tensor([second], device=device)
+    alone = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
     together = _logits_of_last(model, [first, second], device)
     changed = _logits_of_last(model, [other, second], device)
     unit = alone.std() * TOLERANCE.get(alone.dtype, HALF_TOLERANCE)

@@ -139,8 +139,8 @@ def test_the_trial_finds_an_attention_that_takes_all_rows_for_one(dtype: torch.d
     assert leak_between_rows(model, CPU) == "a row's logits change with the row before it"
 
 
-def test_the_trial_finds_positions_that_go_on_from_row_to_row() -> None:
-    """Which only a prefix shows: rotary positions are relative."""
+def test_the_trial_finds_positions_that_do_not_begin_behind_the_prefix() -> None:
+    """Without a prefix it would not matter where they begin: rotary positions are relative."""
     model = get_peft_model(build(), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)).eval()
     assert leak_between_rows(model, CPU) == "a row behind another has other logits than alone"
 
@@ -181,8 +181,6 @@ def test_a_configuration_that_rules_packing_out_says_why(config, reason: str | N
 
 
 def test_adapters_of_other_kinds_are_packed_too() -> None:
-    model = adapt(
-        build(), {"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": [], "task_type": "CAUSAL_LM"},
-        GLM, gradient_checkpointing=False, notify=print,
-    )  # fmt: skip
+    ia3 = {"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": [], "task_type": "CAUSAL_LM"}
+    model = adapt(build(), ia3, GLM, gradient_checkpointing=False, notify=print)
     assert leak_between_rows(model.eval(), CPU) is None
