@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from glmtune.errors import GlmtuneError
 from glmtune.family import CHATGLM_TARGETS, Family
 
-from .ptuning import allow_checkpointing, place_rows_behind_prefix
+from .ptuning import allow_checkpointing
 
 Notify = Callable[[str], None]
 
@@ -40,10 +40,8 @@ def adapt(
 
 def prepare(model: PeftModel, *, gradient_checkpointing: bool) -> None:
     """Make an adapted model ready to train; also for one whose adapter was loaded from a checkpoint."""
-    if model.active_peft_config.peft_type == "PREFIX_TUNING":
-        place_rows_behind_prefix(model.get_base_model())
-        if gradient_checkpointing:
-            allow_checkpointing(model)
+    if gradient_checkpointing and model.active_peft_config.peft_type == "PREFIX_TUNING":
+        allow_checkpointing(model)
 
 
 def freeze_vision(model: PreTrainedModel, notify: Notify) -> None:

@@ -103,20 +103,3 @@ def allow_checkpointing(model: PeftModel) -> None:
     base.register_forward_pre_hook(hooks.keep, with_kwargs=True)
     for attention in attentions:
         attention.register_forward_pre_hook(hooks.give, with_kwargs=True)
-
-
-def place_rows_behind_prefix(base: Any) -> None:
-    """Give packed rows their positions in a model with a prefix: PEFT ignores `position_ids` there.
-
-    Each row's positions begin behind the prefix, as they do where the row is alone.
-    """
-    base.register_forward_pre_hook(_place_rows, with_kwargs=True)
-
-
-def _place_rows(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    starts, cache = kwargs.get("cu_seq_lens_q"), kwargs.get("past_key_values")
-    if starts is None or cache is None:
-        return args, kwargs
-    lengths = starts.diff()
-    places = torch.arange(int(starts[-1]), device=starts.device) - torch.repeat_interleave(starts[:-1], lengths)
-    return args, kwargs | {"position_ids": (places + cache.get_seq_length()).unsqueeze(0)}
