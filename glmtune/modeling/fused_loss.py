@@ -41,7 +41,7 @@ def fused_cross_entropy(
         weights: (N,), what each row's loss is multiplied with; None for 1.
         label_smoothing: As in `torch.nn.functional.cross_entropy`.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
+    if hidden.device.type != "cpu" and torch.is_autocast_enabled(hidden.device.type):
         half = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(half), weight.to(half)
     loss = _FusedCrossEntropy.apply(hidden, weight, targets, weights, label_smoothing)
