@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -43,25 +44,31 @@ def quiet_libraries() -> Iterator[None]:
     """Leave the terminal to our own lines for as long as one of our functions runs; `--debug` shows everything.
 
     Rows are counted by us, so that the bars of datasets are hidden; those of transformers only where no terminal is.
+    bitsandbytes, which PEFT imports where it is installed, says at each start which other package it would like, and in
+    8 bits of every layer in every step that it computes in float16.
     """
     if os.environ.get("GLMTUNE_DEBUG"):
         yield
         return
     import datasets
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     rows_shown = not datasets.are_progress_bars_disabled()
-    weights_shown = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    weights_shown = is_progress_bar_enabled() and not sys.stderr.isatty()
+    bitsandbytes = logging.getLogger("bitsandbytes")
+    level = bitsandbytes.level
     with warnings.catch_warnings():
         ignore_library_warnings()
+        bitsandbytes.setLevel(logging.ERROR)
         if rows_shown:
             datasets.disable_progress_bars()
         if weights_shown:
-            logging.disable_progress_bar()
+            disable_progress_bar()
         try:
             yield
         finally:
+            bitsandbytes.setLevel(level)
             if rows_shown:
                 datasets.enable_progress_bars()
             if weights_shown:
-                logging.enable_progress_bar()
+                enable_progress_bar()

@@ -38,6 +38,7 @@ from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
 from .global_batch import keep_global_batch
 from .group_watch import watch_group
+from .machine import check_machine
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
 from .reports import check_reporters
@@ -101,6 +102,7 @@ def train(
         refuse_used_folder(run_folder)
         check_reporters(config)
         check_sharding(config)
+        check_machine(config)
         prepared = prepare_run(request)
         if dry_run:
             from .preflight import preflight
@@ -177,6 +179,7 @@ def _go_on(
         notice(told)
     check_reporters(config)
     check_sharding(config)
+    check_machine(config)
     prepared = prepare_run(replace(request, config=config), files)
     if verify:
         return replay(prepared, run_folder, chosen)
@@ -244,6 +247,8 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         dtype=load_dtype(config, arguments),
         trust_remote_code=config.trust_remote_code,
         attn_implementation=config.attn_implementation,
+        quantization=config.quantization,
+        device=arguments.device,
     )
     set_stop_tokens(model, prepared.tokenizer, prepared.family, prepared.stop_ids)
     if config.freezeV:
@@ -258,11 +263,18 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
     if resume_from is not None and config.peft_config is not None:
         # Before DeepSpeed divides the weights; without DeepSpeed transformers loads them once more.
         load_adapter_weights(adapted, resume_from)
-    # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
-    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in adapted.parameters()]
-    total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    trained, total = count_weights(adapted)
     say(f"{config.method}: {trained:,} of {total:,} parameters are trained ({100 * trained / total:.2f} %)")
     return adapted
+
+
+def count_weights(model: Any) -> tuple[int, int]:
+    """Return how many numbers are trained, and how many the model has."""
+    if isinstance(model, PeftModel):
+        return model.get_nb_trainable_parameters()  # which knows that four bits are half a byte
+    # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
+    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
+    return sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes)
 
 
 def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model: Any, run_folder: Path) -> GlmTrainer:
