@@ -34,9 +34,14 @@ def show_evaluation(done: int, total: int) -> None:
 
 
 def ignore_library_warnings() -> None:
-    """Hide the deprecations of one library that another uses; nobody here can mend them."""
+    """Hide the deprecations of one library that another uses; nobody here can mend them.
+
+    And bitsandbytes, which transformers and PEFT import where it is installed: it says at each start which other package
+    it would like, and in 8 bits of every layer in every step that it computes in float16.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -44,8 +49,6 @@ def quiet_libraries() -> Iterator[None]:
     """Leave the terminal to our own lines for as long as one of our functions runs; `--debug` shows everything.
 
     Rows are counted by us, so that the bars of datasets are hidden; those of transformers only where no terminal is.
-    bitsandbytes, which PEFT imports where it is installed, says at each start which other package it would like, and in
-    8 bits of every layer in every step that it computes in float16.
     """
     if os.environ.get("GLMTUNE_DEBUG"):
         yield
@@ -59,7 +62,6 @@ def quiet_libraries() -> Iterator[None]:
     level = bitsandbytes.level
     with warnings.catch_warnings():
         ignore_library_warnings()
-        bitsandbytes.setLevel(logging.ERROR)
         if rows_shown:
             datasets.disable_progress_bars()
         if weights_shown:
