@@ -36,8 +36,8 @@ def show_evaluation(done: int, total: int) -> None:
 def ignore_library_warnings() -> None:
     """Hide the deprecations of one library that another uses; nobody here can mend them.
 
-    And bitsandbytes, which transformers and PEFT import where it is installed: it says at each start which other package
-    it would like, and in 8 bits of every layer in every step that it computes in float16.
+    And bitsandbytes, which transformers and PEFT import where it is installed: it says at each start which other
+    package it would like, and in 8 bits of every layer in every step that it computes in float16.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

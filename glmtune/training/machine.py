@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from glmtune.config import RunConfig
 from glmtune.config_sections import training_fields
@@ -123,11 +125,27 @@ def _check_optimizer(name: str, arguments: Mapping[str, Any], device: torch.devi
         )
 
 
+def check_optimizer_settings(arguments: TrainingArguments, model: Any) -> None:
+    """Raise where transformers cannot make the optimizer: `optim_args` that it cannot read, a package too old."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        raise GlmtuneError(
+            f"transformers refuses the optimizer: {error}",
+            where=f"training_args.optim: {OptimizerNames(arguments.optim).value}",
+            fix="look at `training_args.optim_args`, which is text such as `beta1=0.9,beta2=0.99`"
+            if arguments.optim_args
+            else None,
+        ) from error
+
+
 def _check_compiler(config: RunConfig, arguments: Mapping[str, Any], device: torch.device) -> None:
     where = "training_args.torch_compile"
     without = "leave `torch_compile` out: the run gives the same result without it"
     if zero_stage(config) is not None or arguments["fsdp"]:
         raise GlmtuneError("`torch_compile` is not supported under DeepSpeed and FSDP", where=where, fix=without)
+    if config.quantization is not None:
+        raise GlmtuneError("`torch_compile` is not supported with `quantization`", where=where, fix=without)
     if (arguments["torch_compile_backend"] or "inductor") != "inductor":
         return
     problem = _cpu_problem() if device.type == "cpu" else _gpu_problem()

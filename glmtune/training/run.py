@@ -32,13 +32,14 @@ from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
 from glmtune.modeling.sources import checkpoints_of, find_model
 
 from . import checkpoint
+from .active import tell_what_is_active
 from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
 from .changes import asked_settings, changes_since, refuse_changes
 from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
 from .global_batch import keep_global_batch
 from .group_watch import watch_group
-from .machine import check_machine
+from .machine import check_machine, check_optimizer_settings
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
 from .reports import check_reporters
@@ -292,7 +293,7 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         )
 
     try:
-        return GlmTrainer(
+        trainer = GlmTrainer(
             model=model,
             args=arguments,
             data_collator=functools.partial(collate, pad_token_id=prepared.tokenizer.pad_token_id),
@@ -310,6 +311,9 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         if isinstance(error, RuntimeError) and "requires" not in str(error):
             raise
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
+    check_optimizer_settings(arguments, model)
+    tell_what_is_active(trainer, loss_kernel="labelled positions", packing="off")
+    return trainer
 
 
 def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:

@@ -1,0 +1,101 @@
+"""`torch_compile`: the same losses as without it, or the reason why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmtune import GlmtuneError, load_config, resume, train
+from glmtune.training.machine import check_machine
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def steps(run: Path, read_losses) -> list[float]:
+    losses = read_losses(run)
+    return [losses[step] for step in sorted(losses)]
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_is_told_so(demo_data: Path, write_config, tmp_path: Path) -> None:
+    config = write_config(torch_compile=True, use_cpu=True)
+    environment = os.environ | {
+        "CXX": "no-such-compiler", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled"),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "glmtune", "train", str(demo_data), "demo", str(config)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: torch cannot compile here: it needs a C++ compiler, such as `g++` ("), lines
+    assert lines[1:] == [
+        "  --> training_args.torch_compile",
+        "hint: install it, or leave `torch_compile` out: the run gives the same result without it",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("top", "training_args", "what"),
+    [
+        ({}, {"fsdp": True}, "`torch_compile` is not supported under DeepSpeed and FSDP"),
+        ({"quantization": "4bit"}, {}, "`torch_compile` is not supported with `quantization`"),
+    ],
+)
+def test_what_does_not_go_together_with_compiling_is_refused(
+    top: dict, training_args: dict, what: str, write_config
+) -> None:
+    if "quantization" in top:
+        pytest.importorskip("bitsandbytes")
+    config = load_config(write_config(top=top, torch_compile=True, use_cpu=True, **training_args))
+    with pytest.raises(GlmtuneError) as caught:
+        check_machine(config)
+    assert str(caught.value) == (
+        f"{what}\n  --> training_args.torch_compile\n"
+        "hint: leave `torch_compile` out: the run gives the same result without it"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_traced_run_has_the_losses_of_a_plain_one_and_two_traces(
+    gradient_checkpointing: bool, demo_data: Path, write_config, read_losses, tmp_path: Path, capsys
+) -> None:
+    """Traced, not translated into machine code, which takes a minute: rows of many lengths, in two traces."""
+    settings = {
+        "max_steps": 4, "eval_strategy": "no", "use_cpu": True, "gradient_checkpointing": gradient_checkpointing,
+    }  # fmt: skip
+    plain = train(demo_data, "demo", write_config(output_dir=str(tmp_path / "plain"), **settings))
+    assert "compiled" not in capsys.readouterr().err
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    traced = train(demo_data, "demo", write_config(torch_compile_backend="aot_eager", **settings))
+    assert "checkpointing " in capsys.readouterr().err.partition(", compiled on, ")[0]
+    assert steps(traced, read_losses) == pytest.approx(steps(plain, read_losses), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_compiled_run_has_the_losses_of_a_plain_one_and_resumes_exactly(
+    demo_data: Path, write_config, read_losses, read_weights, tmp_path: Path
+) -> None:
+    settings = {"max_steps": 4, "save_steps": 2, "eval_steps": 2, "use_cpu": True}
+    plain = train(demo_data, "demo", write_config(output_dir=str(tmp_path / "plain"), **settings))
+    run = train(demo_data, "demo", write_config(torch_compile=True, **settings))
+    losses, weights = read_losses(run), read_weights(run / "checkpoint-4")
+    assert steps(run, read_losses) == pytest.approx(steps(plain, read_losses), rel=1e-4)
+
+    shutil.rmtree(run / "checkpoint-4")
+    (run / "metrics.jsonl").write_text("", encoding="utf-8")
+    resume(run)
+    assert read_losses(run) == {step: loss for step, loss in losses.items() if step > 2}
+    resumed = read_weights(run / "checkpoint-4")
+    assert all(resumed[name].equal(tensor) for name, tensor in weights.items())
