@@ -17,6 +17,7 @@ from glmtune.config_sections import training_fields
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_device
 
+from .arguments import checkpointing_is_on
 from .sharding import zero_stage
 
 
@@ -144,8 +145,13 @@ def _check_compiler(config: RunConfig, arguments: Mapping[str, Any], device: tor
     without = "leave `torch_compile` out: the run gives the same result without it"
     if zero_stage(config) is not None or arguments["fsdp"]:
         raise GlmtuneError("`torch_compile` is not supported under DeepSpeed and FSDP", where=where, fix=without)
-    if config.quantization is not None:
-        raise GlmtuneError("`torch_compile` is not supported with `quantization`", where=where, fix=without)
+    if config.method == "ptuning_v2" and checkpointing_is_on(config.training_args):
+        raise GlmtuneError(
+            "`torch_compile` is not supported for P-Tuning v2 with `gradient_checkpointing`: the compiler stops at "
+            "each layer's hook that hands the prefix on",
+            where=where,
+            fix=without,
+        )
     if (arguments["torch_compile_backend"] or "inductor") != "inductor":
         return
     problem = _cpu_problem() if device.type == "cpu" else _gpu_problem()
