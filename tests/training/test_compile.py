@@ -67,7 +67,6 @@ def test_what_does_not_go_together_with_compiling_is_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("quantization", [None, "4bit"])
 def test_a_traced_run_has_the_losses_of_a_plain_one_and_two_traces(
     quantization: str | None,
@@ -82,9 +81,7 @@ def test_a_traced_run_has_the_losses_of_a_plain_one_and_two_traces(
     if quantization:
         pytest.importorskip("bitsandbytes")
     top = {"quantization": quantization}
-    settings = {
-        "max_steps": 4, "eval_strategy": "no", "use_cpu": True, "gradient_checkpointing": gradient_checkpointing,
-    }  # fmt: skip
+    settings = {"max_steps": 4, "eval_strategy": "no", "use_cpu": True}
     plain = train(demo_data, "demo", write_config(top=top, output_dir=str(tmp_path / "plain"), **settings))
     assert "compiled" not in capsys.readouterr().err
     torch._dynamo.reset()
