@@ -70,7 +70,6 @@ def test_what_does_not_go_together_with_compiling_is_refused(
 @pytest.mark.parametrize("quantization", [None, "4bit"])
 def test_a_traced_run_has_the_losses_of_a_plain_one_and_two_traces(
     quantization: str | None,
-    gradient_checkpointing: bool,
     demo_data: Path,
     write_config,
     read_losses,
