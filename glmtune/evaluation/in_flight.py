@@ -45,8 +45,12 @@ EXPECTED_SHARE = 0.9
 KNOWN_OPTIONS = {
     "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
     "max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "transformers_version",
+    "_from_model_config",
 }  # fmt: skip
 """Those that look at the next token's probabilities alone; others may look at the padded batch as a whole."""
+
+NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "length_penalty": 1.0}
+"""Values that change nothing, which some models' files spell out."""
 
 
 @dataclass
@@ -66,8 +70,8 @@ class Answer:
 
 def can_fly(model: Any, config: GenerationConfig) -> bool:
     """Whether rows can come and go: plain keys and values in the cache, and options that need no others."""
-    changed = {name for name, value in config.to_diff_dict().items() if value is not None}
-    if changed - KNOWN_OPTIONS or config.use_cache is False or (config.num_beams or 1) > 1:
+    active = {name for name, value in config.to_dict().items() if value and value != NEUTRAL.get(name)}
+    if active - KNOWN_OPTIONS or config.use_cache is False:
         return False
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not {"past_key_values", "position_ids", "attention_mask"} <= set(inspect.signature(base.forward).parameters):
