@@ -115,8 +115,9 @@ def compare(model: GlmForCausalLM, tokenizer: Any, data: EncodedData, num_rounds
     lengths = [len(tokenizer(answer)["input_ids"]) for answer in mine[-1]["texts"]]
     text = f"## Evaluation with generation\n\n{table(['', 'answers', 'scores', 'both', 'loss'], rows)}\n\n"
     text += (
-        f"**{statistics.median(ratios):.1f} times as fast** ({min(ratios):.1f} to {max(ratios):.1f}). {len(data.dataset)} rows "
-        f"of AdvertiseGen, batch size {BATCH_SIZE}, `max_new_tokens` {MAX_NEW_TOKENS}, float32, two threads; GLM with "
+        f"**{statistics.median(ratios):.1f} times as fast** ({min(ratios):.1f} to {max(ratios):.1f}). "
+        f"{len(data.dataset)} rows of AdvertiseGen, "
+        f"batch size {BATCH_SIZE}, `max_new_tokens` {MAX_NEW_TOKENS}, float32, two threads; GLM with "
         f"hidden size {SHAPE['hidden_size']}, {SHAPE['num_hidden_layers']} layers and the vocabulary of "
         f"{VOCABULARY:,}, which knows the rows by heart: its answers have {statistics.mean(lengths):.0f} tokens on "
         f"average, the longest {max(lengths)}. {equal} of {len(lengths)} answers are the same text, ROUGE-L is "
