@@ -14,7 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -56,14 +56,14 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     return tokenizer
 
 
+def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the configuration of the base model."""
+    return _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
+
+
 def load_family(source: ModelSource, *, trust_remote_code: bool = False) -> Family:
     """Return the family that the model's configuration names."""
     return family_of(load_model_config(source, trust_remote_code=trust_remote_code).model_type)
-
-
-def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """Return the base model's own configuration: its shapes, and no weights."""
-    return _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
 
 
 def load_base_model(
