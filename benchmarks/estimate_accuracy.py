@@ -2,8 +2,8 @@
 
 python benchmarks/estimate_accuracy.py --tokenizer MODEL
 
-Every case trains three steps in a process of its own: random weights of the shape named, rows as long as the
-configuration allows (every other one a tenth shorter, so that the batch is padded as batches are).
+Every case trains two steps in a process of its own: random weights of the shape named, rows as long as the
+configuration allows (every fourth one shorter, so that a batch may need padding).
 
 On a CPU the figure is the process's peak of resident memory (`VmHWM`, set back by writing 5 to /proc/self/clear_refs
 when the model is loaded) less what was resident before it was loaded. Before that a tiny model has been trained in the
@@ -104,7 +104,7 @@ class Case:
             "max_output_length": length - length // 2,
             "training_args": {
                 "output_dir": str(self.folder / "run"),
-                "max_steps": 3,
+                "max_steps": 2,
                 "per_device_train_batch_size": 4,
                 "gradient_checkpointing": checkpointing,
                 "eval_strategy": "no",
@@ -199,7 +199,11 @@ def random_model(folder: Path, shape: dict[str, int], tokenizer: str | None) -> 
 
     heads = shape["num_attention_heads"]
     config = GlmConfig(
-        **shape, num_key_value_heads=2, head_dim=shape["hidden_size"] // heads, vocab_size=VOCABULARY, attention_bias=True
+        **shape,
+        num_key_value_heads=2,
+        head_dim=shape["hidden_size"] // heads,
+        vocab_size=VOCABULARY,
+        attention_bias=True,
     )
     build(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
@@ -207,12 +211,12 @@ def random_model(folder: Path, shape: dict[str, int], tokenizer: str | None) -> 
 
 
 def write_rows(path: Path, length: int) -> None:
-    """Write rows of at least so many tokens, every other one a tenth shorter; nearly all of them are labelled."""
+    """Write rows of at least so many tokens, every fourth one shorter; nearly all of them are labelled."""
     chooser = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for row in range(16):
-            words = [chr(chooser.randrange(0x4E00, 0x9FA5)) for _ in range(length if row % 2 else length * 9 // 20)]
-            messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "".join(words)}]
+            words = chooser.choices("abcdefghijklmnopqrstuvwxyz", k=length if row % 4 else length - 40)
+            messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": " ".join(words)}]
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
 

@@ -37,8 +37,8 @@ FEWEST_IN_8_BIT = 4096
 """Weights with fewer numbers keep averages in float32 in bitsandbytes, as embeddings do under transformers."""
 BLOCK_8_BIT = 256
 """Numbers of an 8-bit average that share one float32 scale."""
-BLOCK_4_BIT = 64
-"""Numbers of a 4-bit weight that share one float32 scale."""
+SCALE_4_BIT = 1 / 64 + 4 / (64 * 256)
+"""Bytes of scale for each 4-bit number: one for 64, itself rounded to 8 bits, 256 of them with a float32 scale."""
 
 AVERAGES = {"sgd": 0, "lion": 1, "adagrad": 1, "rmsprop": 1, "adafactor": 0, "ademamix": 3, "adamw": 2, "adam": 2}
 """How many numbers an optimizer keeps for each trained one; Adafactor's rows and columns are counted apart."""
@@ -129,7 +129,7 @@ def _bytes_packed(weight: Weight, bits: int | None) -> float:
     if bits is None or not weight.can_be_quantized:
         return weight.bytes_each
     if bits == 4:
-        return 0.5 + 4 / BLOCK_4_BIT
+        return 0.5 + SCALE_4_BIT
     return 1 + 4 / weight.shape[-1]  # a float32 scale for each row
 
 

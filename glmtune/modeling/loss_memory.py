@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-BUFFER_BYTES_CPU = 128 * 2**20
-NUM_ROWS_CUDA = 1024
+from .fused_loss import BUFFER_BYTES
 
 
 def fused_loss(hidden: torch.Tensor, head: nn.Linear, num_labelled: int, device: str) -> torch.Tensor:
@@ -47,8 +46,7 @@ class _Allocations(torch.autograd.Function):
         if device == "cpu":
             states, weight = states.to(exact), weight.to(exact)
         of_weight = torch.empty_like(weight) if needs_weight else None
-        num_rows = BUFFER_BYTES_CPU // (len(weight) * exact.itemsize) if device == "cpu" else NUM_ROWS_CUDA
-        num_rows = min(max(1, num_rows), len(states))
+        num_rows = min(max(1, BUFFER_BYTES[device] // (len(weight) * exact.itemsize)), len(states))
         logits = torch.empty(num_rows, len(weight), dtype=exact)
         copied = logits.to(weight.dtype)  # what is multiplied with half weights is half, too
         rows = [torch.empty(num_rows, weight.shape[1], dtype=exact) for _ in range(2)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family
@@ -42,7 +42,7 @@ class Weight:
 
 
 def shape_model(
-    config: PreTrainedConfig,
+    config: PretrainedConfig,
     family: Family,
     *,
     dtype: torch.dtype,
@@ -66,7 +66,7 @@ def shape_model(
 
 def weights_of(model: Any) -> list[Weight]:
     """Return the weights of an adapted model, each once."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     heads = {id(base.get_output_embeddings()), id(base.get_input_embeddings())}
     packed = {
         id(module.weight)

@@ -52,11 +52,12 @@ class Batch:
     """The shape of a micro-batch, and how it is trained on."""
 
     num_rows: int
-    """Rows that lie side by side; a packed batch is one."""
     length_tokens: int
     """Of each row."""
     num_labelled: int
     """Tokens with a label, over all rows."""
+    is_packed: bool
+    """Whether the rows lie end to end, for an attention that is told where each begins; else side by side."""
     has_mask: bool
     """Whether attention needs a mask: B x T x T, once for the model and once more in each layer."""
 
@@ -190,9 +191,7 @@ class _LiveTensors(TorchDispatchMode):
             self._bytes[kind] += num_bytes
 
 
-def _count(
-    model: Any, batch: Batch, *, autocast: torch.dtype | None, has_gradients: bool, device: str
-) -> StepMemory:
+def _count(model: Any, batch: Batch, *, autocast: torch.dtype | None, has_gradients: bool, device: str) -> StepMemory:
     tensors = _LiveTensors()
     for tensor in (*model.parameters(), *model.buffers()):
         tensors.count(tensor, None)
@@ -203,11 +202,10 @@ def _count(
             tensors.count(weight.grad, GRADIENTS)
     handles = [weight.register_post_accumulate_grad_hook(tensors.call_gradient) for weight in trained]
     last_layer_since = _watch_last_layer(model, tensors, handles)
-    ids = torch.zeros(batch.num_rows, batch.length_tokens, dtype=torch.long)
-    mask = torch.ones_like(ids) if batch.has_mask else None
+    inputs = _inputs(batch)
     with tensors, _loss_for_logits(model, batch.num_labelled, tensors, device):
         with torch.autocast("cpu", dtype=autocast) if autocast else nullcontext():
-            loss = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            loss = model(**inputs, use_cache=False).logits
         loss.backward()
     for handle in handles:
         handle.remove()
@@ -217,6 +215,21 @@ def _count(
         start=max(tensors.moments, key=lambda moment: moment.activations + moment.logits),
         end=max(tensors.moments[last_layer_since[0] :], key=lambda moment: moment.total),
     )
+
+
+class _Starts(list):
+    """Where rows begin that lie end to end: of all tensors of a batch the one whose values decide about memory."""
+
+    def tolist(self) -> list[int]:
+        return self
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    ids = torch.zeros(batch.num_rows, batch.length_tokens, dtype=torch.long)
+    if batch.is_packed:
+        starts = _Starts(range(0, ids.numel() + 1, batch.length_tokens))
+        return {"input_ids": ids.view(1, -1), "cu_seq_lens_q": starts, "max_length_q": batch.length_tokens}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids) if batch.has_mask else None}
 
 
 def _watch_last_layer(model: Any, tensors: _LiveTensors, handles: list[Any]) -> list[int]:

@@ -7,6 +7,7 @@ weights, gradients and optimizer take, and `modeling/step_memory.py` counts the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +23,11 @@ from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
 from glmtune.modeling.estimate import Memory, Sharding, device_memory, is_known_optimizer, sharding_of
 from glmtune.modeling.loading import load_model_config
+from glmtune.modeling.packed_attention import PACKED_SDPA
+from glmtune.modeling.packing import attention_for, reason_against_packing
 from glmtune.modeling.shapes import Weight, shape_model, weights_of
-from glmtune.modeling.sources import find_model
+from glmtune.modeling.sources import ModelSource, find_model
 from glmtune.modeling.step_memory import Batch, StepMemory, step_memory
-from glmtune.text_table import format_table
 
 from .arguments import DTYPES, checkpointing_is_on, load_dtype
 
@@ -118,9 +120,9 @@ def estimate(
         device=device,
         num_devices=num_devices,
         num_parameters=plan.num_parameters,
-        batch=plan.batch(config.method),
+        batch=plan.batch(),
         rows=tuple(rows),
-        notices=tuple([*config.notices, *_not_counted(config)]),
+        notices=(*config.notices, *_not_counted(config)),
     )
 
 
@@ -128,11 +130,16 @@ class _Plan:
     """Counts the shapes of one model under each method and type, each once."""
 
     def __init__(self, model: str, config: RunConfig, *, device: str, labelled: float) -> None:
-        source = find_model(model, needs_weights=False)
+        has_config = (Path(model) / "config.json").is_file()
+        source = ModelSource(base=model) if has_config else find_model(model, needs_weights=False)
         self.model_config = load_model_config(source, trust_remote_code=config.trust_remote_code)
         self.config = config
         self.device = device
         self.labelled = labelled
+        is_packed = config.packing and reason_against_packing(self.model_config) is None
+        # Attention that needs no mask is like `sdpa` in what it keeps.
+        asked = config.attn_implementation if config.attn_implementation == "eager" else None
+        self.attention = attention_for(asked, is_packed=is_packed) or "sdpa"
         self.methods = {config.method: config.peft_config} | {
             method: peft_config for method, peft_config in OTHER_METHODS.items() if method != config.method
         }
@@ -174,18 +181,20 @@ class _Plan:
                 )
         return found
 
-    def batch(self, method: str) -> Batch:
+    def batch(self) -> Batch:
         """Return the largest micro-batch: every row is as long as it may be."""
         config = self.config
         num_rows = config.training_args.get("per_device_train_batch_size", 8)
         length = config.max_input_length + config.max_output_length
-        has_mask = num_rows > 1 or method == "ptuning_v2"
-        if is_packed(config) and method != "ptuning_v2":
-            # The rows lie end to end, and a GPU's attention is told where each of them ends.
-            num_rows, length = 1, tokens_per_batch(config) or num_rows * length
-            has_mask = self.device == "cpu"
-        num_labelled = max(1, round(self.labelled * num_rows * (length - 1)))
-        return Batch(num_rows=num_rows, length_tokens=length, num_labelled=num_labelled, has_mask=has_mask)
+        if config.tokens_per_batch is not None:
+            num_rows = math.ceil(config.tokens_per_batch / length)
+        return Batch(
+            num_rows=num_rows,
+            length_tokens=length,
+            num_labelled=max(1, round(self.labelled * num_rows * (length - 1))),
+            is_packed=self.attention == PACKED_SDPA,
+            has_mask=num_rows > 1,
+        )
 
     def _shardings(self, asked: Sharding) -> list[Sharding]:
         size = self.model_config.get_text_config().hidden_size
@@ -212,7 +221,7 @@ class _Plan:
                 family_of(self.model_config.model_type),
                 dtype=dtype,
                 peft_config=config.peft_config,
-                attn_implementation="eager" if config.attn_implementation == "eager" else "sdpa",
+                attn_implementation=self.attention,
                 trust_remote_code=config.trust_remote_code,
                 freezes_vision=config.freezeV,
             )
@@ -221,21 +230,9 @@ class _Plan:
             weights = weights_of(model)
             if config.peft_config is None:
                 self.num_parameters = sum(each.num_elements for each in weights)
-            steps = step_memory(
-                model, self.batch(method), autocast=autocast, has_gradients=accumulates, device=self.device
-            )
+            steps = step_memory(model, self.batch(), autocast=autocast, has_gradients=accumulates, device=self.device)
             self._counted[key] = weights, steps
         return self._counted[key]
-
-
-def is_packed(config: RunConfig) -> bool:
-    """Whether the rows of a micro-batch are laid end to end."""
-    return bool(vars(config).get("packing", False))
-
-
-def tokens_per_batch(config: RunConfig) -> int | None:
-    """Return the tokens of a packed micro-batch, where the configuration says how many."""
-    return vars(config).get("tokens_per_batch")
 
 
 def quantization_bits(config: RunConfig) -> int | None:
