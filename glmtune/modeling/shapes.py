@@ -16,6 +16,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.family import Family
 
 from .adapters import adapt, freeze_vision
+from .packed_attention import register_packed_attention
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,22 @@ def shape_model(
     *,
     dtype: torch.dtype,
     peft_config: Mapping[str, Any] | None,
-    attn_implementation: str = "sdpa",
+    is_eager: bool = False,
     trust_remote_code: bool = False,
     freezes_vision: bool = False,
 ) -> Any:
-    """Return the adapted model on the `meta` device; it is as a run would load it, but for the values."""
+    """Return the adapted model on the `meta` device; it is as a run would load it, but for the values.
+
+    Its attention is `eager`, or ours for packed rows, which is `sdpa` for padded ones and makes masks only where there
+    is padding.
+    """
     with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code
+                config,
+                dtype=dtype,
+                attn_implementation="eager" if is_eager else register_packed_attention(),
+                trust_remote_code=trust_remote_code,
             )
         except (ValueError, ImportError) as error:
             raise GlmtuneError(f"transformers cannot build the model: {str(error).splitlines()[0]}") from error

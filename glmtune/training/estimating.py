@@ -23,8 +23,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
 from glmtune.modeling.estimate import Memory, Sharding, device_memory, is_known_optimizer, sharding_of
 from glmtune.modeling.loading import load_model_config
-from glmtune.modeling.packed_attention import PACKED_SDPA
-from glmtune.modeling.packing import attention_for, reason_against_packing
+from glmtune.modeling.packing import reason_against_packing
 from glmtune.modeling.shapes import Weight, shape_model, weights_of
 from glmtune.modeling.sources import ModelSource, find_model
 from glmtune.modeling.step_memory import Batch, StepMemory, step_memory
@@ -136,10 +135,9 @@ class _Plan:
         self.config = config
         self.device = device
         self.labelled = labelled
-        is_packed = config.packing and reason_against_packing(self.model_config) is None
-        # Attention that needs no mask is like `sdpa` in what it keeps.
-        asked = config.attn_implementation if config.attn_implementation == "eager" else None
-        self.attention = attention_for(asked, is_packed=is_packed) or "sdpa"
+        # Other attention that needs no mask is like `sdpa` in what it keeps.
+        self.is_eager = config.attn_implementation == "eager"
+        self.is_packed = config.packing and reason_against_packing(self.model_config) is None and not self.is_eager
         self.methods = {config.method: config.peft_config} | {
             method: peft_config for method, peft_config in OTHER_METHODS.items() if method != config.method
         }
@@ -192,7 +190,7 @@ class _Plan:
             num_rows=num_rows,
             length_tokens=length,
             num_labelled=max(1, round(self.labelled * num_rows * (length - 1))),
-            is_packed=self.attention == PACKED_SDPA,
+            is_packed=self.is_packed,
             has_mask=num_rows > 1,
         )
 
@@ -221,7 +219,7 @@ class _Plan:
                 family_of(self.model_config.model_type),
                 dtype=dtype,
                 peft_config=config.peft_config,
-                attn_implementation=self.attention,
+                is_eager=self.is_eager,
                 trust_remote_code=config.trust_remote_code,
                 freezes_vision=config.freezeV,
             )
