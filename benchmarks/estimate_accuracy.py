@@ -7,7 +7,7 @@ configuration allows (every fourth one shorter, so that a batch may need padding
 
 On a CPU the figure is the process's peak of resident memory (`VmHWM`, set back by writing 5 to /proc/self/clear_refs
 when the model is loaded) less what was resident before it was loaded. Before that a tiny model has been trained in the
-same process, so that libraries, kernels and buffers that any training needs are there already; and glibc's malloc is
+same process, and the model at hand loaded once, so that libraries, kernels and Python's own objects are there already; and glibc's malloc is
 told to give every freed block above 64 kB back at once, or else the figure would depend on the order of allocations.
 Every page of the weights is read once before: frozen weights are mapped from their file, and those of tokens that the
 few rows here do not use would not count. On a GPU the figure is `torch.cuda.max_memory_allocated`, which leaves out
@@ -154,6 +154,8 @@ def measure(folder: Path, overrides: list[str]) -> dict[str, float]:
     lengths = [len(rows[i]["labels"]) for i in range(4)]
     labelled = sum(label >= 0 for i in range(4) for label in rows[i]["labels"]) / (4 * (max(lengths) - 1))
     train(prepare_run(RunRequest(data_dir=folder, model="demo", config=config)), folder / "warm-up")
+    # The tokenizer's vocabulary as Python's own objects, and what else loading leaves behind.
+    load(prepared, folder / "run")
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -169,11 +171,9 @@ def train(prepared: Any, run_folder: Path) -> None:
     """Train as a run does, and set the peak back when the model is loaded."""
     import torch
 
-    from glmtune.training.arguments import training_arguments
-    from glmtune.training.run import build_model, build_trainer, fit
+    from glmtune.training.run import build_trainer, fit
 
-    arguments = training_arguments(prepared.request.config, run_folder, print)
-    model = build_model(prepared, arguments, None)
+    model, arguments = load(prepared, run_folder)
     for weight in model.parameters():
         weight.detach().flatten()[::512].sum()
     run_folder.mkdir()
@@ -183,6 +183,15 @@ def train(prepared: Any, run_folder: Path) -> None:
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     fit(trainer, run_folder, None)
+
+
+def load(prepared: Any, run_folder: Path) -> tuple[Any, Any]:
+    """Return model and arguments of a run."""
+    from glmtune.training.arguments import training_arguments
+    from glmtune.training.run import build_model
+
+    arguments = training_arguments(prepared.request.config, run_folder, print)
+    return build_model(prepared, arguments, None), arguments
 
 
 def resident(key: str) -> int:
