@@ -7,10 +7,12 @@ configuration allows (every fourth one shorter, so that a batch may need padding
 
 On a CPU the figure is the process's peak of resident memory (`VmHWM`, set back by writing 5 to /proc/self/clear_refs
 when the model is loaded) less what was resident before it was loaded. Before that a tiny model has been trained in the
-same process, and the model at hand loaded once, so that libraries, kernels and Python's own objects are there already; and glibc's malloc is
-told to give every freed block above 64 kB back at once, or else the figure would depend on the order of allocations.
-Every page of the weights is read once before: frozen weights are mapped from their file, and those of tokens that the
-few rows here do not use would not count. On a GPU the figure is `torch.cuda.max_memory_allocated`, which leaves out
+same process, and the model at hand loaded once, so that libraries, kernels and Python's own objects are there already;
+and glibc's malloc is told to give every freed block above 64 kB back at once, or else the figure would depend on the
+order of allocations. Every page of the weights is read once: frozen weights are mapped from their file, and those of
+tokens that the few rows here do not use would not count.
+
+On a GPU the figure is `torch.cuda.max_memory_allocated`, which leaves out
 what CUDA takes for itself, as the estimate does here. That part has not run yet: no GPU was at hand.
 """
 

@@ -116,7 +116,7 @@ def step_memory(
     counts: dict[bool, list[StepMemory]] = {False: [], True: []}
     decoder.layers = nn.ModuleList(layers[-max(counted) :])
     with FakeTensorMode(allow_non_fake_inputs=True), _data_dependence_explained(model):
-        _give_shapes(model)
+        _give_shapes(model, device)
         layers = list(decoder.layers)
         # In this order: what checkpointing sets up for adapters stays when it is switched off.
         for checkpointing, found in counts.items():
@@ -281,11 +281,19 @@ def _decoder(model: Any) -> Any:
     return decoder
 
 
-def _give_shapes(model: Any) -> None:
+def _give_shapes(model: Any, device: str) -> None:
     """Put fake tensors in the place of those on the `meta` device, which autocast does not know."""
     model.to_empty(device="cpu")
     _base(model).tie_weights()
     model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and module.p and device == "cuda":
+            module.forward = partial(_dropout_on_cuda, module.p)  # type: ignore[method-assign]
+
+
+def _dropout_on_cuda(share: float, states: torch.Tensor) -> torch.Tensor:
+    """Keep one byte for each number, as a GPU does; a CPU keeps its factors in the type of the numbers."""
+    return torch.native_dropout(states, share, True)[0]
 
 
 @contextmanager

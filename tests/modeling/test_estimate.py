@@ -207,6 +207,12 @@ def test_fewer_labels_need_fewer_logits() -> None:
     assert small_step(batch=batch(num_labelled=10))[False].start.logits < small_step()[False].start.logits
 
 
+def test_dropout_keeps_less_on_a_gpu() -> None:
+    lora = LORA | {"lora_dropout": 0.1}
+    on_cpu, on_gpu = (small_step(lora, device=device)[False].start for device in ("cpu", "cuda"))
+    assert on_gpu.activations < on_cpu.activations
+
+
 def test_experts_are_counted() -> None:
     from transformers import Glm4MoeConfig
 
