@@ -235,7 +235,7 @@ class _Plan:
 
 def quantization_bits(config: RunConfig) -> int | None:
     """Return the bits of a packed weight, or None where weights are not quantized."""
-    return QUANTIZATION_BITS.get(str(vars(config).get("quantization")))
+    return QUANTIZATION_BITS.get(str(config.quantization))
 
 
 def _compute_dtype(config: RunConfig, device: str) -> torch.dtype | None:
