@@ -30,6 +30,7 @@ METRICS = ["loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l"]
 """What an evaluation measures; all but `loss` on generated text."""
 
 AT_LEAST_ONE = (
+    "tokens_per_batch",
     "max_input_length",
     "max_output_length",
     "data_config.num_proc",
@@ -93,6 +94,13 @@ class RunConfig:
     truncation: Literal["right", "drop", "drop_turns", "error"] = "right"
     """What happens to a row that is too long: cut its end, leave the row out, leave its last turns out (its first ones
     where only the last is trained), or stop; each is counted and reported."""
+    packing: bool = True
+    """Lay the rows of a micro-batch end to end, each attending to itself alone, where the model can do that exactly
+    (tried at the start): the same loss without the time that padding takes. False pads."""
+    tokens_per_batch: int | None = None
+    """Fill each micro-batch with as many rows as fit into so many tokens, best fit first, instead of
+    `per_device_train_batch_size` rows, which must be 1: as much memory in every step, but steps of fewer or more
+    rows. Needs `packing`."""
     trust_remote_code: bool = False
     """Run Python code that lies beside the model's weights. It can do whatever you can do."""
     force_fp16: bool = False
@@ -201,6 +209,7 @@ def check(config: RunConfig, source: Source) -> None:
     for rule in (
         *_data_rules(config),
         *_size_rules(config, arguments),
+        *_packing_rules(config, arguments),
         *_evaluation_rules(config, arguments),
         *_fp16_rules(config, arguments),
     ):
@@ -243,7 +252,32 @@ def _size_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Ru
     for key in AT_LEAST_ONE:
         section, _, name = key.rpartition(".")
         value = sections[section][name]
+        if value is None:
+            continue
         yield _Rule((key,), value >= 1, f"expected 1 or more, found `{value}`")
+
+
+def _packing_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+    tokens, rows = config.tokens_per_batch, arguments["per_device_train_batch_size"]
+    yield _Rule(
+        ("tokens_per_batch", "packing"),
+        tokens is None or config.packing,
+        "rows are laid end to end to fill a batch, which `packing: false` rules out",
+        "leave one of them out",
+    )
+    yield _Rule(
+        ("tokens_per_batch", "training_args.per_device_train_batch_size"),
+        tokens is None or rows == 1,
+        f"rows are counted by their tokens; found `per_device_train_batch_size: {rows}`, too",
+        "set `per_device_train_batch_size: 1`",
+    )
+    longest = config.max_input_length + config.max_output_length
+    yield _Rule(
+        ("tokens_per_batch", "max_input_length", "max_output_length"),
+        tokens is None or tokens >= longest,
+        f"`{tokens}` is less than the longest row may have, {longest} tokens",
+        "raise it, or lower `max_input_length` or `max_output_length`",
+    )
 
 
 def _evaluation_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:

@@ -28,7 +28,7 @@ from glmtune.data.examples import Turn
 from glmtune.data.reading import Reject
 from glmtune.family import IGNORE_INDEX
 from glmtune.modeling.loading import LoadedModel
-from glmtune.modeling.loss import summed_loss, takes_positions
+from glmtune.modeling.loss import LabelledLoss
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 
 from .generate import as_loaded, decode_answer, generate_batch, generation_config, refuse_folder
@@ -184,16 +184,16 @@ def mean_loss(
     """Return the mean cross entropy over every trained token of the data; each counts as much as any other."""
     rank, world_size = _rank(), _world_size()
     device = next(model.parameters()).device
-    by_position = takes_positions(_unwrapped(model))
+    losses = LabelledLoss(_unwrapped(model))
     total = torch.zeros(2, dtype=torch.float64, device="cpu")
     with torch.no_grad():
         for indices, counts in _shares(len(data.dataset), batch_size, rank, world_size):
             batch = collate([data.dataset[index] for index in indices], tokenizer.pad_token_id)
             labels = batch.pop("labels")
-            for name in ("rows", "weights"):
+            for name in ("rows", "lengths", "weights"):
                 batch.pop(name, None)
             inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-            loss = summed_loss(model, inputs, labels.to(device), by_position=by_position)
+            loss = losses.summed(model, inputs, labels.to(device))
             if counts:
                 total += torch.tensor([loss.item(), (labels[:, 1:] != IGNORE_INDEX).sum().item()], dtype=torch.float64)
             on_batch()

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from glmtune.data.rendering import ChatRenderer
 from glmtune.errors import GlmtuneError
@@ -49,10 +56,14 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     return tokenizer
 
 
+def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the configuration of the base model."""
+    return _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
+
+
 def load_family(source: ModelSource, *, trust_remote_code: bool = False) -> Family:
     """Return the family that the model's configuration names."""
-    config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
-    return family_of(config.model_type)
+    return family_of(load_model_config(source, trust_remote_code=trust_remote_code).model_type)
 
 
 def load_base_model(

@@ -1,16 +1,17 @@
 """The loss, computed from labelled positions only.
 
-Shape legend: B batch, T tokens, K positions with a label in at least one row, V vocabulary.
+Shape legend: B batch, T tokens, N labelled positions, H hidden size, V vocabulary.
 
-GLM-4's vocabulary has 151,552 entries, so the logits of one row of 8,192 tokens are about 5 GB in float32. Prompts
-and padding need none of them: the model is asked for the logits of the K positions alone (`logits_to_keep`, a
-public argument of transformers' models), which runs inside the model's own forward and so works under DDP and
-ZeRO-3, where a weight is only whole inside its module.
+Prompts and padding need no logits. While a loss is computed, the output layer does not return logits but the loss
+itself (`fused_loss.py`), from those hidden states that have a label. That happens inside the model's own forward, and
+so under PEFT, DDP and ZeRO-3, too, where a weight is only whole inside its module.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,46 +20,138 @@ from torch import nn
 
 from glmtune.family import IGNORE_INDEX
 
-
-def takes_positions(model: Any) -> bool:
-    """Whether the model's forward can be asked for the logits of chosen positions."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
+from .fused_loss import fused_cross_entropy
 
 
-def summed_loss(
-    model: nn.Module,
-    inputs: dict[str, torch.Tensor],
-    labels: torch.Tensor,
-    *,
-    by_position: bool,
-    label_smoothing: float = 0.0,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return the cross entropy summed over all labelled tokens, a scalar in float32.
+class LabelledLoss:
+    """Computes the loss of a model in the cheapest way that is exact for it."""
 
-    Args:
-        model: Possibly wrapped by DDP or DeepSpeed.
-        inputs: `input_ids` and `attention_mask`, (B, T) each.
-        labels: (B, T), `IGNORE_INDEX` where not trained. The label at t is predicted from position t - 1.
-        by_position: Whether to ask for the logits of labelled positions only.
-        label_smoothing: As in `torch.nn.functional.cross_entropy`.
-        weights: (B, T), what each token's own loss is multiplied with; None for 1 everywhere.
-    """
-    targets = labels[:, 1:]
-    weights = None if weights is None else weights[:, 1:]
-    if by_position:
-        positions = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(1)  # (K,)
-        logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits  # (B, K, V)
-        targets = targets[:, positions]
-        weights = None if weights is None else weights[:, positions]
-    else:
-        logits = model(**inputs, use_cache=False).logits[:, :-1]
-    losses = F.cross_entropy(
-        logits.flatten(0, 1).float(),
-        targets.flatten(),
-        ignore_index=IGNORE_INDEX,
-        reduction="sum" if weights is None else "none",
-        label_smoothing=label_smoothing,
-    )
-    return losses if weights is None else (losses * weights.flatten()).sum()
+    def __init__(self, model: Any, *, fused: bool = True) -> None:
+        """Look at the model, possibly under PEFT.
+
+        Args:
+            model: Of transformers.
+            fused: Whether the output layer may return the loss; False asks for logits, of labelled positions where the
+                model can choose them.
+        """
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._base = base
+        self._head = _plain_head(base) if fused else None
+        self._takes_positions = "logits_to_keep" in inspect.signature(base.forward).parameters
+
+    @property
+    def kernel(self) -> str:
+        """Return how the loss is computed, in words."""
+        if self._head is not None:
+            return "fused over labelled positions"
+        return "logits of labelled positions" if self._takes_positions else "all logits"
+
+    def summed(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        labels: torch.Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the cross entropy summed over all labelled tokens, a scalar in float32.
+
+        Args:
+            model: The model, possibly wrapped by DDP or DeepSpeed.
+            inputs: For its forward; `input_ids` is (B, T).
+            labels: (B, T), `IGNORE_INDEX` where not trained. The label at t is predicted from position t - 1.
+            label_smoothing: As in `torch.nn.functional.cross_entropy`.
+            weights: (B, T), what each token's own loss is multiplied with; None for 1 everywhere.
+        """
+        targets = labels[:, 1:]
+        weights = None if weights is None else weights[:, 1:]
+        if self._head is not None:
+            head = _LossHead(self._head, targets, weights, label_smoothing)
+            with head.in_place(self._base):
+                output = model(**inputs, use_cache=False)
+            if head.is_last:
+                return output.logits
+            # The model does something to its logits, such as a soft cap: they are needed as they are.
+            self._head = None
+        return self._from_logits(model, inputs, targets, weights, label_smoothing)
+
+    def _from_logits(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        targets: torch.Tensor,
+        weights: torch.Tensor | None,
+        label_smoothing: float,
+    ) -> torch.Tensor:
+        if self._takes_positions:
+            positions = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(1)  # those with a label in any row
+            logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits
+            targets = targets[:, positions]
+            weights = None if weights is None else weights[:, positions]
+        else:
+            logits = model(**inputs, use_cache=False).logits[:, :-1]
+        losses = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=IGNORE_INDEX,
+            reduction="sum" if weights is None else "none",
+            label_smoothing=label_smoothing,
+        )
+        return losses if weights is None else (losses * weights.flatten()).sum()
+
+
+class _LossHead:
+    """Stands in for the forward of an output layer during one call of its model."""
+
+    def __init__(
+        self, layer: nn.Linear, targets: torch.Tensor, weights: torch.Tensor | None, label_smoothing: float
+    ) -> None:
+        self.layer = layer
+        self.targets = targets  # (B, T - 1)
+        self.weights = weights
+        self.label_smoothing = label_smoothing
+        self.loss: torch.Tensor | None = None
+        self.is_last = False
+        """Whether the model returned the loss as it was, so that nothing is done to logits after the output layer."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the summed loss instead of logits; `input` is (B, T, H), the hidden states."""
+        hidden = input
+        if hidden.shape[:2] != (len(self.targets), self.targets.shape[1] + 1):
+            return F.linear(hidden, self.layer.weight)  # a model of another build
+        is_labelled = self.targets != IGNORE_INDEX
+        self.loss = fused_cross_entropy(
+            hidden[:, :-1][is_labelled],
+            self.layer.weight,
+            self.targets[is_labelled],
+            weights=None if self.weights is None else self.weights[is_labelled],
+            label_smoothing=self.label_smoothing,
+        )
+        return self.loss
+
+    @contextmanager
+    def in_place(self, base: nn.Module) -> Iterator[None]:
+        """Have the layer return the loss, and see what becomes of it."""
+
+        def compare(module: nn.Module, args: Any, output: Any) -> None:
+            self.is_last = output.logits is self.loss
+
+        before = vars(self.layer).get("forward")
+        handle = base.register_forward_hook(compare)
+        self.layer.forward = self.forward  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del self.layer.forward
+            if before is not None:  # a hook of accelerate's stands there
+                self.layer.forward = before  # type: ignore[method-assign]
+            handle.remove()
+
+
+def _plain_head(base: Any) -> nn.Linear | None:
+    """Return the output layer, or None where it is more than one matrix: under LoRA, quantized, with a bias."""
+    head = base.get_output_embeddings()
+    if isinstance(head, nn.Linear) and head.bias is None and head.weight.is_floating_point():
+        return head
+    return None

@@ -18,6 +18,7 @@ from glmtune.console import say, show_evaluation
 from glmtune.errors import GlmtuneError, RunFailure
 
 from . import checkpoint
+from .packing import pad_unless_exact
 from .weight_check import saved_shapes
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class FirstEvaluation(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        pad_unless_exact(self.trainer)
         self.trainer.first_evaluation()
 
 

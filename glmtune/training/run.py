@@ -6,7 +6,6 @@ model ──adapt──▶ trainable ┴─▶ GlmTrainer.train() ──▶ chec
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from transformers import Seq2SeqTrainingArguments, set_seed
 
 from glmtune.config import RunConfig, load_config
 from glmtune.console import is_main_process, notice, quiet_libraries, say
-from glmtune.data.collating import collate
+from glmtune.data.collating import Collator
 from glmtune.data.dataset import EncodedData
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.evaluate import GenerationPlan
@@ -29,6 +28,7 @@ from glmtune.evaluation.report import try_draw_loss_curve
 from glmtune.modeling.adapters import adapt, freeze_vision, prepare
 from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
 from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
+from glmtune.modeling.packing import reason_against_packing
 from glmtune.modeling.sources import checkpoints_of, find_model
 
 from . import checkpoint
@@ -38,6 +38,7 @@ from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
 from .global_batch import keep_global_batch
 from .group_watch import watch_group
+from .packing import attention_of_run
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
 from .reports import check_reporters
@@ -243,7 +244,7 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         source,
         dtype=load_dtype(config, arguments),
         trust_remote_code=config.trust_remote_code,
-        attn_implementation=config.attn_implementation,
+        attn_implementation=attention_of_run(config, source),
     )
     set_stop_tokens(model, prepared.tokenizer, prepared.family, prepared.stop_ids)
     if config.freezeV:
@@ -268,7 +269,7 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
 def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model: Any, run_folder: Path) -> GlmTrainer:
     """Return the trainer of a run."""
     config = prepared.request.config
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
 
     def plan() -> GenerationPlan:
         options = {"do_sample": False, "max_new_tokens": config.max_output_length} | dict(config.generation_config)
@@ -283,7 +284,11 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         return GlmTrainer(
             model=model,
             args=arguments,
-            data_collator=functools.partial(collate, pad_token_id=prepared.tokenizer.pad_token_id),
+            data_collator=Collator(
+                pad_token_id=prepared.tokenizer.pad_token_id,
+                is_packed=config.packing and reason_against_packing(base.config) is None,
+            ),
+            tokens_per_batch=config.tokens_per_batch,
             run_folder=run_folder,
             tokenizer=prepared.tokenizer,
             train_data=prepared.data["train"],

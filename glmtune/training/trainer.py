@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Seq2SeqTrainer
 
+from glmtune.data.batching import StepBatches
+from glmtune.data.collating import Collator
 from glmtune.data.dataset import EncodedData, write_rejects
 from glmtune.errors import RunFailure
 from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
 from glmtune.evaluation.metrics import METRIC_NAMES
 from glmtune.family import IGNORE_INDEX
-from glmtune.modeling.loss import summed_loss, takes_positions
+from glmtune.modeling.loss import LabelledLoss
 from glmtune.modeling.memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
+from glmtune.modeling.packing import PACKED_INPUTS
 from glmtune.modeling.ptuning import save_dealt_out_prefix
 
 from . import checkpoint, group_watch
@@ -39,6 +43,7 @@ from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
 from .unfinished import Unfinished
 
 NUM_FIRST_EVALUATION_ROWS = 2
+MODEL_INPUTS = (*PACKED_INPUTS, "attention_mask")
 
 
 class GlmTrainer(Seq2SeqTrainer):
@@ -53,6 +58,7 @@ class GlmTrainer(Seq2SeqTrainer):
         eval_data: EncodedData | None,
         plan: Callable[[], GenerationPlan] | None,
         asked: Mapping[str, Any],
+        tokens_per_batch: int | None = None,
         save_total_limit: int | None = None,
         swanlab: str | None = None,
         **kwargs: Any,
@@ -66,14 +72,16 @@ class GlmTrainer(Seq2SeqTrainer):
             eval_data: Rows to evaluate on.
             plan: Makes the plan of generation at evaluation time; None evaluates the loss alone.
             asked: The configuration, saved with every checkpoint: what a later one is compared with.
+            tokens_per_batch: Tokens to fill a micro-batch with; None for a number of rows.
             save_total_limit: Checkpoints to keep.
             swanlab: Where SwanLab records the run, where it does: `local` or `cloud`; None is its own choice.
-            kwargs: For `Seq2SeqTrainer`.
+            kwargs: For `Seq2SeqTrainer`; its `data_collator` is a `Collator`.
         """
         if kwargs["args"].ddp_find_unused_parameters is None and _uses_every_trained_weight(kwargs["model"]):
             # transformers looks for unused weights of every adapter: a walk over the graph each step, and a warning.
             kwargs["args"].ddp_find_unused_parameters = False
-        kwargs["data_collator"] = functools.partial(collate_in_reader, kwargs["data_collator"])
+        self.collator: Collator = kwargs["data_collator"]
+        kwargs["data_collator"] = functools.partial(collate_in_reader, self.collator)
         super().__init__(
             train_dataset=train_data.dataset,  # type: ignore[arg-type]
             eval_dataset=eval_data.dataset if eval_data else None,  # type: ignore[arg-type]
@@ -88,7 +96,8 @@ class GlmTrainer(Seq2SeqTrainer):
         self.resumed_from: Path | None = None
         # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
         self.model_accepts_loss_kwargs = True
-        self.by_position = takes_positions(self.model)
+        self.loss = LabelledLoss(self.model)
+        self.tokens_per_batch = tokens_per_batch
         self._num_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._speed_since = time.monotonic()
         self.loss_window = LossWindow(self.args.device)
@@ -117,12 +126,11 @@ class GlmTrainer(Seq2SeqTrainer):
         average that DDP and DeepSpeed take of the gradients is undone by the number of processes.
         """
         labels = inputs["labels"]
-        model_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        loss = summed_loss(
+        model_inputs = {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
+        loss = self.loss.summed(
             model,
             model_inputs,
             labels,
-            by_position=self.by_position,
             label_smoothing=self.args.label_smoothing_factor,
             weights=inputs.get("weights"),
         )
@@ -137,7 +145,7 @@ class GlmTrainer(Seq2SeqTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Train on one batch; a loss that is not a number ends the run before it reaches the weights."""
         rows = inputs.pop("rows")
-        lengths = inputs["attention_mask"].sum(dim=1)  # (B,)
+        lengths = inputs.pop("lengths")  # (B,)
         self._num_tokens += lengths.sum()
 
         def sizes() -> str:
@@ -173,6 +181,34 @@ class GlmTrainer(Seq2SeqTrainer):
         self._num_tokens.zero_()
         self._speed_since = now
         return speed * self.accelerator.num_processes
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the micro-batches of this process, one epoch after the other."""
+        args = self.args
+        batches = StepBatches(
+            self.train_data.numbers("length"),
+            rows_per_batch=args.per_device_train_batch_size,
+            batches_per_step=args.gradient_accumulation_steps * args.world_size,
+            num_processes=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            epoch=self._epoch,
+            is_packed=self.collator.is_packed,
+            tokens_per_batch=self.tokens_per_batch,
+        )
+        self._steps_per_epoch = max(1, math.ceil(len(batches) / batches.batches_per_step))
+        loader = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare_data_loader(loader)
+
+    def _epoch(self) -> int:
+        return self.state.global_step // self._steps_per_epoch
 
     def first_evaluation(self) -> None:
         """Evaluate two rows; an error here ends the run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, Seq2SeqTrainingArguments
 
 from glmtune import train
-from glmtune.data.collating import collate
+from glmtune.data.collating import Collator
 from glmtune.data.dataset import EncodedData, encode_file
 from glmtune.data.encoding import Encoder
 from glmtune.family import GLM, IGNORE_INDEX
+from glmtune.modeling.loss import LabelledLoss
+from glmtune.modeling.packing import attention_for
 from glmtune.training.trainer import GlmTrainer
 
 LOSSES = [(None, None), (0.5, 2), (True, False), (None, 0.25)]
@@ -40,14 +41,19 @@ def data(demo_tokenizer, tmp_path: Path) -> EncodedData:
     return encode_file(write_rows(tmp_path / "rows.jsonl", LOSSES), Encoder(demo_tokenizer, GLM))
 
 
-@pytest.fixture
-def trainer(demo_model: str, demo_tokenizer, data: EncodedData, tmp_path: Path) -> GlmTrainer:
+@pytest.fixture(params=[False, True], ids=["padded", "packed"])
+def trainer(
+    request: pytest.FixtureRequest, demo_model: str, demo_tokenizer, data: EncodedData, tmp_path: Path
+) -> GlmTrainer:
+    packed = request.param
     return GlmTrainer(
-        model=AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(
+            demo_model, dtype=torch.float32, attn_implementation=attention_for(None, is_packed=packed)
+        ),
         args=Seq2SeqTrainingArguments(
             output_dir=str(tmp_path / "run"), use_cpu=True, remove_unused_columns=False, report_to=[]
         ),
-        data_collator=functools.partial(collate, pad_token_id=demo_tokenizer.pad_token_id),
+        data_collator=Collator(pad_token_id=demo_tokenizer.pad_token_id, is_packed=packed),
         run_folder=tmp_path / "run",
         tokenizer=demo_tokenizer,
         train_data=data,
@@ -71,11 +77,11 @@ def by_hand(model, rows) -> tuple[float, int]:
     return total, count
 
 
-@pytest.mark.parametrize("by_position", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
 def test_the_loss_is_the_weighted_sum_over_the_number_of_trained_tokens(
-    trainer: GlmTrainer, data: EncodedData, by_position: bool
+    trainer: GlmTrainer, data: EncodedData, fused: bool
 ) -> None:
-    trainer.by_position = by_position
+    trainer.loss = LabelledLoss(trainer.model, fused=fused)
     rows = list(data.dataset)
     assert [bool(row["weights"]) for row in rows] == [False, True, False, True]
     batch = trainer.data_collator(rows)

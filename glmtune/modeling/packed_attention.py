@@ -1,0 +1,151 @@
+"""Attention over rows laid end to end: each row attends to itself alone.
+
+Shape legend: Q query heads, H key/value heads, T tokens of all rows, P prefix tokens (P-Tuning v2), D head size.
+
+transformers can keep rows apart by a mask, (T, T), which is computed with and thrown away: at 8,192 tokens of 16 rows,
+15 parts of 16. Here each row is a call of its own, or one call of torch's kernel for rows of different lengths on a
+GPU. Both are registered through transformers' own `AttentionInterface`; a forward without `cu_seq_lens_q` (padded
+batches, generation) is transformers' `sdpa` as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+PACKED_SDPA = "packed_sdpa"
+
+
+def register_packed_attention() -> str:
+    """Make the attention known to transformers; returns its name, for `attn_implementation`."""
+    AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+    AttentionMaskInterface.register(PACKED_SDPA, mask_unless_packed)
+    return PACKED_SDPA
+
+
+def mask_unless_packed(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """Return the mask of transformers' `sdpa`; none for rows laid end to end, which come without a mask of padding."""
+    if kwargs.get("attention_mask") is None:
+        return None
+    return ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+
+
+def packed_sdpa(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return the attention output, (1, T, Q, D).
+
+    Args:
+        module: Of the attention.
+        query: (1, Q, T, D).
+        key: (1, H, P + T, D), a prefix first, which every row sees.
+        value: (1, H, P + T, D).
+        attention_mask: Of a batch that is not packed.
+        cu_seq_lens_q: (number of rows + 1,), where each row begins; None where the batch is not packed.
+        max_length_q: Of the longest row, in tokens.
+        dropout: Of the attention's weights.
+        scaling: Of the products; None for the usual one.
+        kwargs: For transformers' `sdpa`.
+    """
+    if cu_seq_lens_q is None:
+        if attention_mask is None and 1 < query.shape[2] < key.shape[2]:
+            attention_mask = _seen(query.shape[2], key.shape[2] - query.shape[2], query.device)
+        options = {"dropout": dropout, "scaling": scaling, **kwargs}
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
+    prefix = key.shape[2] - query.shape[2]
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
+        return _in_one_call(query, key, value, cu_seq_lens_q, max_length_q, prefix, scaling), None
+    starts = cu_seq_lens_q.tolist()
+    rows = [
+        _one_row(query, key, value, slice(start, end), prefix, dropout, scaling)
+        for start, end in itertools.pairwise(starts)
+    ]
+    return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _one_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row: slice,
+    prefix: int,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Return the attention of one row to the prefix and to itself, (1, Q, length, D)."""
+    own_query = query[:, :, row]
+    own_key, own_value = (_with_prefix(states, row, prefix) for states in (key, value))
+    mask = None
+    if prefix:
+        mask = _seen(own_query.shape[2], prefix, query.device)
+    return F.scaled_dot_product_attention(
+        own_query,
+        own_key,
+        own_value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _with_prefix(states: torch.Tensor, row: slice, prefix: int) -> torch.Tensor:
+    own = states[:, :, prefix + row.start : prefix + row.stop]
+    return torch.cat([states[:, :, :prefix], own], dim=2) if prefix else own
+
+
+def _seen(length: int, prefix: int, device: torch.device) -> torch.Tensor:
+    """Return what each of `length` tokens sees of the prefix and of the row itself, (length, prefix + length)."""
+    return torch.ones(length, prefix + length, dtype=torch.bool, device=device).tril(prefix)
+
+
+def _in_one_call(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts: torch.Tensor,
+    longest: int,
+    prefix: int,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Return the attention of all rows by torch's flash attention for rows of different lengths."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    key_starts = starts
+    if prefix:
+        places = starts.tolist()
+        rows = [slice(start, end) for start, end in itertools.pairwise(places)]
+        key, value = (torch.cat([_with_prefix(states, row, prefix) for row in rows], dim=2) for states in (key, value))
+        key_starts = starts + prefix * torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
+    options: dict[str, Any] = {}
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        options["enable_gqa"] = True
+    elif groups > 1:  # torch 2.11
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    query, key, value = (states.squeeze(0).transpose(0, 1).contiguous() for states in (query, key, value))
+    # Causal; the keys of a row end where its queries end, so that all of them see the prefix.
+    output = varlen_attn(
+        query, key, value, starts, key_starts, longest, prefix + longest, scale=scaling, window_size=(-1, 0), **options
+    )  # (T, Q, D)
+    assert isinstance(output, torch.Tensor)
+    return output.unsqueeze(0)

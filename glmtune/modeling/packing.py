@@ -1,0 +1,73 @@
+"""Whether rows can be laid end to end in a model: what its configuration says, and what a trial shows."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from glmtune.data.collating import collate_packed
+
+from .packed_attention import register_packed_attention
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""How far logits may move, in standard deviations of all of them, by another order of sums."""
+HALF_TOLERANCE = 0.1
+"""For bfloat16 and float16. A row that sees its neighbour moves its logits by about one."""
+
+PACKED_INPUTS = ("input_ids", "position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+"""What a forward over rows laid end to end takes of a batch."""
+
+
+def attention_for(attn_implementation: str | None, *, is_packed: bool) -> str | None:
+    """Return the attention to load a model with: ours where rows are laid end to end and none was asked for."""
+    if is_packed and attn_implementation in (None, "sdpa"):
+        return register_packed_attention()
+    return attn_implementation
+
+
+def reason_against_packing(config: PretrainedConfig) -> str | None:
+    """Return why rows must be padded for a model of this configuration; None where nothing is known against packing."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        return f"its layers are of the kinds {', '.join(f'`{kind}`' for kind in sorted(kinds))}"
+    if not getattr(text, "layer_types", None) and getattr(text, "sliding_window", None):
+        return "its attention sees a sliding window"
+    if getattr(config, "auto_map", None):
+        return "its code is its own, not transformers'"
+    return None
+
+
+@torch.no_grad()
+def leak_between_rows(model: nn.Module, device: torch.device) -> str | None:
+    """Try two rows end to end; returns what is wrong with that, or None.
+
+    The second row must have the logits that it has alone, and keep them when the first row changes. Every process of
+    a group has to call this: under ZeRO-3 a forward pass is a meeting.
+
+    Args:
+        model: In evaluation mode; possibly wrapped by DDP or DeepSpeed.
+        device: Where it computes.
+    """
+    first, other, second = (
+        [start + 7 * place for place in range(length)] for start, length in ((11, 9), (13, 9), (17, 6))
+    )
+    ids = torch.tensor([second], device=device)
+    alone = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
+    together = _logits_of_last(model, [first, second], device)
+    changed = _logits_of_last(model, [other, second], device)
+    unit = alone.std() * TOLERANCE.get(alone.dtype, HALF_TOLERANCE)
+    if not (changed - together).abs().max() <= unit:
+        return "a row's logits change with the row before it"
+    if not (together - alone).abs().max() <= unit:
+        return "a row behind another has other logits than alone"
+    return None
+
+
+def _logits_of_last(model: nn.Module, rows: list[list[int]], device: torch.device) -> torch.Tensor:
+    """Return the logits of the last row, (its tokens, V)."""
+    batch = collate_packed([{"input_ids": ids, "labels": ids} for ids in rows])
+    inputs = {name: batch[name] for name in PACKED_INPUTS if name in batch}
+    inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+    return model(**inputs, use_cache=False).logits[0, -len(rows[-1]) :]

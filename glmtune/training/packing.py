@@ -1,0 +1,51 @@
+"""Rows laid end to end: planned before the model is loaded, tried before the first step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glmtune.config import RunConfig
+from glmtune.console import notice
+from glmtune.errors import GlmtuneError
+from glmtune.evaluation.evaluate import quiet_evaluation
+from glmtune.modeling.loading import load_model_config
+from glmtune.modeling.packing import attention_for, leak_between_rows, reason_against_packing
+from glmtune.modeling.sources import ModelSource
+
+if TYPE_CHECKING:
+    from .trainer import GlmTrainer
+
+
+def attention_of_run(config: RunConfig, source: ModelSource) -> str | None:
+    """Return the attention to load the model with, for packed rows where they may be packed."""
+    if not config.packing:
+        return config.attn_implementation
+    reason = reason_against_packing(load_model_config(source, trust_remote_code=config.trust_remote_code))
+    if reason is not None:
+        _pad(reason, config.tokens_per_batch)
+    return attention_for(config.attn_implementation, is_packed=reason is None)
+
+
+def pad_unless_exact(trainer: GlmTrainer) -> None:
+    """Try whether packed rows leave each other alone; where they do not, they are padded from here on."""
+    if not trainer.collator.is_packed:
+        return
+    with quiet_evaluation(trainer.model_wrapped):
+        try:
+            reason = leak_between_rows(trainer.model_wrapped, trainer.args.device)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if reason is not None:
+        _pad(reason, trainer.tokens_per_batch)
+        trainer.collator.is_packed = False
+
+
+def _pad(reason: str, tokens_per_batch: int | None) -> None:
+    """Tell that rows are padded, or raise where they must not be."""
+    if tokens_per_batch:
+        raise GlmtuneError(
+            f"rows cannot be laid end to end in this model: {reason}",
+            where="tokens_per_batch",
+            fix="leave `tokens_per_batch` out, and set `per_device_train_batch_size`",
+        )
+    notice(f"packing is off, rows are padded: {reason}")
