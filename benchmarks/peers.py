@@ -20,8 +20,11 @@ from glmtune.demo.model import cache_folder
 
 PACKAGES = {"trl": "trl[peft]==1.16.0", "llamafactory": "llamafactory==0.9.5"}
 
-NOT_FOR_CPUS = {"llamafactory": ("torchaudio",)}
-"""Modules that a tool imports although text needs none of them, and which are not published for CPUs."""
+IMPORTED_IN_VAIN = {"llamafactory": ("torchaudio",)}
+"""Packages that a tool imports although text needs none of them: made for CUDA alone, an empty module serves."""
+
+UNUSED = {"llamafactory": ("torchvision",)}
+"""Packages that transformers imports where they are installed: made for CUDA, they break it on a machine without."""
 
 
 def main() -> None:
@@ -59,16 +62,11 @@ def make(name: str, folder: Path) -> None:
     subprocess.run([*pip, torch, "psutil"], check=True)
     subprocess.run([*pip, torch.partition("+")[0], PACKAGES[name]], check=True)
     site_packages = next((folder / name / "lib").glob("python3*/site-packages"))
-    for module in NOT_FOR_CPUS.get(name, ()):
-        _write_empty_module(site_packages, module)
+    for package in (*IMPORTED_IN_VAIN.get(name, ()), *UNUSED.get(name, ())):
+        subprocess.run([*pip[:3], "uninstall", "--quiet", "--yes", package], check=True)
+    for module in IMPORTED_IN_VAIN.get(name, ()):
+        (site_packages / f"{module}.py").write_text('__version__ = "0"\n', encoding="utf-8")
     (folder / name / "complete").touch()
-
-
-def _write_empty_module(site_packages: Path, name: str) -> None:
-    """Put an empty module in the place of an installed one, which may be made for a CUDA that is not there."""
-    pip = [str(site_packages.parents[2] / "bin" / "python"), "-m", "pip"]
-    subprocess.run([*pip, "uninstall", "--quiet", "--yes", name], check=True)
-    (site_packages / f"{name}.py").write_text('__version__ = "0"\n', encoding="utf-8")
 
 
 def environment() -> dict[str, str]:
