@@ -44,6 +44,8 @@ class StepBatches(Sampler[list[int]]):
         epoch: Callable[[], int],
         is_packed: bool,
         tokens_per_batch: int | None = None,
+        is_shuffled: bool = True,
+        drops_rest: bool = False,
     ) -> None:
         """Remember how batches are made.
 
@@ -56,6 +58,8 @@ class StepBatches(Sampler[list[int]]):
             epoch: Tells, when batches are asked for, which epoch it is, from 0.
             is_packed: Whether rows are laid end to end; if not, rows of like length are put together.
             tokens_per_batch: Fill each micro-batch with rows up to so many tokens, whatever their number.
+            is_shuffled: Whether each epoch has an order of its own; if not, rows come as they stand in the data.
+            drops_rest: Whether the last step of an epoch is left out where it has fewer rows than the others.
         """
         self.lengths = np.asarray(lengths)
         self.rows_per_batch = rows_per_batch
@@ -64,34 +68,44 @@ class StepBatches(Sampler[list[int]]):
         self.seed = seed
         self.is_packed = is_packed
         self.epoch = epoch
+        self.is_shuffled = is_shuffled
+        self.drops_rest = drops_rest
         # The same bins in every epoch, so that epochs have as many steps; their order changes.
         order = np.random.default_rng(seed).permutation(len(self.lengths))
         self.bins = best_fit(self.lengths, order, tokens_per_batch) if tokens_per_batch else None
 
     def __len__(self) -> int:
         if self.bins is not None:
-            return _round_up(len(self.bins), self.num_processes)
+            length = _round_up(len(self.bins), self.num_processes)
+            return length - length % self.batches_per_step if self.drops_rest else length
         full, rest = divmod(len(self.lengths), self.rows_per_batch * self.batches_per_step)
+        if self.drops_rest:
+            return full * self.batches_per_step
         return full * self.batches_per_step + _round_up(math.ceil(rest / self.rows_per_batch), self.num_processes)
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch())
         if self.bins is not None:
-            chosen = torch.randperm(len(self.bins), generator=generator).tolist()
+            chosen = self._order(len(self.bins), generator).tolist()
             missing = _round_up(len(chosen), self.num_processes) - len(chosen)
-            yield from (self.bins[index] for index in chosen + chosen[:missing])
+            yield from (self.bins[index] for index in (chosen + chosen[:missing])[: len(self)])
             return
-        order = torch.randperm(len(self.lengths), generator=generator).numpy()
+        order = self._order(len(self.lengths), generator)
         rows_per_step = self.rows_per_batch * self.batches_per_step
-        if not self.is_packed and rows_per_step > 1:
+        if not self.is_packed and self.is_shuffled and rows_per_step > 1:
             order = _like_lengths_together(order, self.lengths, rows_per_step, generator)
         for start in range(0, len(order), rows_per_step):
             rows = order[start : start + rows_per_step]
+            if self.drops_rest and len(rows) < rows_per_step:
+                return
             num_batches = _round_up(math.ceil(len(rows) / self.rows_per_batch), self.num_processes)
             if len(rows) < num_batches:  # the end of an epoch: a row more often than others, for each process has one
                 rows = np.concatenate([rows, np.resize(order, num_batches - len(rows))])
             deal = _deal_evenly if self.is_packed else _deal_by_length
             yield from deal(rows, self.lengths, num_batches)
+
+    def _order(self, number: int, generator: torch.Generator) -> np.ndarray:
+        return torch.randperm(number, generator=generator).numpy() if self.is_shuffled else np.arange(number)
 
 
 def best_fit(lengths: np.ndarray, order: np.ndarray, capacity: int) -> list[list[int]]:

@@ -37,6 +37,7 @@ class LabelledLoss:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._base = base
         self._head = _plain_head(base) if fused else None
+        self._wide_weight: torch.Tensor | None = None
         self._takes_positions = "logits_to_keep" in inspect.signature(base.forward).parameters
 
     @property
@@ -67,7 +68,7 @@ class LabelledLoss:
         targets = labels[:, 1:]
         weights = None if weights is None else weights[:, 1:]
         if self._head is not None:
-            head = _LossHead(self._head, targets, weights, label_smoothing)
+            head = _LossHead(self._head, self._weight(self._head), targets, weights, label_smoothing)
             with head.in_place(self._base):
                 output = model(**inputs, use_cache=False)
             if head.is_last:
@@ -75,6 +76,16 @@ class LabelledLoss:
             # The model does something to its logits, such as a soft cap: they are needed as they are.
             self._head = None
         return self._from_logits(model, inputs, targets, weights, label_smoothing)
+
+    def _weight(self, head: nn.Linear) -> torch.Tensor | None:
+        """Return a frozen weight as a CPU computes with it, converted once; None where it has to be read each time."""
+        weight = head.weight
+        is_whole = weight.dim() == 2 and weight.numel() == head.in_features * head.out_features  # not dealt out
+        if weight.requires_grad or weight.device.type != "cpu" or not is_whole:
+            return None
+        if self._wide_weight is None:
+            self._wide_weight = weight.detach().to(torch.promote_types(torch.float32, weight.dtype))
+        return self._wide_weight
 
     def _from_logits(
         self,
@@ -105,9 +116,15 @@ class _LossHead:
     """Stands in for the forward of an output layer during one call of its model."""
 
     def __init__(
-        self, layer: nn.Linear, targets: torch.Tensor, weights: torch.Tensor | None, label_smoothing: float
+        self,
+        layer: nn.Linear,
+        weight: torch.Tensor | None,
+        targets: torch.Tensor,
+        weights: torch.Tensor | None,
+        label_smoothing: float,
     ) -> None:
         self.layer = layer
+        self.weight = weight  # in the place of the layer's own
         self.targets = targets  # (B, T - 1)
         self.weights = weights
         self.label_smoothing = label_smoothing
@@ -123,7 +140,7 @@ class _LossHead:
         is_labelled = self.targets != IGNORE_INDEX
         self.loss = fused_cross_entropy(
             hidden[:, :-1][is_labelled],
-            self.layer.weight,
+            self.layer.weight if self.weight is None else self.weight,
             self.targets[is_labelled],
             weights=None if self.weights is None else self.weights[is_labelled],
             label_smoothing=self.label_smoothing,

@@ -89,6 +89,9 @@ def use_one_gpu(notify: Callable[[str], None]) -> None:
 
 def _choose_precision(config: RunConfig, settings: dict[str, Any], notify: Callable[[str], None]) -> None:
     device = tell_deepspeed_of_the_device(settings)
+    if device.type != "cpu":
+        # Batches are put together while the GPU works; on a CPU the readers would take its cores.
+        settings.setdefault("dataloader_num_workers", 2)
     if device.type == "cpu":
         settings["use_cpu"] = True
         if not settings.get("bf16"):

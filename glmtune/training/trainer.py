@@ -194,6 +194,8 @@ class GlmTrainer(Seq2SeqTrainer):
             epoch=self._epoch,
             is_packed=self.collator.is_packed,
             tokens_per_batch=self.tokens_per_batch,
+            is_shuffled=args.train_sampling_strategy != "sequential",
+            drops_rest=args.dataloader_drop_last,
         )
         self._steps_per_epoch = max(1, math.ceil(len(batches) / batches.batches_per_step))
         loader = DataLoader(

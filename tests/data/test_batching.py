@@ -15,11 +15,18 @@ LENGTHS = np.random.default_rng(0).integers(10, 500, 203)
 
 
 def make(
-    *, rows: int = 2, accumulation: int = 3, processes: int = 2, epoch: int = 0, packed: bool = True, tokens=None
+    *,
+    rows: int = 2,
+    accumulation: int = 3,
+    processes: int = 2,
+    epoch: int = 0,
+    packed: bool = True,
+    tokens=None,
+    **more,
 ) -> StepBatches:
     return StepBatches(
         LENGTHS, rows_per_batch=rows, batches_per_step=accumulation * processes, num_processes=processes, seed=7,
-        epoch=lambda: epoch, is_packed=packed, tokens_per_batch=tokens,
+        epoch=lambda: epoch, is_packed=packed, tokens_per_batch=tokens, **more,
     )  # fmt: skip
 
 
@@ -79,6 +86,19 @@ def test_padded_batches_hold_rows_of_like_length() -> None:
     grouped = padding(make(rows=4, accumulation=1, processes=1, packed=False))
     assert grouped < 0.05
     assert padding(make(rows=4, accumulation=1, processes=1)) > 0.4
+
+
+def test_unshuffled_rows_come_as_they_stand_in_the_data() -> None:
+    batches = make(rows=4, accumulation=1, processes=1, is_shuffled=False, epoch=3)
+    assert list(itertools.chain(*batches)) == list(range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("options", [{}, {"packed": False}, {"tokens": 600}])
+def test_the_rest_of_an_epoch_is_dropped_where_that_is_asked_for(options) -> None:
+    batches = make(drops_rest=True, **options)
+    assert len(list(batches)) == len(batches)
+    assert len(batches) % batches.batches_per_step == 0
+    assert len(make(**options)) - len(batches) in range(1, batches.batches_per_step + 1)
 
 
 def test_bins_hold_each_row_once_and_no_more_tokens_than_they_may() -> None:

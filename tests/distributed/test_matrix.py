@@ -1,8 +1,8 @@
 """Every method, under every way to spread it, with and without gradient checkpointing: 24 cells.
 
 In each cell: 20 steps, one evaluation with generation in the middle, a resumed run, an answer from the saved model.
-All cells of a strategy run in one group of processes, since starting a group takes longer than a cell. Half of them,
-and what else is marked `long`, are left out where time is short.
+All cells of a strategy run in one group of processes, since starting a group takes longer than a cell. Where time is
+short each way to spread a run has one method, and one process has them all; the rest is marked `long`.
 """
 
 from __future__ import annotations
@@ -46,19 +46,33 @@ class Cell(NamedTuple):
         return f"{self.method}{'-checkpointing' if self.checkpointing else ''}"
 
 
-SHORT_CELLS = {
-    "lora": Cell("lora", False),
+CELLS = [Cell(method, checkpointing) for method in METHODS for checkpointing in (False, True)]
+SHORT = {
+    "ddp": Cell("lora", False),
     # With gradient checkpointing a prefix goes a way of its own.
-    "ptuning_v2": Cell("ptuning_v2", True),
-    "sft": Cell("sft", False),
+    "zero2": Cell("ptuning_v2", True),
+    "zero3": Cell("sft", False),
 }
-LONG_CELLS = [
-    cell
-    for method in METHODS
-    for checkpointing in (False, True)
-    if (cell := Cell(method, checkpointing)) not in SHORT_CELLS.values()
-]
-CELLS = [*SHORT_CELLS.values(), *(pytest.param(cell, marks=pytest.mark.long) for cell in LONG_CELLS)]
+
+
+def is_short(strategy: str, cell: Cell) -> bool:
+    """Whether a run belongs to the short form of the matrix."""
+    return cell in SHORT.values() if strategy == "single" else cell == SHORT[strategy]
+
+
+def cells_of(*strategies: str) -> pytest.MarkDecorator:
+    """Run a test for every cell of the strategies."""
+    return pytest.mark.parametrize(
+        ("strategy", "cell"),
+        [
+            pytest.param(
+                strategy, cell, id=f"{strategy}-{cell.name}",
+                marks=[] if is_short(strategy, cell) else pytest.mark.long,
+            )
+            for strategy in strategies
+            for cell in CELLS
+        ],
+    )  # fmt: skip
 
 
 def write_config(folder: Path, cell: Cell, strategy: str, **changes: Any) -> Path:
@@ -140,11 +154,10 @@ def runs(
 ) -> dict[str, dict[Cell, Path]]:
     """The cells asked for, each trained, kept aside, and trained again from its second checkpoint."""
     is_long = any(item.get_closest_marker("long") for item in request.session.items)
-    cells = [*SHORT_CELLS.values(), *(LONG_CELLS if is_long else ())]
     folders: dict[str, dict[Cell, Path]] = {}
     for strategy in STRATEGIES:
         top = tmp_path_factory.mktemp(strategy)
-        folders[strategy] = {cell: top / cell.name for cell in cells}
+        folders[strategy] = {cell: top / cell.name for cell in CELLS if is_long or is_short(strategy, cell)}
         steps: list[tuple[str, list[Any]]] = []
         for cell, folder in folders[strategy].items():
             config = write_config(folder, cell, strategy)
@@ -157,8 +170,7 @@ def runs(
     return folders
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@cells_of(*STRATEGIES)
 def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(runs, strategy: str, cell: Cell) -> None:
     folder = runs[strategy][cell]
     before = losses_of(folder, "metrics-before.jsonl")
@@ -170,8 +182,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(runs, strategy:
     assert all(resumed[name].equal(tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "single"])
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@cells_of(*SHORT)
 def test_two_processes_take_the_steps_of_one(runs, strategy: str, cell: Cell) -> None:
     ours, theirs = runs[strategy][cell], runs["single"][cell]
     assert losses_of(ours, "metrics-before.jsonl") == pytest.approx(
@@ -189,8 +200,7 @@ def test_two_processes_take_the_steps_of_one(runs, strategy: str, cell: Cell) ->
         torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@cells_of(*STRATEGIES)
 def test_the_saved_model_answers_in_a_single_process(runs, strategy: str, cell: Cell) -> None:
     prompt = "类型#马甲*材质#纯棉"
     options = {"max_new_tokens": 12, "do_sample": False}
@@ -208,14 +218,15 @@ def test_the_saved_model_answers_in_a_single_process(runs, strategy: str, cell: 
 )
 def test_another_number_of_processes_goes_on_with_the_same_rows(runs, strategy: str, tmp_path: Path) -> None:
     """Two processes began and one goes on; where one process began, two go on."""
-    for method, cell in SHORT_CELLS.items():
+    cells = {cell.method: cell for cell in SHORT.values() if cell in runs[strategy]}
+    for method, cell in cells.items():
         # Its last checkpoint is the one in the middle; the end is kept aside.
         ignored = shutil.ignore_patterns(f"checkpoint-{NUM_STEPS}")
         shutil.copytree(runs[strategy][cell] / "run", tmp_path / method / "run", ignore=ignored)
         (tmp_path / method / "run" / "metrics.jsonl").unlink()
-    steps = [("resume", [str(tmp_path / method / "run")]) for method in SHORT_CELLS]
+    steps = [("resume", [str(tmp_path / method / "run")]) for method in cells]
     run_in_one_group(steps, tmp_path, 2 if strategy == "single" else 1)
-    for method, cell in SHORT_CELLS.items():
+    for method, cell in cells.items():
         before, folder = runs[strategy][cell], tmp_path / method
         losses = losses_of(before, "metrics-before.jsonl").items()
         assert losses_of(folder) == pytest.approx(

@@ -153,7 +153,6 @@ def test_an_output_layer_under_lora_is_asked_for_logits(batch) -> None:
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_the_size_of_the_buffer_changes_nothing(model, batch, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fused_loss.BUFFER_BYTES, "cpu", rows * model.config.vocab_size * 4)
-    monkeypatch.setattr(fused_loss, "CACHE_BYTES", 3 * model.config.vocab_size * 4)
     assert_equal_losses(model, batch, 0.1)
 
 
@@ -171,6 +170,16 @@ def test_in_bfloat16_the_loss_is_nearer_to_float32_than_the_plain_one() -> None:
     loss.backward()
     reference = torch.autograd.grad(exact, hidden)[0].float()
     torch.testing.assert_close(hidden.grad.float(), reference, rtol=0.02, atol=0.01 * reference.abs().max().item())
+
+
+def test_a_loss_beyond_the_reach_of_its_softmax_is_exact() -> None:
+    weight = torch.eye(4)
+    hidden = torch.tensor([[0.0, 300.0, 0.0, 0.0], [0.0, 65.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    targets = torch.tensor([0, 3, 0])
+    expected = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    loss = fused_loss.fused_cross_entropy(hidden, weight, targets)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(loss, hidden), torch.autograd.grad(expected, hidden))
 
 
 def test_under_autocast_a_float32_layer_gets_its_gradient(model, batch) -> None:
