@@ -35,7 +35,6 @@ def main() -> None:
         model.enable_input_require_grads()
     arguments = work.training_arguments() | {
         "remove_unused_columns": False,
-        "train_sampling_strategy": "sequential",
         "disable_tqdm": True,
     }
     trainer = Seq2SeqTrainer(

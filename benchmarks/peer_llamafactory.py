@@ -31,7 +31,8 @@ def main() -> None:
 def arguments(work: Work) -> dict[str, Any]:
     """Return what its YAML file would say."""
     shared = work.training_arguments()
-    del shared["gradient_checkpointing"]
+    for key in ("gradient_checkpointing", "train_sampling_strategy"):  # it has keys of its own for both
+        del shared[key]
     return shared | {
         "stage": "sft",
         "do_train": True,

@@ -16,7 +16,6 @@ def main() -> None:
     work = read_work()
     arguments = work.training_arguments() | {
         "max_length": None,
-        "train_sampling_strategy": "sequential",
         "model_init_kwargs": {"dtype": "bfloat16"},
         "disable_tqdm": True,
     }

@@ -1,4 +1,4 @@
-"""Every tool runs the same work in a process, and an environment, of its own; its steps are read from what it prints."""
+"""Every tool runs the same work in a process and an environment of its own; its steps are read from what it prints."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ round. The losses of the same steps stand side by side.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import random
 import statistics
@@ -69,9 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="glmtune-benchmark-") as name:
         folder = Path(name)
         model = write_model(arguments.shape, folder / "model", arguments.tokenizer)
-        work = Work(
-            model=str(model), data="", output="", num_steps=arguments.steps, max_length=source.max_length
-        )
+        work = Work(model=str(model), data="", output="", num_steps=arguments.steps, max_length=source.max_length)
         write_rows(source, arguments.data / source.file, work, folder)
         rounds = [
             {name: _run(name, work, folder / f"round-{number}", source, arguments.peers) for name in names}
@@ -85,7 +82,7 @@ def _run(name: str, work: Work, folder: Path, source: Source, peers: Path) -> Ru
     tool = TOOLS[name]
     place = folder / name
     place.mkdir(parents=True)
-    data = folder.parent / ("ours" if tool.peer is None and "glmtune" in name else "others")
+    data = folder.parent / "data"
     options = {"is_encoded": source.has_tools} if "original" in name else None
     run = run_tool(
         name,
@@ -98,30 +95,17 @@ def _run(name: str, work: Work, folder: Path, source: Source, peers: Path) -> Ru
 
 
 def write_rows(source: Source, file: Path, work: Work, folder: Path) -> None:
-    """Write the rows for glmtune into `ours`, and for the other tools into `others` in the order of its batches."""
-    from glmtune.data.batching import StepBatches
-
+    """Write the rows into `data`: as they are, encoded, and in the form of ShareGPT."""
     rows = _read(file)
     random.Random(SEED).shuffle(rows)
     encoded = _encode(source, rows, work, folder / "all")
     fitting = [index for index, row in encoded.items() if len(row["input_ids"]) < source.max_length]
     chosen = fitting[: work.num_steps * work.rows_per_step]
     assert len(chosen) == work.num_steps * work.rows_per_step, f"{file} has only {len(chosen)} rows that fit"
-    batches = StepBatches(
-        [len(encoded[index]["input_ids"]) for index in chosen],
-        rows_per_batch=work.rows_per_step,
-        batches_per_step=1,
-        num_processes=1,
-        seed=SEED,
-        epoch=lambda: 0,
-        is_packed=True,
-    )
-    ordered = [chosen[place] for place in itertools.chain.from_iterable(batches)]
-    _write(folder / "ours" / "train.jsonl", [rows[index] for index in chosen])
-    _write(folder / "others" / "train.jsonl", [rows[index] for index in ordered])
-    _write(folder / "others" / "encoded.jsonl", [encoded[index] for index in ordered])
-    sharegpt = [source.as_sharegpt(rows[index]) for index in ordered]
-    (folder / "others" / "sharegpt.json").write_text(json.dumps(sharegpt, ensure_ascii=False), encoding="utf-8")
+    _write(folder / "data" / "train.jsonl", [rows[index] for index in chosen])
+    _write(folder / "data" / "encoded.jsonl", [encoded[index] for index in chosen])
+    sharegpt = [source.as_sharegpt(rows[index]) for index in chosen]
+    (folder / "data" / "sharegpt.json").write_text(json.dumps(sharegpt, ensure_ascii=False), encoding="utf-8")
 
 
 def _encode(source: Source, rows: Rows, work: Work, folder: Path) -> dict[int, dict[str, Any]]:
@@ -174,7 +158,7 @@ def report(rounds: list[dict[str, Run]], work: Work, source: Source, arguments: 
 
 
 def _loss_difference(rounds: list[dict[str, Run]], names: list[str]) -> str:
-    """Say how far the losses of the tools lie from ours at the same steps, and how far two runs of ours with seeds."""
+    """Say how far the losses of the other tools lie from ours at the same steps."""
     ours = {step["step"]: step["loss"] for step in rounds[0]["glmtune"].steps}
     parts = []
     for name in names[1:]:

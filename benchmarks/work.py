@@ -48,6 +48,7 @@ class Work:
             "per_device_train_batch_size": self.rows_per_step,
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": "constant",
+            "train_sampling_strategy": "sequential",
             "logging_steps": 1,
             "save_strategy": "no",
             "bf16": True,
