@@ -41,10 +41,11 @@ from glmtune.training.run_folder import RunRequest
 MARK = "benchmark-case "
 OUT_OF_MEMORY = "out of memory"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]
+LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 32, "target_modules": TARGETS}
 PEFT_CONFIGS: dict[str, dict[str, Any] | None] = {
-    "lora": {"peft_type": "LORA", "r": 8, "lora_alpha": 32, "target_modules": TARGETS},
-    "qlora": {"peft_type": "LORA", "r": 8, "lora_alpha": 32, "target_modules": TARGETS},
-    "ptuning_v2": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 128},
+    "lora": LORA,
+    "qlora": LORA,
+    "ptuning_v2": {"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 128},
     "sft": None,
 }
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
@@ -110,7 +111,7 @@ def build_model(method: str, trainer: str, device: torch.device, *, is_tiny: boo
     if kind is None:
         return model
     classes = {"LORA": LoraConfig, "PREFIX_TUNING": PrefixTuningConfig}
-    return get_peft_model(model, classes[kind](task_type="CAUSAL_LM", **settings))
+    return get_peft_model(model, classes[kind](**settings))
 
 
 def quantize(model: nn.Module, device: torch.device) -> None:

@@ -58,9 +58,9 @@ def make(name: str, folder: Path) -> None:
         return
     venv.create(folder / name, with_pip=True, clear=True)
     pip = [str(python_of(name, folder)), "-m", "pip", "install", "--quiet"]
-    torch = f"torch=={importlib.metadata.version('torch')}"
-    subprocess.run([*pip, torch, "psutil"], check=True)
-    subprocess.run([*pip, torch.partition("+")[0], PACKAGES[name]], check=True)
+    torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
+    subprocess.run([*pip, torch], check=True)
+    subprocess.run([*pip, torch, PACKAGES[name]], check=True)
     site_packages = next((folder / name / "lib").glob("python3*/site-packages"))
     for package in (*IMPORTED_IN_VAIN.get(name, ()), *UNUSED.get(name, ())):
         subprocess.run([*pip[:3], "uninstall", "--quiet", "--yes", package], check=True)
@@ -73,12 +73,11 @@ def environment() -> dict[str, str]:
     """Return the environment variables that every tool is run with: two threads, no network, no reports."""
     return {
         **os.environ,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+        "OMP_NUM_THREADS": "2",
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "WANDB_DISABLED": "true",
-        "DISABLE_VERSION_CHECK": "1",
+        "DISABLE_VERSION_CHECK": "1",  # LLaMA-Factory's, of packages that it has not been tried with
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.environ.get("PYTHONPATH") or str(Path(__file__).parents[1]),
     }
