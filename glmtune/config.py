@@ -101,6 +101,10 @@ class RunConfig:
     """Fill each micro-batch with as many rows as fit into so many tokens, best fit first, instead of
     `per_device_train_batch_size` rows, which must be 1: as much memory in every step, but steps of fewer or more
     rows. Needs `packing`."""
+    loss_kernel: Literal["auto", "liger", "logits"] = "auto"
+    """How the loss is computed: `auto` makes logits for some labelled positions at a time, and never holds them all;
+    `liger` is Liger's kernel for GPUs (needs the package `liger-kernel`); `logits` holds those of all labelled
+    positions at once."""
     trust_remote_code: bool = False
     """Run Python code that lies beside the model's weights. It can do whatever you can do."""
     force_fp16: bool = False

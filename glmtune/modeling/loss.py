@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from glmtune.errors import GlmtuneError, require
 from glmtune.family import IGNORE_INDEX
 
 from .fused_loss import fused_cross_entropy
@@ -26,17 +27,18 @@ from .fused_loss import fused_cross_entropy
 class LabelledLoss:
     """Computes the loss of a model in the cheapest way that is exact for it."""
 
-    def __init__(self, model: Any, *, fused: bool = True) -> None:
+    def __init__(self, model: Any, *, kernel: str = "auto") -> None:
         """Look at the model, possibly under PEFT.
 
         Args:
             model: Of transformers.
-            fused: Whether the output layer may return the loss; False asks for logits, of labelled positions where the
-                model can choose them.
+            kernel: As `loss_kernel` of a configuration. `logits` asks for logits, of labelled positions where the
+                model can choose them; the others have the output layer return the loss.
         """
+        self._is_ligers = kernel == "liger"
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._base = base
-        self._head = _plain_head(base) if fused else None
+        self._head = _plain_head(base) if kernel != "logits" else None
         self._wide_weight: torch.Tensor | None = None
         self._takes_positions = "logits_to_keep" in inspect.signature(base.forward).parameters
 
@@ -44,7 +46,7 @@ class LabelledLoss:
     def kernel(self) -> str:
         """Return how the loss is computed, in words."""
         if self._head is not None:
-            return "fused over labelled positions"
+            return f"{'Liger, ' if self._is_ligers else ''}fused over labelled positions"
         return "logits of labelled positions" if self._takes_positions else "all logits"
 
     def summed(
@@ -68,7 +70,7 @@ class LabelledLoss:
         targets = labels[:, 1:]
         weights = None if weights is None else weights[:, 1:]
         if self._head is not None:
-            head = _LossHead(self._head, self._weight(self._head), targets, weights, label_smoothing)
+            head = _LossHead(self._head, self._weight(self._head), targets, weights, label_smoothing, self._is_ligers)
             with head.in_place(self._base):
                 output = model(**inputs, use_cache=False)
             if head.is_last:
@@ -122,12 +124,14 @@ class _LossHead:
         targets: torch.Tensor,
         weights: torch.Tensor | None,
         label_smoothing: float,
+        is_ligers: bool,
     ) -> None:
         self.layer = layer
         self.weight = weight  # in the place of the layer's own
         self.targets = targets  # (B, T - 1)
         self.weights = weights
         self.label_smoothing = label_smoothing
+        self.compute = _liger_cross_entropy if is_ligers and weights is None else fused_cross_entropy
         self.loss: torch.Tensor | None = None
         self.is_last = False
         """Whether the model returned the loss as it was, so that nothing is done to logits after the output layer."""
@@ -138,7 +142,7 @@ class _LossHead:
         if hidden.shape[:2] != (len(self.targets), self.targets.shape[1] + 1):
             return F.linear(hidden, self.layer.weight)  # a model of another build
         is_labelled = self.targets != IGNORE_INDEX
-        self.loss = fused_cross_entropy(
+        self.loss = self.compute(
             hidden[:, :-1][is_labelled],
             self.layer.weight if self.weight is None else self.weight,
             self.targets[is_labelled],
@@ -164,6 +168,33 @@ class _LossHead:
             if before is not None:  # a hook of accelerate's stands there
                 self.layer.forward = before  # type: ignore[method-assign]
             handle.remove()
+
+
+def check_loss_kernel(kernel: str) -> None:
+    """Raise where a `loss_kernel` cannot work on this machine."""
+    if kernel != "liger":
+        return
+    if not torch.cuda.is_available():
+        raise GlmtuneError(
+            "Liger's kernels need a GPU, and none was found", where="loss_kernel", fix="set `loss_kernel: auto`"
+        )
+    require("liger_kernel", extra="liger")
+
+
+def _liger_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    weights: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Do what `fused_cross_entropy` does by Liger's kernel."""
+    assert weights is None, "Liger's kernel knows no weights of tokens"
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    kernel = LigerFusedLinearCrossEntropyLoss(reduction="sum", label_smoothing=label_smoothing)
+    return kernel(weight, hidden.to(weight.dtype), targets).float()
 
 
 def _plain_head(base: Any) -> nn.Linear | None:

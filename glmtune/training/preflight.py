@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
@@ -74,8 +75,13 @@ def preflight(prepared: Prepared, run_folder: Path) -> Path:
 
 def _longest(prepared: Prepared, settings: dict[str, Any]) -> Any:
     """Return the rows of the largest batch that one step can meet."""
-    rows_per_step = settings.get("per_device_train_batch_size", 8) * settings.get("gradient_accumulation_steps", 1)
-    return prepared.data["train"].longest(rows_per_step)
+    data = prepared.data["train"]
+    num_batches = settings.get("gradient_accumulation_steps", 1)
+    tokens = prepared.request.config.tokens_per_batch
+    if tokens is None:
+        return data.longest(settings.get("per_device_train_batch_size", 8) * num_batches)
+    totals = np.sort(data.numbers("length"))[::-1].cumsum()
+    return data.longest(int(np.searchsorted(totals, tokens * num_batches)) + 1)
 
 
 def _compare(model: Any, saved: Path) -> int:

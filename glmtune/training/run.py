@@ -27,6 +27,7 @@ from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.report import try_draw_loss_curve
 from glmtune.modeling.adapters import adapt, freeze_vision, prepare
 from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
+from glmtune.modeling.loss import check_loss_kernel
 from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
 from glmtune.modeling.packing import reason_against_packing
 from glmtune.modeling.sources import checkpoints_of, find_model
@@ -102,6 +103,7 @@ def train(
         refuse_used_folder(run_folder)
         check_reporters(config)
         check_sharding(config)
+        check_loss_kernel(config.loss_kernel)
         prepared = prepare_run(request)
         if dry_run:
             from .preflight import preflight
@@ -178,6 +180,7 @@ def _go_on(
         notice(told)
     check_reporters(config)
     check_sharding(config)
+    check_loss_kernel(config.loss_kernel)
     prepared = prepare_run(replace(request, config=config), files)
     if verify:
         return replay(prepared, run_folder, chosen)
@@ -289,6 +292,7 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
                 is_packed=config.packing and reason_against_packing(base.config) is None,
             ),
             tokens_per_batch=config.tokens_per_batch,
+            loss_kernel=config.loss_kernel,
             run_folder=run_folder,
             tokenizer=prepared.tokenizer,
             train_data=prepared.data["train"],

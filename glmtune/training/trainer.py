@@ -59,6 +59,7 @@ class GlmTrainer(Seq2SeqTrainer):
         plan: Callable[[], GenerationPlan] | None,
         asked: Mapping[str, Any],
         tokens_per_batch: int | None = None,
+        loss_kernel: str = "auto",
         save_total_limit: int | None = None,
         swanlab: str | None = None,
         **kwargs: Any,
@@ -73,6 +74,7 @@ class GlmTrainer(Seq2SeqTrainer):
             plan: Makes the plan of generation at evaluation time; None evaluates the loss alone.
             asked: The configuration, saved with every checkpoint: what a later one is compared with.
             tokens_per_batch: Tokens to fill a micro-batch with; None for a number of rows.
+            loss_kernel: As in the configuration.
             save_total_limit: Checkpoints to keep.
             swanlab: Where SwanLab records the run, where it does: `local` or `cloud`; None is its own choice.
             kwargs: For `Seq2SeqTrainer`; its `data_collator` is a `Collator`.
@@ -96,7 +98,7 @@ class GlmTrainer(Seq2SeqTrainer):
         self.resumed_from: Path | None = None
         # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
         self.model_accepts_loss_kwargs = True
-        self.loss = LabelledLoss(self.model)
+        self.loss = LabelledLoss(self.model, kernel=loss_kernel)
         self.tokens_per_batch = tokens_per_batch
         self._num_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._speed_since = time.monotonic()

@@ -90,6 +90,9 @@ def write_config(folder: Path, cell: Cell, strategy: str, **changes: Any) -> Pat
             "gradient_accumulation_steps": 2,
             "gradient_checkpointing": cell.checkpointing,
             "learning_rate": 1e-3,
+            # A softmax does not feel the bias of its keys, whose gradient is nothing but rounding: with 1e-8 Adam
+            # would make whole steps of it.
+            "adam_epsilon": 1e-6,
             "logging_steps": 1,
             "save_steps": NUM_SAVED,
             "eval_strategy": "steps",

@@ -19,9 +19,10 @@ from transformers import (
     Qwen2Config,
 )
 
+from glmtune.errors import GlmtuneError
 from glmtune.family import IGNORE_INDEX
 from glmtune.modeling import fused_loss
-from glmtune.modeling.loss import LabelledLoss
+from glmtune.modeling.loss import LabelledLoss, check_loss_kernel
 
 SMALL: dict[str, Any] = {
     "vocab_size": 1000, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -59,8 +60,8 @@ def batch() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}, labels
 
 
-@pytest.fixture(params=[True, False], ids=["fused", "logits"])
-def way(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=["auto", "logits"])
+def way(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
@@ -90,8 +91,8 @@ def assert_equal_losses(model, batch, smoothing: float = 0.0, **options: Any) ->
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_and_gradients_are_the_plain_ones(model, batch, way: bool, smoothing: float) -> None:
-    assert_equal_losses(model, batch, smoothing, fused=way)
+def test_loss_and_gradients_are_the_plain_ones(model, batch, way: str, smoothing: float) -> None:
+    assert_equal_losses(model, batch, smoothing, kernel=way)
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, *CHANGED_LOGITS])
@@ -140,6 +141,26 @@ def _given(adapter) -> dict[str, Any]:
     if adapter.peft_type == "LORA":
         return {"r": adapter.r, "target_modules": adapter.target_modules}
     return {"num_virtual_tokens": adapter.num_virtual_tokens}
+
+
+def test_ligers_kernel_is_refused_without_a_gpu() -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        check_loss_kernel("liger")
+    assert str(caught.value) == (
+        "Liger's kernels need a GPU, and none was found\n  --> loss_kernel\nhint: set `loss_kernel: auto`"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ["auto", "liger"])
+def test_on_a_gpu_the_loss_and_the_gradients_are_the_plain_ones(batch, kernel: str) -> None:
+    if kernel == "liger":
+        pytest.importorskip("liger_kernel")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES["glm"]).float().cuda()
+    inputs, labels = batch
+    on_gpu = {name: tensor.cuda() for name, tensor in inputs.items()}
+    assert_equal_losses(model, (on_gpu, labels.cuda()), kernel=kernel)
 
 
 def test_an_output_layer_under_lora_is_asked_for_logits(batch) -> None:
@@ -197,7 +218,7 @@ def test_no_logits_are_made_for_what_has_no_label(model, batch) -> None:
     seen: list[torch.Tensor] = []
     handle = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output))
     LabelledLoss(model).summed(model, inputs, labels)
-    LabelledLoss(model, fused=False).summed(model, inputs, labels)
+    LabelledLoss(model, kernel="logits").summed(model, inputs, labels)
     handle.remove()
     assert seen[0].shape == ()
     # Labels 9..23 in at least one row are predicted from positions 8..22.
@@ -221,17 +242,17 @@ def token_losses(model, inputs, labels) -> torch.Tensor:
     return losses
 
 
-def test_a_weight_multiplies_the_loss_of_its_token(model, batch, way: bool) -> None:
+def test_a_weight_multiplies_the_loss_of_its_token(model, batch, way: str) -> None:
     inputs, labels = batch
     weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)) * 3
     expected = (token_losses(model, inputs, labels) * weights).sum()
-    loss = LabelledLoss(model, fused=way).summed(model, inputs, labels, weights=weights)
+    loss = LabelledLoss(model, kernel=way).summed(model, inputs, labels, weights=weights)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
-def test_weighted_gradients_are_those_of_the_rows_alone_times_their_weights(model, batch, way: bool) -> None:
+def test_weighted_gradients_are_those_of_the_rows_alone_times_their_weights(model, batch, way: str) -> None:
     inputs, labels = batch
-    losses = LabelledLoss(model, fused=way)
+    losses = LabelledLoss(model, kernel=way)
     model.zero_grad()
     for row, weight in enumerate((0.25, 1.0, 2.0)):
         alone = {name: tensor[row : row + 1] for name, tensor in inputs.items()}
@@ -244,18 +265,18 @@ def test_weighted_gradients_are_those_of_the_rows_alone_times_their_weights(mode
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_weights_of_one_are_the_loss_without_weights(model, batch, way: bool, smoothing: float) -> None:
+def test_weights_of_one_are_the_loss_without_weights(model, batch, way: str, smoothing: float) -> None:
     inputs, labels = batch
-    losses = LabelledLoss(model, fused=way)
+    losses = LabelledLoss(model, kernel=way)
     plain = losses.summed(model, inputs, labels, label_smoothing=smoothing)
     loss = losses.summed(model, inputs, labels, label_smoothing=smoothing, weights=torch.ones(labels.shape))
     torch.testing.assert_close(loss, plain, rtol=1e-6, atol=0)
 
 
-def test_weights_of_what_is_not_trained_change_nothing(model, batch, way: bool) -> None:
+def test_weights_of_what_is_not_trained_change_nothing(model, batch, way: str) -> None:
     inputs, labels = batch
     weights = torch.full(labels.shape, 0.5)
-    losses = LabelledLoss(model, fused=way)
+    losses = LabelledLoss(model, kernel=way)
     loss = losses.summed(model, inputs, labels, weights=weights)
     other = weights.masked_fill(labels == IGNORE_INDEX, 7.0)
     assert losses.summed(model, inputs, labels, weights=other).equal(loss)

@@ -77,11 +77,11 @@ def by_hand(model, rows) -> tuple[float, int]:
     return total, count
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kernel", ["auto", "logits"])
 def test_the_loss_is_the_weighted_sum_over_the_number_of_trained_tokens(
-    trainer: GlmTrainer, data: EncodedData, fused: bool
+    trainer: GlmTrainer, data: EncodedData, kernel: str
 ) -> None:
-    trainer.loss = LabelledLoss(trainer.model, fused=fused)
+    trainer.loss = LabelledLoss(trainer.model, kernel=kernel)
     rows = list(data.dataset)
     assert [bool(row["weights"]) for row in rows] == [False, True, False, True]
     batch = trainer.data_collator(rows)
