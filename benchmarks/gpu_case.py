@@ -127,6 +127,7 @@ def quantize(model: nn.Module, device: torch.device) -> None:
                 layer.in_features, layer.out_features, has_bias, compute_dtype=torch.bfloat16, quant_type="nf4"
             )
         small.weight = bnb.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4").to(device)
+        small.support_avx512bf16_for_cpu = False  # a layout that bitsandbytes cannot train with
         if has_bias:
             small.bias = layer.bias
         model.set_submodule(name, small)
@@ -226,8 +227,6 @@ def plain_trainer(model: Any, rows: Dataset, config: RunConfig, clock: Clock) ->
     """Return transformers' trainer: rows padded on the right, the loss from all logits."""
     settings = {key: value for key, value in config.training_args.items() if key != "predict_with_generate"}
     arguments = TrainingArguments(**settings, use_cpu=not torch.cuda.is_available())
-    if arguments.gradient_checkpointing and hasattr(model, "enable_input_require_grads"):
-        model.enable_input_require_grads()
     columns = [name for name in rows.column_names if name not in ("input_ids", "labels")]
     data: Any = rows.remove_columns(columns)
     return Trainer(model=model, args=arguments, train_dataset=data, data_collator=pad, callbacks=[clock])
