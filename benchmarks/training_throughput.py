@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=SHARED / "glm-4-9b-chat", help="folder of a GLM-4 model")
     parser.add_argument("--peers", type=Path, default=default_folder(), help="where peers.py put the environments")
     parser.add_argument("--tools", nargs="*", choices=list(TOOLS), default=["original", *PLAIN])
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
