@@ -16,6 +16,7 @@ _HOMES = {
     "RunConfig": "glmtune.config",
     "check_data": "glmtune.training.data_inspection",
     "convert_data": "glmtune.data.conversion",
+    "estimate": "glmtune.training.estimating",
     "evaluate": "glmtune.evaluation.evaluate",
     "generate": "glmtune.evaluation.generate",
     "load_config": "glmtune.config",

@@ -14,7 +14,7 @@ import typer
 
 from glmtune import __version__
 from glmtune.cli_data import data_app
-from glmtune.console import ignore_library_warnings, say
+from glmtune.console import ignore_library_warnings, notice, say
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 
@@ -33,6 +33,11 @@ BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an 
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: training_args.learning_rate=1e-4."),
+]
+DeepSpeed = Annotated[str | None, typer.Option(help="DeepSpeed's file: --set training_args.deepspeed=FILE in short.")]
 NumProcesses = Annotated[
     int | None, typer.Option("--nproc", help="Processes to start on this machine, one for each GPU.", min=1)
 ]
@@ -43,10 +48,7 @@ def train(
     data_dir: Annotated[Path, typer.Argument(help="Folder of the files that the configuration names.")],
     model: Annotated[str, typer.Argument(help="A model folder, a hub name, or `demo`.")],
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/lora.yaml.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key: training_args.learning_rate=1e-4."),
-    ] = None,
+    overrides: Overrides = None,
     init_from: Annotated[
         str | None, typer.Option(help="Start a new run from this checkpoint's weights (new data, new rate).")
     ] = None,
@@ -58,9 +60,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="A step, an evaluation, a save and a reload on the longest batch; no run.")
     ] = False,
-    deepspeed: Annotated[
-        str | None, typer.Option(help="DeepSpeed's file: --set training_args.deepspeed=FILE in short.")
-    ] = None,
+    deepspeed: DeepSpeed = None,
     num_processes: NumProcesses = None,
 ) -> None:
     """Train a model on DATA_DIR as CONFIG says."""
@@ -69,9 +69,7 @@ def train(
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import train as run_training
 
-    settings = [*(overrides or ()), *(["data_config.strict=true"] if strict else [])]
-    if deepspeed is not None:
-        settings.append(f"training_args.deepspeed={json.dumps(deepspeed)}")
+    settings = [*(overrides or ()), *(["data_config.strict=true"] if strict else []), *_setting(deepspeed)]
     run_training(
         data_dir, model, config, overrides=settings, base_model=base_model, init_from=init_from, dry_run=dry_run
     )
@@ -112,6 +110,36 @@ def resume(
         verify=verify,
     )
     leave_process_group()
+
+
+@app.command()
+def estimate(
+    model: Annotated[str, typer.Argument(help="A model folder (its config.json is enough), a hub name, or `demo`.")],
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/lora.yaml.")],
+    gpus: Annotated[
+        int | None,
+        typer.Option(help="GPUs to plan for, here or not; 0: the CPU. By default those of this machine.", min=0),
+    ] = None,
+    deepspeed: DeepSpeed = None,
+    overrides: Overrides = None,
+    labelled: Annotated[float, typer.Option(help="Share of the tokens that have a label; 1 is the worst case.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, in bytes.")] = False,
+) -> None:
+    """Estimate the memory of a run as CONFIG says, and of every other way to train; nothing is loaded."""
+    from glmtune.training.estimate_report import advice, as_dict, heading, table
+    from glmtune.training.estimating import estimate as estimate_memory
+
+    found = estimate_memory(
+        model, config, overrides=[*(overrides or ()), *_setting(deepspeed)], num_gpus=gpus, labelled=labelled
+    )
+    for line in found.notices:
+        notice(line)
+    if as_json:
+        print(json.dumps(as_dict(found), indent=2))
+        return
+    print(heading(found))
+    print(table(found))
+    print(advice(found))
 
 
 @app.command(name="eval")
@@ -254,6 +282,11 @@ def _options(
     ] = False,
 ) -> None:
     """Declare the options before a verb; `main` has taken `--debug` already."""
+
+
+def _setting(deepspeed: str | None) -> list[str]:
+    """Return the override that a `--deepspeed` stands for."""
+    return [] if deepspeed is None else [f"training_args.deepspeed={json.dumps(deepspeed)}"]
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -33,9 +34,14 @@ def show_evaluation(done: int, total: int) -> None:
 
 
 def ignore_library_warnings() -> None:
-    """Hide the deprecations of one library that another uses; nobody here can mend them."""
+    """Hide the deprecations of one library that another uses; nobody here can mend them.
+
+    And bitsandbytes, which transformers and PEFT import where it is installed: it says at each start which other
+    package it would like, and in 8 bits of every layer in every step that it computes in float16.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -48,20 +54,23 @@ def quiet_libraries() -> Iterator[None]:
         yield
         return
     import datasets
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     rows_shown = not datasets.are_progress_bars_disabled()
-    weights_shown = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    weights_shown = is_progress_bar_enabled() and not sys.stderr.isatty()
+    bitsandbytes = logging.getLogger("bitsandbytes")
+    level = bitsandbytes.level
     with warnings.catch_warnings():
         ignore_library_warnings()
         if rows_shown:
             datasets.disable_progress_bars()
         if weights_shown:
-            logging.disable_progress_bar()
+            disable_progress_bar()
         try:
             yield
         finally:
+            bitsandbytes.setLevel(level)
             if rows_shown:
                 datasets.enable_progress_bars()
             if weights_shown:
-                logging.enable_progress_bar()
+                enable_progress_bar()

@@ -1,8 +1,8 @@
-"""Asking a model: batched generation with left padding, and streaming."""
+"""Asking a model: prompts to answers, all at once or piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.modeling.sources import find_model
+
+from .answering import answer_prompts, generate_batch
 
 
 @quiet_libraries()
@@ -40,7 +42,7 @@ def generate(
         prompts: Texts, or lists of messages in OpenAI's or GLM-4's form.
         base_model: Where the base model of an adapter is now, if it has moved.
         system: A system message put before every prompt.
-        batch_size: Prompts answered at once.
+        batch_size: Prompts answered at once; more of them where they are shorter than the longest one.
         seed: Makes sampling repeatable.
         thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
         trust_remote_code: Run code that the model brings along.
@@ -52,11 +54,11 @@ def generate(
     options = generation_config(loaded.model, generation_options)
     if seed is not None:
         torch.manual_seed(seed)
-    answers: list[str] = []
-    for start in range(0, len(prompt_ids), batch_size):
-        batch = generate_batch(loaded.model, loaded.tokenizer, prompt_ids[start : start + batch_size], options)
-        answers.extend(decode_answer(loaded.tokenizer, ids) for ids in batch)
-    return answers
+    answers: dict[int, list[int]] = {}
+    answer_prompts(
+        loaded.model, loaded.tokenizer, prompt_ids, options, batch_size=batch_size, on_answers=answers.update
+    )
+    return [decode_answer(loaded.tokenizer, answers[place]) for place in range(len(prompts))]
 
 
 @quiet_libraries()
@@ -113,42 +115,6 @@ def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfi
     if not config.do_sample:
         config.temperature = config.top_p = config.top_k = None
     return config
-
-
-def generate_batch(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    config: GenerationConfig,
-    *,
-    synced_gpus: bool = False,
-    streamer: Any = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> list[list[int]]:
-    """Return the ids that the model writes after each prompt, up to its stop token and without it.
-
-    The prompts are padded on the left: the new token of every row then stands in the same column. Where `stop` says
-    so after a token, the answers end there.
-    """
-    longest = max(len(prompt) for prompt in prompts)
-    device = model.device
-    input_ids = torch.full((len(prompts), longest), tokenizer.pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, longest - len(prompt) :] = 1
-    # Not inference_mode: weights that ZeRO-3 gathers meanwhile would be unfit for training afterwards.
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=input_ids.to(device),
-            attention_mask=attention_mask.to(device),
-            generation_config=config,
-            synced_gpus=synced_gpus,
-            streamer=streamer,
-            stopping_criteria=[lambda ids, scores: torch.full((len(ids),), stop(), device=ids.device)],
-        )
-    stops = set(config.eos_token_id or [])
-    return [_until_stop(row[longest:].tolist(), stops) for row in output]
 
 
 def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[str]:
@@ -217,8 +183,3 @@ class AnswerStreamer(TextIteratorStreamer):
 
 def _assistant_id(tokenizer: Any) -> int | None:
     return tokenizer.added_tokens_encoder.get("<|assistant|>")
-
-
-def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
-    end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
-    return ids[:end]

@@ -3,7 +3,8 @@
 The figures are those of `finetune_demo/finetune.py` (THUDM/GLM-4, 081f0fb) on a 0..100 scale, where that one gives
 BLEU on 0..1. Texts on which it crashes score 0: an empty or whitespace-only prediction, reference, or both.
 
-Run as a module (`python -m glmtune.evaluation.metrics`), this file is its own worker: JSON pairs in, JSON rows out.
+Run as a module (`python -m glmtune.evaluation.metrics`), this file is its own worker: a line of JSON pairs in, a line
+of JSON rows out, until there are no more lines.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jieba
@@ -30,9 +31,9 @@ jieba.setLogLevel(logging.CRITICAL)
 
 METRIC_NAMES = ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
 
-# A worker takes 1.0 s to start (0.65 s of it jieba's dictionary) and 120 MB, and one process scores 170,000 characters
-# a second (780 AdvertiseGen rows). Two workers draw level at 470,000 characters; at 950,000 they need 4.1 s, not 5.4.
-MIN_CHARACTERS_PER_WORKER = 400_000
+MIN_TEXTS_PER_WORKER = 100
+"""Fewer are scored in this process at the end: 100 AdvertiseGen rows take 0.13 s, a worker 1.0 s to start (0.65 s of it
+jieba's dictionary) and 120 MB."""
 
 Pair = tuple[str, str]
 Row = dict[str, float]
@@ -53,23 +54,66 @@ class TextScores:
         return dict(zip(METRIC_NAMES, (self.bleu_4, self.rouge_1, self.rouge_2, self.rouge_l)))
 
 
-def score_texts(predictions: Sequence[str], references: Sequence[str], *, num_proc: int | None = None) -> TextScores:
-    """Score each prediction against the reference at its place; the result does not depend on `num_proc`.
-
-    Args:
-        predictions: Generated texts, special tokens already removed.
-        references: As many texts.
-        num_proc: Most worker processes to use; None is one per processor core, 1 scores in this process. Fewer start
-            where the texts are too few to repay a worker's start-up.
-    """
+def score_texts(predictions: Sequence[str], references: Sequence[str]) -> TextScores:
+    """Score each prediction, special tokens already removed, against the reference at its place."""
     assert len(predictions) == len(references), f"{len(predictions)} predictions, {len(references)} references"
-    pairs = list(zip(predictions, references))
-    num_characters = sum(len(prediction) + len(reference) for prediction, reference in pairs)
-    num_workers = min(num_proc or os.cpu_count() or 1, num_characters // MIN_CHARACTERS_PER_WORKER, len(pairs))
-    rows = _score_in_workers(pairs, num_workers) if num_workers > 1 else [_score_pair(*pair) for pair in pairs]
-    means = [float(np.mean([row[name] for row in rows])) if rows else 0.0 for name in METRIC_NAMES]
-    bleu_4, rouge_1, rouge_2, rouge_l = means
+    rows = [_score_pair(*pair) for pair in zip(predictions, references)]
+    bleu_4, rouge_1, rouge_2, rouge_l = means(rows).values()
     return TextScores(bleu_4, rouge_1, rouge_2, rouge_l, per_text=rows)
+
+
+def means(rows: Sequence[Row]) -> Row:
+    """Return the mean of each score under the name that logs and `metric_for_best_model` use."""
+    return {name: float(np.mean([row[name] for row in rows])) if rows else 0.0 for name in METRIC_NAMES}
+
+
+class Scorer:
+    """Scores texts while others are still being written: in a process of its own where there are enough of them.
+
+    A thread would not do: what it takes from the interpreter, it takes from the loop that keeps the GPU at work.
+    """
+
+    def __init__(self, num_texts: int) -> None:
+        self._parts: list[tuple[dict[int, Pair], Future[list[Row]] | None]] = []
+        self._worker = _start_worker() if num_texts >= MIN_TEXTS_PER_WORKER else None
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+        self._thread.shutdown(cancel_futures=True)
+        if self._worker is not None:
+            self._worker.communicate()
+
+    def add(self, pairs: dict[int, Pair]) -> None:
+        """Take predictions, each with its reference, by their places in the data."""
+        future = self._thread.submit(_ask, self._worker, list(pairs.values())) if self._worker else None
+        self._parts.append((pairs, future))
+
+    def scores(self) -> dict[int, Row]:
+        """Return the scores of all texts by their places; where the worker failed, warn and score them here."""
+        rows: dict[int, Row] = {}
+        for pairs, future in self._parts:
+            try:
+                scored = future.result() if future else None
+            except (OSError, ValueError) as error:
+                self._warn(error)
+                scored = None
+            rows |= zip(pairs, scored or [_score_pair(*pair) for pair in pairs.values()])
+        return rows
+
+    def _warn(self, error: Exception) -> None:
+        """Say once that the worker failed."""
+        if self._worker is None:
+            return
+        worker, self._worker = self._worker, None
+        worker.kill()
+        told = worker.communicate()[1].strip()
+        reason = told.splitlines()[-1] if told else str(error)
+        warnings.warn(f"the scoring worker failed ({reason}); scoring in this process", RuntimeWarning, stacklevel=3)
 
 
 def _score_pair(prediction: str, reference: str) -> Row:
@@ -121,36 +165,39 @@ def _lcs_length(left: Sequence[str], right: Sequence[str]) -> int:
     return len(left) - row.bit_count()
 
 
-def _score_in_workers(pairs: list[Pair], num_workers: int) -> list[Row]:
-    """Deal the pairs out to `num_workers` processes; where one fails, warn and score all of them in this process."""
-    rows: list[Row] = [{}] * len(pairs)
-    shares = [pairs[worker::num_workers] for worker in range(num_workers)]  # dealt like cards: long texts spread
-    try:
-        with ThreadPoolExecutor(num_workers) as threads:
-            for worker, scored in enumerate(threads.map(_run_worker, shares)):
-                rows[worker::num_workers] = scored
-    except (OSError, subprocess.CalledProcessError) as error:
-        told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
-        reason = told.splitlines()[-1] if told else str(error)
-        warnings.warn(f"scoring workers failed ({reason}); scoring in this process", RuntimeWarning, stacklevel=3)
-        return [_score_pair(*pair) for pair in pairs]
-    return rows
-
-
-def _run_worker(pairs: list[Pair]) -> list[Row]:
-    """Score `pairs` in a fresh Python that imports this module alone.
+def _start_worker() -> subprocess.Popen[str]:
+    """Start a fresh Python that imports this module alone, in a session of its own: Ctrl-C is not meant for it.
 
     No `multiprocessing`: fork after CUDA or torch threads is unsafe, and spawn runs the user's script again in every
     worker. A script without `if __name__ == "__main__"` would start its training anew there, and one read from stdin
     fails ("No such file or directory: <stdin>"). A plain child process works from these and from notebooks.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-m", "glmtune.evaluation.metrics"]
-    finished = subprocess.run(
-        command, input=json.dumps(pairs), env=environment, capture_output=True, text=True, check=True
+    return subprocess.Popen(
+        [sys.executable, "-m", "glmtune.evaluation.metrics"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    return json.loads(finished.stdout)
+
+
+def _ask(worker: subprocess.Popen[str], pairs: list[Pair]) -> list[Row]:
+    """Return the worker's scores; OSError or ValueError where it does not answer."""
+    assert worker.stdin is not None, "its input is a pipe"
+    assert worker.stdout is not None, "its output, too"
+    worker.stdin.write(json.dumps(pairs) + "\n")
+    worker.stdin.flush()
+    return json.loads(worker.stdout.readline())
+
+
+def _work() -> None:
+    """Answer lines until there are no more: also where the process that asks has died."""
+    jieba.initialize()  # while the first answers are being written
+    for line in sys.stdin:
+        print(json.dumps([_score_pair(*pair) for pair in json.loads(line)]), flush=True)
 
 
 if __name__ == "__main__":
-    json.dump([_score_pair(*pair) for pair in json.load(sys.stdin)], sys.stdout)
+    _work()

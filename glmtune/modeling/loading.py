@@ -23,6 +23,7 @@ from glmtune.data.rendering import ChatRenderer
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family, family_of
 
+from .quantization import make_trainable, quantization_options
 from .sources import ADAPTER_WEIGHTS, ModelSource
 
 
@@ -72,9 +73,23 @@ def load_base_model(
     dtype: torch.dtype,
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    quantization: str | None = None,
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
-    """Load the base model on the CPU (or wherever DeepSpeed wants it); every weight must be in the files."""
+    """Load the base model on the CPU (or wherever DeepSpeed wants it); every weight must be in the files.
+
+    Args:
+        source: Where its files are.
+        dtype: Of its weights; of the sums over them where they are rounded.
+        trust_remote_code: Whether to run Python code that lies beside the weights.
+        attn_implementation: A name that transformers knows; None lets it choose.
+        quantization: `4bit` or `8bit` rounds the weights of all linear layers but the last, on `device`: rounded
+            weights stay where they are.
+        device: Where rounded weights go; others are loaded on the CPU, and moved by whoever needs them.
+    """
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    if quantization is not None:
+        options |= quantization_options(quantization, dtype, device or default_device())
     model, report = _from_pretrained(
         AutoModelForCausalLM,
         source.base,
@@ -90,6 +105,8 @@ def load_base_model(
         raise GlmtuneError(
             f"the model's files lack {len(missing)} weights, `{missing[0]}` among them", where=source.base
         )
+    if quantization is not None:
+        make_trainable(model)
     return model
 
 
@@ -165,7 +182,7 @@ def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
     """Load with one of transformers' Auto classes; its refusals become errors of ours."""
     try:
         return loader.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         fix = "run with `--debug` for the whole story"
         if "trust_remote_code" in str(error):

@@ -18,7 +18,8 @@ from glmtune.console import say, show_evaluation
 from glmtune.errors import GlmtuneError, RunFailure
 
 from . import checkpoint
-from .packing import pad_unless_exact
+from .active import describe_active
+from .packing import pad_unless_exact, settle_loss
 from .weight_check import saved_shapes
 
 if TYPE_CHECKING:
@@ -85,13 +86,15 @@ class ProgressLine(TrainerCallback):
 
 
 class FirstEvaluation(TrainerCallback):
-    """Evaluates two rows before the first step: what fails there would have failed after hours."""
+    """Tries packing, says what is active, and evaluates two rows: what fails there would have failed after hours."""
 
     def __init__(self, trainer: GlmTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         pad_unless_exact(self.trainer)
+        settle_loss(self.trainer)
+        say(describe_active(self.trainer))
         self.trainer.first_evaluation()
 
 

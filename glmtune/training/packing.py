@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+from transformers import PretrainedConfig
+
 from glmtune.config import RunConfig
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
@@ -20,10 +23,17 @@ def attention_of_run(config: RunConfig, source: ModelSource) -> str | None:
     """Return the attention to load the model with, for packed rows where they may be packed."""
     if not config.packing:
         return config.attn_implementation
-    reason = reason_against_packing(load_model_config(source, trust_remote_code=config.trust_remote_code))
+    reason = reason_to_pad(config, load_model_config(source, trust_remote_code=config.trust_remote_code))
     if reason is not None:
         _pad(reason, config.tokens_per_batch)
     return attention_for(config.attn_implementation, is_packed=reason is None)
+
+
+def reason_to_pad(config: RunConfig, model_config: PretrainedConfig) -> str | None:
+    """Return why rows must be padded in a run; None where nothing is known against packing."""
+    if config.training_args.get("torch_compile"):
+        return "batches of ever new lengths would be compiled again and again"
+    return reason_against_packing(model_config)
 
 
 def pad_unless_exact(trainer: GlmTrainer) -> None:
@@ -38,6 +48,16 @@ def pad_unless_exact(trainer: GlmTrainer) -> None:
     if reason is not None:
         _pad(reason, trainer.tokens_per_batch)
         trainer.collator.is_packed = False
+
+
+@torch.no_grad()
+def settle_loss(trainer: GlmTrainer) -> None:
+    """Compute the loss of a few tokens: from then on the trainer knows whether the model's is fused."""
+    if trainer.args.torch_compile:
+        return
+    ids = torch.arange(11, 17, device=trainer.args.device).unsqueeze(0)
+    with quiet_evaluation(trainer.model_wrapped):
+        trainer.loss.summed(trainer.model_wrapped, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids)
 
 
 def _pad(reason: str, tokens_per_batch: int | None) -> None:

@@ -29,7 +29,6 @@ from glmtune.modeling.adapters import adapt, freeze_vision, prepare
 from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
 from glmtune.modeling.loss import check_loss_kernel
 from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
-from glmtune.modeling.packing import reason_against_packing
 from glmtune.modeling.sources import checkpoints_of, find_model
 
 from . import checkpoint
@@ -39,7 +38,8 @@ from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
 from .global_batch import keep_global_batch
 from .group_watch import watch_group
-from .packing import attention_of_run
+from .machine import check_machine, check_optimizer_settings
+from .packing import attention_of_run, reason_to_pad
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
 from .reports import check_reporters
@@ -104,6 +104,7 @@ def train(
         check_reporters(config)
         check_sharding(config)
         check_loss_kernel(config.loss_kernel)
+        check_machine(config)
         prepared = prepare_run(request)
         if dry_run:
             from .preflight import preflight
@@ -181,6 +182,7 @@ def _go_on(
     check_reporters(config)
     check_sharding(config)
     check_loss_kernel(config.loss_kernel)
+    check_machine(config)
     prepared = prepare_run(replace(request, config=config), files)
     if verify:
         return replay(prepared, run_folder, chosen)
@@ -248,6 +250,8 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         dtype=load_dtype(config, arguments),
         trust_remote_code=config.trust_remote_code,
         attn_implementation=attention_of_run(config, source),
+        quantization=config.quantization,
+        device=arguments.device,
     )
     set_stop_tokens(model, prepared.tokenizer, prepared.family, prepared.stop_ids)
     if config.freezeV:
@@ -262,11 +266,18 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
     if resume_from is not None and config.peft_config is not None:
         # Before DeepSpeed divides the weights; without DeepSpeed transformers loads them once more.
         load_adapter_weights(adapted, resume_from)
-    # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
-    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in adapted.parameters()]
-    total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    trained, total = count_weights(adapted)
     say(f"{config.method}: {trained:,} of {total:,} parameters are trained ({100 * trained / total:.2f} %)")
     return adapted
+
+
+def count_weights(model: Any) -> tuple[int, int]:
+    """Return how many numbers are trained, and how many the model has."""
+    if isinstance(model, PeftModel):
+        return model.get_nb_trainable_parameters()  # which knows that four bits are half a byte
+    # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
+    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
+    return sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes)
 
 
 def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model: Any, run_folder: Path) -> GlmTrainer:
@@ -284,15 +295,16 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         )
 
     try:
-        return GlmTrainer(
+        trainer = GlmTrainer(
             model=model,
             args=arguments,
             data_collator=Collator(
                 pad_token_id=prepared.tokenizer.pad_token_id,
-                is_packed=config.packing and reason_against_packing(base.config) is None,
+                is_packed=config.packing and reason_to_pad(config, base.config) is None,
             ),
             tokens_per_batch=config.tokens_per_batch,
-            loss_kernel=config.loss_kernel,
+            # What is compiled must not change from call to call, as the output layer does.
+            loss_kernel="logits" if arguments.torch_compile else config.loss_kernel,
             run_folder=run_folder,
             tokenizer=prepared.tokenizer,
             train_data=prepared.data["train"],
@@ -307,6 +319,8 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         if isinstance(error, RuntimeError) and "requires" not in str(error):
             raise
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
+    check_optimizer_settings(arguments, model)
+    return trainer
 
 
 def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:

@@ -41,6 +41,15 @@ def check_sharding(config: RunConfig) -> None:
         _check_deepspeed(config, given)
 
 
+def zero_stage(config: RunConfig) -> int | None:
+    """Return the ZeRO stage that the configuration asks for; None without DeepSpeed."""
+    given = config.training_args.get("deepspeed")
+    if not given:
+        return None
+    content = json.loads(Path(given).read_text(encoding="utf-8")) if isinstance(given, str) else given
+    return (content.get("zero_optimization") or {}).get("stage", 0)
+
+
 def tell_deepspeed_of_the_device(settings: Mapping[str, Any]) -> torch.device:
     """Return the device of a run; DeepSpeed, which looks for one when it is imported, warns where it finds no GPU."""
     device = torch.device("cpu") if settings.get("use_cpu") else default_device()

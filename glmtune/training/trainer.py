@@ -292,15 +292,17 @@ class GlmTrainer(Seq2SeqTrainer):
     def _score(self, data: EncodedData, output: Path | None) -> Scores:
         try:
             with memory_errors_explained("evaluating", LESS_IN_EVALUATION):
+                model = self.accelerator.unwrap_model(self.model)
                 return score_model(
-                    self.accelerator.unwrap_model(self.model),
+                    model,
                     self.tokenizer,
                     data,
                     batch_size=self.args.per_device_eval_batch_size,
                     plan=self.plan() if self.plan else None,
                     output=output,
                     on_batch=self._count_batch,
-                    forward_model=self.model_wrapped,
+                    # A compiled model would be compiled once more for evaluations.
+                    forward_model=model if self.args.torch_compile else self.model_wrapped,
                 )
         finally:
             self.progress.show_evaluation(0, 0)  # takes the count away, also where the evaluation failed

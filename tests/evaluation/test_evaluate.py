@@ -13,9 +13,11 @@ import torch
 from glmtune import evaluate
 from glmtune.data.dataset import encode_file
 from glmtune.data.encoding import Encoder
-from glmtune.evaluation.evaluate import GenerationPlan, mean_loss, score_model
+from glmtune.evaluation.evaluate import score_model
 from glmtune.evaluation.generate import generation_config
+from glmtune.evaluation.mean_loss import mean_loss
 from glmtune.evaluation.metrics import METRIC_NAMES
+from glmtune.evaluation.predictions import GenerationPlan
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.sources import find_model
 

@@ -1,4 +1,4 @@
-"""BLEU and ROUGE: worked examples, equality with the original's `compute_metrics`, hard texts, worker processes."""
+"""BLEU and ROUGE: worked examples, equality with the original's `compute_metrics`, hard texts, the worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
 from glmtune.evaluation import metrics
-from glmtune.evaluation.metrics import METRIC_NAMES, score_texts
+from glmtune.evaluation.metrics import METRIC_NAMES, Scorer, score_texts
 
 TESTS = Path(__file__).parents[1]
 ADVERTISE_DEV = TESTS.parent.parent / "shared" / "data" / "AdvertiseGen" / "dev.jsonl"
@@ -43,7 +43,7 @@ def original_compute_metrics(predictions: list[str], references: list[str]) -> d
 
 def assert_equals_original(predictions: list[str], references: list[str]) -> None:
     expected = original_compute_metrics(predictions, references)
-    scores = score_texts(predictions, references, num_proc=1)
+    scores = score_texts(predictions, references)
     for name in ("rouge-1", "rouge-2", "rouge-l"):
         assert [row[name] for row in scores.per_text] == expected[name]
         assert scores.as_metrics()[name] == np.mean(expected[name])
@@ -52,9 +52,9 @@ def assert_equals_original(predictions: list[str], references: list[str]) -> Non
 
 
 @pytest.fixture
-def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let few texts start workers, as many would."""
-    monkeypatch.setattr(metrics, "MIN_CHARACTERS_PER_WORKER", 1)
+def small_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let few texts start a worker, as many would."""
+    monkeypatch.setattr(metrics, "MIN_TEXTS_PER_WORKER", 1)
 
 
 # Worked examples. jieba cuts 我爱北京天安门 into 我 / 爱 / 北京 / 天安门.
@@ -165,47 +165,59 @@ def test_a_text_of_20000_characters_is_scored():
     assert 40 < scores.rouge_l < 80  # half the words, all of the reference: 2 * 1/2 / (3/2) = 2/3
 
 
-# Processes
+# The worker
 
 
-def test_workers_give_exactly_the_single_process_result(two_workers):
+def test_a_worker_gives_exactly_the_scores_of_this_process(small_work: None):
     predictions = [f"第{number}件外套" * (number % 3) for number in range(7)] + ["lone surrogate \ud800", '"\n\\']
     references = [f"第{number}件白色外套。" for number in range(9)]
-    with warnings.catch_warnings():
+    pairs = dict(enumerate(zip(predictions, references)))
+    with warnings.catch_warnings(), Scorer(len(pairs)) as scorer:
         warnings.simplefilter("error")
-        assert score_texts(predictions, references, num_proc=2) == score_texts(predictions, references, num_proc=1)
+        scorer.add({place: pairs[place] for place in (8, 3, 5)})
+        scorer.add({})
+        scorer.add({place: pair for place, pair in pairs.items() if place not in (8, 3, 5)})
+        rows = scorer.scores()
+    assert [rows[place] for place in range(9)] == score_texts(predictions, references).per_text
 
 
 def test_few_texts_start_no_worker(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/no/python")  # a worker would fail, and warn
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert score_texts(["好"] * 8, ["好"] * 8, num_proc=4).rouge_1 == 100.0
-
-
-def test_num_proc_1_starts_no_worker(two_workers, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/python")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert score_texts(["好"] * 8, ["好"] * 8, num_proc=1).rouge_1 == 100.0
+    with Scorer(99) as scorer:
+        scorer.add({0: ("好", "好")})
+        assert scorer.scores()[0]["rouge-1"] == 100.0
 
 
-def test_failing_workers_are_reported_and_the_texts_scored_all_the_same(two_workers, monkeypatch, tmp_path):
+def test_a_failing_worker_is_reported_and_the_texts_scored_all_the_same(small_work: None, monkeypatch, tmp_path):
     broken_python = tmp_path / "python"
     broken_python.write_text("#!/bin/sh\necho 'no memory left' >&2\nexit 3\n")
     broken_python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken_python))
-    with pytest.warns(RuntimeWarning) as caught:
-        scores = score_texts(["好", "好的"], ["好", "好"], num_proc=2)
-    assert str(caught[0].message) == "scoring workers failed (no memory left); scoring in this process"
-    assert scores == score_texts(["好", "好的"], ["好", "好"], num_proc=1)
+    with Scorer(2) as scorer:
+        for place, text in enumerate(["好", "好的"]):
+            scorer.add({place: (text, "好")})
+        with pytest.warns(RuntimeWarning) as caught:
+            rows = scorer.scores()
+    assert [str(warning.message) for warning in caught] == [
+        "the scoring worker failed (no memory left); scoring in this process"
+    ]
+    assert list(rows.values()) == score_texts(["好", "好的"], ["好", "好"]).per_text
+
+
+def test_a_worker_ends_with_its_scorer_before_it_has_answered(small_work: None):
+    with Scorer(2) as scorer:
+        scorer.add({0: ("好", "好")})
+        worker = scorer._worker
+    assert worker.returncode is not None
 
 
 UNGUARDED_SCRIPT = """
 print("the script runs")
 from glmtune.evaluation import metrics
-metrics.MIN_CHARACTERS_PER_WORKER = 1
-print(metrics.score_texts(["好"] * 4, ["好"] * 4, num_proc=2).rouge_1)
+metrics.MIN_TEXTS_PER_WORKER = 1
+with metrics.Scorer(1) as scorer:
+    scorer.add({0: ("好", "好")})
+    print(scorer.scores()[0]["rouge-1"])
 """
 
 

@@ -1,0 +1,146 @@
+"""The answers that a model gives to the turns of a data set, written into a file as they come.
+
+Under several processes each takes every n-th prompt of them all, sorted by length.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from glmtune.data.dataset import EncodedData
+from glmtune.data.examples import Turn
+from glmtune.data.reading import Reject
+
+from .answering import answer_prompts
+from .generate import decode_answer
+from .metrics import Scorer
+from .processes import gather, rank, world_size
+
+PlannedTurn = tuple[str, int, Turn]
+"""Where the row stands, the number of the turn in it, and the turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationPlan:
+    """How answers are generated during an evaluation."""
+
+    config: GenerationConfig
+    max_input_length: int | None
+    """Longest prompt in tokens; turns with a longer one are left out and reported."""
+    batch_size: int
+    synced_gpus: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model wrote for one turn."""
+
+    where: str
+    """`file:line` of the row."""
+    turn: int
+    """Number of the turn in its row, from 0."""
+    prompt: str
+    reference: str
+    prediction: str
+
+    def as_line(self) -> str:
+        """Return the prediction as a line of JSON."""
+        return json.dumps(vars(self), ensure_ascii=False) + "\n"
+
+
+def plan_turns(data: EncodedData, max_input_length: int | None) -> tuple[list[tuple[str, int, Turn]], list[Reject]]:
+    """Return what to generate, (where, number of the turn, turn), and the turns whose prompt is too long."""
+    planned: list[tuple[str, int, Turn]] = []
+    left_out: list[Reject] = []
+    number, last = 0, None
+    for where, turn in data.turns():
+        number = number + 1 if where == last else 0
+        last = where
+        length = len(turn.prompt_ids)
+        if max_input_length is not None and length > max_input_length:
+            reason = f"turn {number}: prompt of {length} tokens, over `max_input_length` ({max_input_length})"
+            left_out.append(Reject(where=where, reason=reason))
+        else:
+            planned.append((where, number, turn))
+    return planned, left_out
+
+
+def predict(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[PlannedTurn],
+    plan: GenerationPlan,
+    output: Path | None,
+    scorer: Scorer,
+    on_batch: Callable[[], None],
+) -> list[Prediction]:
+    """Return the prediction of every turn, in order; `scorer` gets those of this process.
+
+    The main process writes them into `output` as they come, and in order at the end.
+    """
+    predictions: dict[int, Prediction] = {}
+    path = output if rank() == 0 else None
+    if path:
+        _write(path, [])
+
+    def keep(answers: Sequence[tuple[int, list[int]]]) -> None:
+        own = {place: _prediction(tokenizer, turns[place], ids) for place, ids in answers}
+        scorer.add({place: (made.prediction, made.reference) for place, made in own.items()})
+        fresh = join_shares(gather(own))
+        predictions.update(fresh)
+        if path:
+            _write(path, list(fresh.values()), mode="a")
+        on_batch()
+
+    answer_prompts(
+        model,
+        tokenizer,
+        [turn.prompt_ids for _, _, turn in turns],
+        plan.config,
+        batch_size=plan.batch_size,
+        in_group=world_size() > 1,
+        synced_gpus=plan.synced_gpus,
+        on_answers=keep,
+    )
+    in_order = [predictions[place] for place in range(len(turns))]
+    if path:
+        aside = path.with_name(f"{path.name}.sorting")
+        _write(aside, in_order)
+        os.replace(aside, path)
+    return in_order
+
+
+def join_shares(shares: Sequence[dict[int, Any]]) -> dict[int, Any]:
+    """Return what the processes have for the places that each of them has taken."""
+    return {place: value for share in shares for place, value in share.items()}
+
+
+def _prediction(tokenizer: PreTrainedTokenizerBase, planned: PlannedTurn, answer: Sequence[int]) -> Prediction:
+    where, number, turn = planned
+    return Prediction(
+        where=where,
+        turn=number,
+        prompt=_decode(tokenizer, turn.prompt_ids),
+        reference=decode_answer(tokenizer, turn.answer_ids),
+        prediction=decode_answer(tokenizer, answer),
+    )
+
+
+def _write(path: Path, predictions: Sequence[Prediction], mode: str = "w") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open(mode, encoding="utf-8") as file:
+        file.writelines(prediction.as_line() for prediction in predictions)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of a prompt with its control tokens, so that its roles can be read."""
+    text = tokenizer.decode(list(ids))
+    assert isinstance(text, str), "one sequence decodes to one text"
+    return text
