@@ -33,4 +33,12 @@ def machine(*packages: str) -> str:
     """Name the day, the machine and the versions that the figures depend on."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{date.today()}, {cores} cores ({platform.machine()}), Python {platform.python_version()}, {versions}"
+    return f"{date.today()}, {_processor()}, {cores} cores, Python {platform.python_version()}, {versions}"
+
+
+def _processor() -> str:
+    """Return the model of the CPU where the system tells it, else its architecture."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,57 @@
+"""The work with glmtune's own parts, so that a callback can measure inside of a step.
+
+python benchmarks/ours_in_process.py WORK.json
+
+`glmtune train` does the same; where only times are measured, the benchmarks use that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from work import LORA, StepReport, Work, read_work
+
+from glmtune.config import RunConfig, config_from_mapping
+from glmtune.console import notice
+from glmtune.training.arguments import training_arguments
+from glmtune.training.preparation import prepare_run
+from glmtune.training.run import build_model, build_trainer, fit
+from glmtune.training.run_folder import RunRequest
+
+
+def main() -> None:
+    """Train."""
+    work = read_work()
+    config = run_config(work)
+    prepared = prepare_run(RunRequest(data_dir=Path(work.data), model=work.model, config=config))
+    run_folder = Path(work.output)
+    run_folder.mkdir(parents=True)
+    settings = training_arguments(config, run_folder, notice)
+    trainer = build_trainer(prepared, settings, build_model(prepared, settings, None), run_folder)
+    trainer.add_callback(StepReport())
+    fit(trainer, run_folder, None)
+
+
+def run_config(work: Work) -> RunConfig:
+    """Return the configuration of the work."""
+    return config_from_mapping(as_yaml(work), where="benchmark")
+
+
+def as_yaml(work: Work) -> dict[str, Any]:
+    """Return what a configuration file would say."""
+    arguments = work.training_arguments()
+    if not work.checkpointing:
+        del arguments["gradient_checkpointing"]
+    return {
+        "data_config": {"train_file": "train.jsonl"},
+        "max_input_length": work.max_length // 2,
+        "max_output_length": work.max_length // 2,
+        "training_args": arguments | {"eval_strategy": "no"},
+        "peft_config": {"peft_type": "LORA", **LORA},
+        **(work.options or {}),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""How many rows a second are trained on a CPU: glmtune, the original's algorithm, LLaMA-Factory and TRL.
+
+python benchmarks/peers.py                                       # once: their environments
+python benchmarks/training_throughput.py                         # AdvertiseGen on the small shape
+python benchmarks/training_throughput.py --shape medium
+python benchmarks/training_throughput.py --rows glaive           # tool calls: long prompts, few labels
+
+LoRA r 8 on q, k and v, bf16, batches of 4 rows, two threads. Every tool trains on the same rows in the same batches,
+one tool after the other, several rounds: what else the machine does meets all of them, and each ratio is that of a
+round. The losses of the same steps stand side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ours_in_process import as_yaml
+from peers import default_folder, environment
+from results import machine, table, write_section
+from shapes import SHAPES, SHARED, describe, write_model
+from tools import TOOLS, Run, available, median_and_range, run_tool, versions_of
+from work import Work
+
+Rows = list[dict[str, Any]]
+SEED = 42  # of transformers' trainers
+ROLES = {"user": "human", "assistant": "gpt"}
+PLAIN = ["glmtune", "original-plain", "llamafactory-plain", "trl-plain"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Rows to train on."""
+
+    file: str
+    title: str
+    max_length: int
+    has_tools: bool
+    as_sharegpt: Callable[[dict[str, Any]], dict[str, Any]]
+    """Turns a row of the file into what LLaMA-Factory reads."""
+
+
+def main() -> None:
+    """Measure, and write the section of the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=[name for name in SHAPES if name != "9b"], default="small")
+    parser.add_argument("--rows", choices=list(SOURCES), default="advertisegen")
+    parser.add_argument("--data", type=Path, default=SHARED / "data", help="folder of the published rows")
+    parser.add_argument("--tokenizer", type=Path, default=SHARED / "glm-4-9b-chat", help="folder of a GLM-4 model")
+    parser.add_argument("--peers", type=Path, default=default_folder(), help="where peers.py put the environments")
+    parser.add_argument("--tools", nargs="*", choices=list(TOOLS), default=["original", *PLAIN])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    source = SOURCES[arguments.rows]
+    names = available(["glmtune", *(name for name in arguments.tools if name != "glmtune")], arguments.peers)
+    with tempfile.TemporaryDirectory(prefix="glmtune-benchmark-") as name:
+        folder = Path(name)
+        model = write_model(arguments.shape, folder / "model", arguments.tokenizer)
+        work = Work(model=str(model), data="", output="", num_steps=arguments.steps, max_length=source.max_length)
+        write_rows(source, arguments.data / source.file, work, folder)
+        rounds = [
+            {name: _run(name, work, folder / f"round-{number}", source, arguments.peers) for name in names}
+            for number in range(arguments.rounds)
+        ]
+    title = f"training-{arguments.rows}-{arguments.shape}"
+    write_section(title, report(rounds, work, source, arguments))
+
+
+def _run(name: str, work: Work, folder: Path, source: Source, peers: Path) -> Run:
+    tool = TOOLS[name]
+    place = folder / name
+    place.mkdir(parents=True)
+    data = folder.parent / "data"
+    options = {"is_encoded": source.has_tools} if "original" in name else None
+    run = run_tool(
+        name,
+        replace(work, data=str(data), output=str(place / "run"), checkpointing=tool.recomputes, options=options),
+        peers,
+    )
+    speed = run.samples_per_second(work.rows_per_step, 1)
+    print(f"{name}: {speed:.2f} samples/s, whole process {run.seconds:.0f} s", file=sys.stderr)
+    return run
+
+
+def write_rows(source: Source, file: Path, work: Work, folder: Path) -> None:
+    """Write the rows into `data`: as they are, encoded, and in the form of ShareGPT."""
+    rows = _read(file)
+    random.Random(SEED).shuffle(rows)
+    encoded = _encode(source, rows, work, folder / "all")
+    fitting = [index for index, row in encoded.items() if len(row["input_ids"]) < source.max_length]
+    chosen = fitting[: work.num_steps * work.rows_per_step]
+    assert len(chosen) == work.num_steps * work.rows_per_step, f"{file} has only {len(chosen)} rows that fit"
+    _write(folder / "data" / "train.jsonl", [rows[index] for index in chosen])
+    _write(folder / "data" / "encoded.jsonl", [encoded[index] for index in chosen])
+    sharegpt = [source.as_sharegpt(rows[index]) for index in chosen]
+    (folder / "data" / "sharegpt.json").write_text(json.dumps(sharegpt, ensure_ascii=False), encoding="utf-8")
+
+
+def _encode(source: Source, rows: Rows, work: Work, folder: Path) -> dict[int, dict[str, Any]]:
+    """Return what `glmtune data inspect --json` makes of the rows, by number."""
+    _write(folder / "train.jsonl", rows)
+    config = folder / "config.yaml"
+    settings = as_yaml(replace(work, output=str(folder / "run"), max_length=2 * source.max_length))
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    command = [sys.executable, "-m", "glmtune", "data", "inspect", str(folder), work.model, "--config", str(config)]
+    output = subprocess.run([*command, "--json"], env=environment(), check=True, capture_output=True, text=True).stdout
+    found = [json.loads(line) for line in output.splitlines()]
+    return {row["row"]: row for row in found if "input_ids" in row}
+
+
+def report(rounds: list[dict[str, Run]], work: Work, source: Source, arguments: argparse.Namespace) -> str:
+    """Return the section."""
+    names = list(rounds[0])
+    speeds = {
+        name: [each[name].samples_per_second(work.rows_per_step, arguments.warm_up) for each in rounds]
+        for name in names
+    }
+    shown = sorted({1, work.num_steps // 2, work.num_steps})
+    rows = []
+    for name in names:
+        ratios = [ours / theirs for ours, theirs in zip(speeds["glmtune"], speeds[name])]
+        losses = {step["step"]: step["loss"] for step in rounds[0][name].steps}
+        peak = statistics.median(each[name].peak_bytes for each in rounds) / 1e9
+        ratio = "" if name == "glmtune" else f"**{median_and_range(ratios)}**"
+        rows.append(
+            [TOOLS[name].label, median_and_range(speeds[name]), ratio, f"{peak:.1f} GB"]
+            + [f"{losses[step]:.3f}" for step in shown]
+        )
+    header = ["tool", "samples/s", "glmtune is faster by", "peak of the process"]
+    header += [f"loss at step {step}" for step in shown]
+    peers = sorted({str(TOOLS[name].peer) for name in names if TOOLS[name].peer})
+    counts = _token_counts(rounds[0])
+    how = f"--rows {arguments.rows} --shape {arguments.shape} --steps {arguments.steps} --rounds {arguments.rounds}"
+    return "\n\n".join(
+        [
+            f"## Training on {source.title}: {describe(arguments.shape)}",
+            table(header, rows),
+            f"{work.num_steps} steps of {work.rows_per_step} rows ({arguments.warm_up} of them to warm up), LoRA r 8 "
+            f"on q, k and v, bf16, two threads; medians of {len(rounds)} rounds, in turn, the ratio that of each "
+            f"round. {_loss_difference(rounds, names)} {counts}".strip(),
+            f"{machine('torch', 'transformers', 'peft')}. "
+            + " ".join(f"{peer}: {versions_of(peer, arguments.peers)}." for peer in peers),
+            f"Again: `python benchmarks/training_throughput.py {how}`",
+        ]
+    )
+
+
+def _loss_difference(rounds: list[dict[str, Run]], names: list[str]) -> str:
+    """Say how far the losses of the other tools lie from ours at the same steps."""
+    ours = {step["step"]: step["loss"] for step in rounds[0]["glmtune"].steps}
+    parts = []
+    for name in names[1:]:
+        theirs = {step["step"]: step["loss"] for step in rounds[0][name].steps}
+        largest = max(abs(ours[step] - theirs[step]) for step in ours)
+        parts.append(f"{TOOLS[name].label} {largest:.3f}")
+    return f"Largest difference to glmtune's loss at any step: {'; '.join(parts)}." if parts else ""
+
+
+def _token_counts(runs: dict[str, Run]) -> str:
+    parts = [
+        f"{TOOLS[name].label} {run.facts['num_tokens']:,} ({run.facts['num_labels']:,} labelled)"
+        for name, run in runs.items()
+        if run.facts
+    ]
+    return f"Tokens of all rows: {'; '.join(parts)}." if parts else ""
+
+
+def _as_plain_sharegpt(row: dict[str, Any]) -> dict[str, Any]:
+    turns = [{"from": ROLES[message["role"]], "value": message["content"]} for message in row["messages"]]
+    return {"conversations": turns, "system": "", "tools": ""}
+
+
+def _as_sharegpt_with_tools(row: dict[str, Any]) -> dict[str, Any]:
+    return {"conversations": row["conversations"], "system": row.get("system", ""), "tools": row.get("tools", "")}
+
+
+SOURCES = {
+    "advertisegen": Source(
+        file="AdvertiseGen/train.jsonl",
+        title="AdvertiseGen",
+        max_length=1024,
+        has_tools=False,
+        as_sharegpt=_as_plain_sharegpt,
+    ),
+    "glaive": Source(
+        file="glaive_toolcall_zh_1k.json",
+        title="tool calls (glaive)",
+        max_length=2048,
+        has_tools=True,
+        as_sharegpt=_as_sharegpt_with_tools,
+    ),
+}
+
+
+def _read(file: Path) -> Rows:
+    text = file.read_text(encoding="utf-8")
+    return json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+
+
+def _write(file: Path, rows: Rows) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
