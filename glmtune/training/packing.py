@@ -31,7 +31,7 @@ def attention_of_run(config: RunConfig, source: ModelSource) -> str | None:
 
 def reason_to_pad(config: RunConfig, model_config: PretrainedConfig) -> str | None:
     """Return why rows must be padded in a run; None where nothing is known against packing."""
-    if config.training_args.get("torch_compile"):
+    if any(config.training_args.get(f"torch_compile{key}") for key in ("", "_backend", "_mode")):
         return "batches of ever new lengths would be compiled again and again"
     return reason_against_packing(model_config)
 
