@@ -24,6 +24,29 @@ LARGE_LOSS = 60.0
 """Of one token: beyond it the softmax, 1e-26, is on its way to where float32 ends."""
 
 
+class LogitsBuffer:
+    """Memory for some rows of logits, kept from step to step on a CPU.
+
+    A CPU's allocator gives 128 MB back at once and fetches it again page by page: a fifth of a small model's step.
+    """
+
+    def __init__(self) -> None:
+        self._memory: torch.Tensor | None = None
+
+    def rows(self, num_rows: int, width: int, like: torch.Tensor) -> torch.Tensor:
+        """Return (up to num_rows, width) to write to, of the type and on the device of `like`."""
+        size = max(1, min(num_rows, _most_rows(width, like))) * width
+        memory = self._memory
+        if memory is None or memory.numel() < size or (memory.dtype, memory.device) != (like.dtype, like.device):
+            memory = like.new_empty(size)
+        self._memory = memory if like.device.type == "cpu" else None
+        return memory[:size].view(-1, width)
+
+
+def _most_rows(width: int, like: torch.Tensor) -> int:
+    return BUFFER_BYTES.get(like.device.type, BUFFER_BYTES["cuda"]) // (width * like.itemsize)
+
+
 def fused_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -31,6 +54,7 @@ def fused_cross_entropy(
     *,
     weights: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
+    buffer: LogitsBuffer | None = None,
 ) -> torch.Tensor:
     """Return the cross entropy summed over all rows, a scalar in float32 (float64 for float64 weights).
 
@@ -40,11 +64,12 @@ def fused_cross_entropy(
         targets: (N,), ids; every one counts.
         weights: (N,), what each row's loss is multiplied with; None for 1.
         label_smoothing: As in `torch.nn.functional.cross_entropy`.
+        buffer: Memory from the step before; None for new.
     """
     if hidden.device.type != "cpu" and torch.is_autocast_enabled(hidden.device.type):
         half = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(half), weight.to(half)
-    loss = _FusedCrossEntropy.apply(hidden, weight, targets, weights, label_smoothing)
+    loss = _FusedCrossEntropy.apply(hidden, weight, targets, weights, label_smoothing, buffer or LogitsBuffer())
     assert isinstance(loss, torch.Tensor)
     return loss
 
@@ -58,11 +83,19 @@ class _FusedCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         weights: torch.Tensor | None,
         label_smoothing: float,
+        buffer: LogitsBuffer,
     ) -> torch.Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         with torch.autocast(hidden.device.type, enabled=False):
             loss, *gradients = _loss_and_gradients(
-                hidden, weight, targets, weights, label_smoothing, needs_hidden=needs_hidden, needs_weight=needs_weight
+                hidden,
+                weight,
+                targets,
+                weights,
+                label_smoothing,
+                buffer,
+                needs_hidden=needs_hidden,
+                needs_weight=needs_weight,
             )
         ctx.save_for_backward(*gradients)
         return loss
@@ -74,9 +107,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         return (
             None if of_hidden is None else of_hidden * grad_loss.to(of_hidden.dtype),
             None if of_weight is None else of_weight * grad_loss.to(of_weight.dtype),
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 
@@ -86,6 +117,7 @@ def _loss_and_gradients(
     targets: torch.Tensor,
     weights: torch.Tensor | None,
     label_smoothing: float,
+    buffer: LogitsBuffer,
     *,
     needs_hidden: bool,
     needs_weight: bool,
@@ -97,8 +129,8 @@ def _loss_and_gradients(
     if hidden.device.type == "cpu":
         # A CPU multiplies float32 as fast as bfloat16.
         hidden, weight = hidden.to(exact), weight.to(exact)
-    num_rows = max(1, BUFFER_BYTES.get(hidden.device.type, BUFFER_BYTES["cuda"]) // (len(weight) * exact.itemsize))
-    buffer = torch.empty(min(num_rows, len(hidden)), len(weight), dtype=exact, device=hidden.device)
+    memory = buffer.rows(len(hidden), len(weight), hidden.new_empty(0, dtype=exact))
+    num_rows = len(memory)
     factors = torch.ones(len(hidden), dtype=exact, device=hidden.device) if weights is None else weights.to(exact)
     mean_weight = weight.to(exact).mean(dim=0) if label_smoothing else None  # (H,)
     loss = torch.zeros((), dtype=exact, device=hidden.device)
@@ -106,7 +138,7 @@ def _loss_and_gradients(
     for start in range(0, len(hidden), num_rows):
         rows = slice(start, start + num_rows)
         states, ids, factor = hidden[rows], targets[rows].unsqueeze(1), factors[rows].unsqueeze(1)  # (R, H), (R, 1) x 2
-        logits = buffer[: len(states)]
+        logits = memory[: len(states)]
         _multiply(states, weight.T, out=logits)
         of_target = logits.gather(1, ids)
         losses = _softmax_in_place(logits, ids)  # the logits are their softmax from here on

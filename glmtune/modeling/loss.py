@@ -9,8 +9,9 @@ so under PEFT, DDP and ZeRO-3, too, where a weight is only whole inside its modu
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import nn
 from glmtune.errors import GlmtuneError, require
 from glmtune.family import IGNORE_INDEX
 
-from .fused_loss import fused_cross_entropy
+from .fused_loss import LogitsBuffer, fused_cross_entropy
 
 
 class LabelledLoss:
@@ -39,6 +40,7 @@ class LabelledLoss:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._base = base
         self._head = _plain_head(base) if kernel != "logits" else None
+        self._buffer = LogitsBuffer()
         self._wide_weight: torch.Tensor | None = None
         self._takes_positions = "logits_to_keep" in inspect.signature(base.forward).parameters
 
@@ -70,7 +72,13 @@ class LabelledLoss:
         targets = labels[:, 1:]
         weights = None if weights is None else weights[:, 1:]
         if self._head is not None:
-            head = _LossHead(self._head, self._weight(self._head), targets, weights, label_smoothing, self._is_ligers)
+            compute = functools.partial(
+                # Liger's kernel knows no weights of tokens.
+                _liger_cross_entropy if self._is_ligers and weights is None else fused_cross_entropy,
+                label_smoothing=label_smoothing,
+                buffer=self._buffer,
+            )
+            head = _LossHead(self._head, self._weight(self._head), targets, weights, compute)
             with head.in_place(self._base):
                 output = model(**inputs, use_cache=False)
             if head.is_last:
@@ -123,15 +131,13 @@ class _LossHead:
         weight: torch.Tensor | None,
         targets: torch.Tensor,
         weights: torch.Tensor | None,
-        label_smoothing: float,
-        is_ligers: bool,
+        compute: Callable[..., torch.Tensor],
     ) -> None:
         self.layer = layer
         self.weight = weight  # in the place of the layer's own
         self.targets = targets  # (B, T - 1)
         self.weights = weights
-        self.label_smoothing = label_smoothing
-        self.compute = _liger_cross_entropy if is_ligers and weights is None else fused_cross_entropy
+        self.compute = compute
         self.loss: torch.Tensor | None = None
         self.is_last = False
         """Whether the model returned the loss as it was, so that nothing is done to logits after the output layer."""
@@ -147,7 +153,6 @@ class _LossHead:
             self.layer.weight if self.weight is None else self.weight,
             self.targets[is_labelled],
             weights=None if self.weights is None else self.weights[is_labelled],
-            label_smoothing=self.label_smoothing,
         )
         return self.loss
 
@@ -186,8 +191,9 @@ def _liger_cross_entropy(
     weight: torch.Tensor,
     targets: torch.Tensor,
     *,
-    weights: torch.Tensor | None = None,
-    label_smoothing: float = 0.0,
+    weights: torch.Tensor | None,
+    label_smoothing: float,
+    buffer: LogitsBuffer,
 ) -> torch.Tensor:
     """Do what `fused_cross_entropy` does by Liger's kernel."""
     assert weights is None, "Liger's kernel knows no weights of tokens"
