@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from glmtune.errors import GlmtuneError, require
 from glmtune.family import IGNORE_INDEX
@@ -90,7 +91,8 @@ class LabelledLoss:
     def _weight(self, head: nn.Linear) -> torch.Tensor | None:
         """Return a frozen weight as a CPU computes with it, converted once; None where it has to be read each time."""
         weight = head.weight
-        is_whole = weight.dim() == 2 and weight.numel() == head.in_features * head.out_features  # not dealt out
+        # ZeRO-3 and FSDP deal it out.
+        is_whole = weight.shape == (head.out_features, head.in_features) and not isinstance(weight, DTensor)
         if weight.requires_grad or weight.device.type != "cpu" or not is_whole:
             return None
         if self._wide_weight is None:

@@ -67,6 +67,7 @@ def test_what_does_not_go_together_with_compiling_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("quantization", [None, "4bit"])
 def test_a_traced_run_has_the_losses_of_a_plain_one_and_two_traces(
     quantization: str | None,
