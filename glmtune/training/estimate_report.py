@@ -65,17 +65,20 @@ def _reduced_by(part: str, estimate: Estimate, row: EstimateRow) -> str:
             return (
                 f"`gradient_checkpointing: true` would need {other.memory.total / _unit(estimate):,.1f} {unit} in all"
             )
-    deals_out = "`--deepspeed ds_zero3.json` deals them out over GPUs"
-    return {
-        "weights": f"{deals_out}, `quantization: 4bit` rounds frozen ones"
-        if row.method != "sft"
-        else f"{deals_out}, LoRA can train on rounded ones",
-        "gradients": f"{deals_out}, LoRA has few",
-        "optimizer": f"`optim: adamw_bnb_8bit` needs a quarter, {deals_out}",
-        "activations": "fewer rows at a time (`per_device_train_batch_size`) or shorter ones (`max_input_length`)",
-        "logits": "they do not grow with the rows; a smaller vocabulary alone has smaller ones",
-        "runtime": "that is CUDA's own",
+    ways = {
+        "weights": [
+            "`quantization: 4bit` rounds frozen ones" if row.method != "sft" else "LoRA can train on rounded ones"
+        ],
+        "gradients": ["LoRA has few"],
+        "optimizer": ["`optim: adamw_bnb_8bit` needs a quarter"],
+        "activations": ["fewer rows at a time (`per_device_train_batch_size`) or shorter ones (`max_input_length`)"],
+        "logits": ["they do not grow with the rows; a smaller vocabulary alone has smaller ones"],
+        "runtime": ["that is CUDA's own"],
     }[part]
+    if part in ("weights", "gradients", "optimizer"):
+        more = "over the GPUs" if estimate.num_devices > 1 else "where there are several GPUs"
+        ways.append(f"`--deepspeed ds_zero3.json` deals them out {more}")
+    return ", ".join(ways)
 
 
 def as_dict(estimate: Estimate) -> dict[str, Any]:
