@@ -257,6 +257,7 @@ def test_a_batch_is_padded_on_the_right_and_masked_by_length_not_by_id(mixed: En
         "attention_mask": [[1, 1], [1, 0]],
         "labels": [[IGNORE_INDEX, pad], [6, IGNORE_INDEX]],
         "rows": [3, -1],
+        "lengths": [2, 1],
     }
     whole = collate(list(mixed.dataset), pad)
     assert whole["attention_mask"].sum(1).tolist() == [9, LIMIT, 9]
