@@ -4,7 +4,7 @@ Shape legend: N labelled positions, h hidden size, V vocabulary, R rows of logit
 
 The loss makes the logits of R rows at a time, in float32, and the gradients at once: of the hidden states, (N, h), and
 of the output layer, (V, h), where it is trained. A CPU multiplies in float32, so that weights in another type are
-copied first.
+copied first. It keeps the buffer, and the copy of a frozen layer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def fused_loss(hidden: torch.Tensor, head: nn.Linear, num_labelled: int, device:
     """
     states = hidden.flatten(0, 1)[:num_labelled].clone()  # (N, h): those that have a label
     weight = head.weight
-    if torch.is_autocast_enabled("cpu"):
+    if device != "cpu" and torch.is_autocast_enabled("cpu"):
         half = torch.get_autocast_dtype("cpu")
         states, weight = states.to(half), weight.to(half)
     loss = _Allocations.apply(states, weight, device)
@@ -51,6 +51,9 @@ class _Allocations(torch.autograd.Function):
         copied = logits.to(weight.dtype)  # what is multiplied with half weights is half, too
         rows = [torch.empty(num_rows, weight.shape[1], dtype=exact) for _ in range(2)]
         del copied, rows
+        if device == "cpu":
+            # Kept from step to step, and so through the backward pass: the buffer, and the copy of a frozen layer.
+            ctx.kept = (logits, None if needs_weight else weight)
         ctx.save_for_backward(of_states, None if of_weight is None else of_weight.to(half))
         return torch.zeros((), dtype=exact)
 
