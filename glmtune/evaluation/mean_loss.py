@@ -53,10 +53,10 @@ def mean_loss(
     device = next(model.parameters()).device
     losses = LabelledLoss(_unwrapped(model))
     total = torch.zeros(2, dtype=torch.float64, device="cpu")
+    shortest = int(np.argmin(data.numbers("length")))
     with torch.no_grad():
         for places in plan_loss(data, batch_size)[rank() :: world_size()]:
             # Under ZeRO-3 a forward pass is a meeting that nobody may miss: without rows, one that counts for nothing.
-            shortest = int(np.argmin(data.numbers("length")))
             batch = collate([data.dataset[place] for place in places or [shortest]], tokenizer.pad_token_id)
             labels = batch.pop("labels")
             for name in ("rows", "lengths", "weights"):

@@ -68,6 +68,6 @@ def leak_between_rows(model: nn.Module, device: torch.device) -> str | None:
 def _logits_of_last(model: nn.Module, rows: list[list[int]], device: torch.device) -> torch.Tensor:
     """Return the logits of the last row, (its tokens, V)."""
     batch = collate_packed([{"input_ids": ids, "labels": ids} for ids in rows])
-    inputs = {name: batch[name] for name in PACKED_INPUTS if name in batch}
+    inputs = {name: batch[name] for name in PACKED_INPUTS}
     inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     return model(**inputs, use_cache=False).logits[0, -len(rows[-1]) :]

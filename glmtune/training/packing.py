@@ -44,7 +44,7 @@ def pad_unless_exact(trainer: GlmTrainer) -> None:
         try:
             reason = leak_between_rows(trainer.model_wrapped, trainer.args.device)
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     if reason is not None:
         _pad(reason, trainer.tokens_per_batch)
         trainer.collator.is_packed = False
