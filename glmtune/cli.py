@@ -14,7 +14,7 @@ import typer
 
 from glmtune import __version__
 from glmtune.cli_data import data_app
-from glmtune.console import ignore_library_warnings, notice, say
+from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notice, say
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 
@@ -342,6 +342,7 @@ def main() -> None:
         os.environ["GLMTUNE_DEBUG"] = "1"
     else:
         ignore_library_warnings()
+    keep_lost_interrupts()
     end_with_launcher()
     adopt_deepspeed_launcher()
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +33,23 @@ def show_evaluation(done: int, total: int) -> None:
     if is_main_process() and sys.stderr.isatty():
         text = f"evaluating {done}/{total}" if done < total else ""
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def keep_lost_interrupts() -> None:
+    """Send Ctrl-C once more where it came while an object was being deleted: Python ignores all errors of a `__del__`.
+
+    The command would go on to its end, as if the key had not been pressed.
+    """
+    show = sys.unraisablehook
+
+    def send_again(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            # From another thread and a moment later: an error that is raised in this function would be ignored, too.
+            threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+        else:
+            show(lost)
+
+    sys.unraisablehook = send_again
 
 
 def ignore_library_warnings() -> None:
