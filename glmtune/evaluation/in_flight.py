@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,9 @@ SHARE_TO_CHANGE = 4
 EXPECTED_SHARE = 0.9
 """So many of the answers that are finished are no longer than a new one is expected to become."""
 
+MAX_LENGTHS = 1000
+"""Lengths of answers that are remembered: a server runs for weeks."""
+
 KNOWN_OPTIONS = {
     "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
     "max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "transformers_version",
@@ -59,13 +62,19 @@ class Answer:
 
     index: int
     prompt: Sequence[int]
+    max_new_tokens: int
     written: list[int] = field(default_factory=list)
+    """Ids, without the stop token."""
     is_done: bool = False
 
     @property
     def length(self) -> int:
         """Tokens of prompt and answer; while it is in flight, keys and values are kept of all but the last."""
         return len(self.prompt) + len(self.written)
+
+
+Choose = Callable[[Sequence[Answer], torch.Tensor], torch.Tensor]
+"""Takes rows and the logits behind each of them, (B, V) in float32; returns their next tokens, (B,)."""
 
 
 def can_fly(model: Any, config: GenerationConfig) -> bool:
@@ -102,11 +111,24 @@ def answer_in_flight(
         on_pass: Called after every forward pass, equally often on all processes, with the answers that it finished
             and the number of prompts that were unfinished before it, on the process that has most of them left.
     """
+    answers = [Answer(index, prompt, config.max_new_tokens or 1) for index, prompt in enumerate(prompts)]
 
     def fly(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
-        flight = Flight(model, prompts, config, logits_processor, max_tokens, max(MAX_ROWS, batch_size))
-        if "logits_to_keep" in model_kwargs:
-            flight.model_kwargs["logits_to_keep"] = 1
+        def choose(rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+            scores = logits_processor(input_ids.expand(len(rows), -1), logits)
+            if config.do_sample:
+                return torch.multinomial(F.softmax(scores, dim=-1), num_samples=1).squeeze(1)
+            return scores.argmax(dim=-1)
+
+        flight = Flight(
+            model,
+            answers,
+            choose,
+            stops=config.eos_token_id or [],
+            max_tokens=max_tokens,
+            max_rows=max(MAX_ROWS, batch_size),
+            keeps_last_logits="logits_to_keep" in model_kwargs,
+        )
         while True:
             state = [flight.num_unfinished, int(flight.wants_prompts())]
             num_unfinished, is_taking_in = highest(state, model.device) if in_group else state
@@ -131,22 +153,24 @@ class Flight:
     def __init__(
         self,
         model: Any,
-        prompts: Sequence[Sequence[int]],
-        config: GenerationConfig,
-        logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        answers: Iterable[Answer],
+        choose: Choose,
+        *,
+        stops: Iterable[int],
         max_tokens: int,
         max_rows: int,
+        keeps_last_logits: bool,
     ) -> None:
         self.model = model
-        self.config = config
-        self.max_new_tokens = config.max_new_tokens or 1
-        self.stops = set(config.eos_token_id or [])
-        self.logits_processor = logits_processor
+        self.choose = choose
+        self.stops = set(stops)
         self.max_tokens = max_tokens
         self.max_rows = max_rows
         self.model_kwargs: dict[str, Any] = {"use_cache": True}
-        self.waiting = deque(Answer(index, prompt) for index, prompt in enumerate(prompts))
-        self.num_unfinished = len(prompts)
+        if keeps_last_logits:
+            self.model_kwargs["logits_to_keep"] = 1
+        self.waiting = deque(answers)
+        self.num_unfinished = len(self.waiting)
         self.finished_lengths: list[int] = []
         self.rows: list[Answer] = []
         self.cache: Any = None
@@ -165,10 +189,10 @@ class Flight:
         self._let_go()
         new = [self.waiting.popleft() for _ in range(self._num_to_take(self.rows))]
         if not new:  # it is another process that has room
-            self._read([Answer(-1, [0])])
+            self._read([Answer(-1, [0], 1)])
             return []
         logits, cache = self._read(new)
-        tokens = self._choose(logits)
+        tokens = self._choose(new, logits)
         width = max([*(row.length - 1 for row in self.rows), *(row.length for row in new)])
         self._align(cache, width)
         if self.rows:
@@ -201,7 +225,7 @@ class Flight:
             position_ids=self.lengths[:, None],
             **self.model_kwargs,
         )
-        self.tokens = self._choose(self.model(**inputs, return_dict=True).logits)
+        self.tokens = self._choose(self.rows, self.model(**inputs, return_dict=True).logits)
         self.lengths = self.lengths + 1
         return self._note(self.rows, self.tokens)
 
@@ -223,12 +247,9 @@ class Flight:
         self.num_prefix = output.past_key_values.get_seq_length() - width
         return output.logits, output.past_key_values
 
-    def _choose(self, logits: torch.Tensor) -> torch.Tensor:
+    def _choose(self, rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
         """Return the next token of each row, (B, 1)."""
-        scores = self.logits_processor(self.tokens, logits[:, -1].float())
-        if self.config.do_sample:
-            return torch.multinomial(F.softmax(scores, dim=-1), num_samples=1)
-        return scores.argmax(dim=-1, keepdim=True)
+        return self.choose(rows, logits[:, -1].float())[:, None]
 
     def _note(self, rows: Sequence[Answer], tokens: torch.Tensor) -> list[Answer]:
         """Write the tokens down; returns the answers that ended."""
@@ -238,9 +259,11 @@ class Flight:
                 continue
             if token not in self.stops:
                 row.written.append(token)
-            row.is_done = token in self.stops or len(row.written) >= self.max_new_tokens
+            row.is_done = token in self.stops or len(row.written) >= row.max_new_tokens
             if row.is_done:
                 insort(self.finished_lengths, len(row.written))
+                if len(self.finished_lengths) > MAX_LENGTHS:
+                    del self.finished_lengths[::2]
                 ended.append(row)
         self.num_unfinished -= len(ended)
         return ended
@@ -259,10 +282,10 @@ class Flight:
 
     def _expected_width(self, row: Answer) -> int:
         """Return how many tokens the row is expected to hold at its end; before any is finished, the most it may."""
-        expected = self.max_new_tokens
+        expected = row.max_new_tokens
         if self.finished_lengths:
             expected = self.finished_lengths[int(EXPECTED_SHARE * (len(self.finished_lengths) - 1))] + 1
-        return len(row.prompt) + min(self.max_new_tokens, max(expected, len(row.written) + 1))
+        return len(row.prompt) + min(row.max_new_tokens, max(expected, len(row.written) + 1))
 
     def _let_go(self) -> None:
         """Drop the rows that are done, and put the widest back where the others would not fit beside them."""

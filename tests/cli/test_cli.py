@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import command_line, in_own_process
 
 from glmtune.modeling.sources import checkpoints_of
 
@@ -33,11 +33,6 @@ CONFIG = {
 }
 
 
-def command_line(*arguments: str | Path, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "glmtune", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False, **options)
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
@@ -48,7 +43,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(workplace: Path, demo_data: Path) -> Path:
     """A run of two steps, made by the command line."""
-    done = command_line("train", demo_data, "demo", "config.yaml", cwd=workplace)
+    done = in_own_process("train", demo_data, "demo", "config.yaml", cwd=workplace)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -79,7 +74,7 @@ def test_eval_prints_json_and_writes_predictions_without_overwriting(run: Path, 
 
 def test_infer_takes_a_prompt_a_file_and_stdin(run: Path, workplace: Path) -> None:
     options = ["--greedy", "--max-new-tokens", "6"]
-    by_prompt = command_line("infer", run / "checkpoint-2", "--prompt", QUESTION, *options, cwd=workplace)
+    by_prompt = in_own_process("infer", run / "checkpoint-2", "--prompt", QUESTION, *options, cwd=workplace)
     by_stdin = command_line("infer", run / "checkpoint-2", *options, cwd=workplace, input=QUESTION + "\n")
     streamed = command_line("infer", run, "--prompt", QUESTION, "--stream", *options, cwd=workplace)
     rows = workplace / "questions.jsonl"
@@ -211,14 +206,10 @@ WRONG_SAMPLING = {
 
 
 @pytest.mark.parametrize("flags", WRONG_SAMPLING, ids=" ".join)
-def test_sampling_flags_that_make_no_sense_are_told(flags: tuple[str, ...], capsys, monkeypatch) -> None:
-    from glmtune import cli
-
-    monkeypatch.setattr(sys, "argv", ["glmtune", "infer", "demo", "--prompt", "a", *flags])
-    with pytest.raises(SystemExit) as ended, warnings.catch_warnings():
-        cli.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == WRONG_SAMPLING[flags]
+def test_sampling_flags_that_make_no_sense_are_told(flags: tuple[str, ...], tmp_path: Path) -> None:
+    done = command_line("infer", "demo", "--prompt", "a", *flags, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == WRONG_SAMPLING[flags]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -231,7 +222,8 @@ def test_a_mistake_is_told_in_full_without_a_traceback(mistake: str, workplace: 
     Path(places["empty"]).write_text("\n", encoding="utf-8")
     Path(places["broken"]).write_text("{broken\n", encoding="utf-8")
     arguments, message = MISTAKES[mistake]
-    done = command_line(*(argument.format(**places) for argument in arguments), cwd=workplace)
+    call = in_own_process if mistake == "no data folder" else command_line
+    done = call(*(argument.format(**places) for argument in arguments), cwd=workplace)
     assert done.stderr.endswith(message.format(**places)), done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == 2
@@ -245,7 +237,8 @@ def test_a_wrong_option_is_the_users_mistake(workplace: Path) -> None:
 @pytest.mark.parametrize("place", [0, 1, 3])
 def test_debug_shows_the_traceback(place: int, workplace: Path) -> None:
     arguments = ["infer", "nowhere", "--prompt=a"]
-    done = command_line(*arguments[:place], "--debug", *arguments[place:], cwd=workplace)
+    call = in_own_process if place == 0 else command_line
+    done = call(*arguments[:place], "--debug", *arguments[place:], cwd=workplace)
     assert "Traceback" in done.stderr
     assert done.returncode == 1
 
@@ -256,7 +249,7 @@ def test_a_full_disk_is_a_failure_told_in_one_line(workplace: Path, demo_data: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    done = command_line(
+    done = in_own_process(
         "train", demo_data, "demo", "config.yaml", "--set", "training_args.output_dir=full",
         "--set", "peft_config.r=16", cwd=workplace, preexec_fn=small_files,
     )  # fmt: skip

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import Done, command_line, in_own_process
 
 GOOD = {"instruction": "写广告", "input": "裙", "output": "好看"}
 BAD = {"messages": [{"role": "user", "content": "hi"}]}
@@ -31,9 +30,8 @@ CONFIG = {
 }
 
 
-def data_verb(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "glmtune", "data", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
+def data_verb(*arguments: str | Path, cwd: Path) -> Done[str]:
+    return command_line("data", *arguments, cwd=cwd)
 
 
 @pytest.fixture
@@ -151,8 +149,7 @@ def test_prepare_keeps_the_rows_that_a_run_then_finds(mixed: Path) -> None:
     folder = Path(lines[-1].removeprefix("encoded rows are kept in "))
     before = {path: path.stat().st_ino for path in folder.glob("*/rows.arrow")}
     assert before
-    run = [sys.executable, "-m", "glmtune", "train", ".", "demo", "config.yaml"]
-    trained = subprocess.run(run, cwd=mixed, capture_output=True, text=True, timeout=200, check=False)
+    trained = in_own_process("train", ".", "demo", "config.yaml", cwd=mixed)
     assert trained.returncode == 0, trained.stderr
     assert {path: path.stat().st_ino for path in folder.glob("*/rows.arrow")} == before
     # 2 x 12 + 9 rows, but for those of the two that are evaluated on, wherever and however often they stand.

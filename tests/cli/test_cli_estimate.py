@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import command_line
 
 from glmtune.errors import GlmtuneError
 from glmtune.training.estimating import estimate
@@ -30,13 +29,8 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def command_line(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "glmtune", "estimate", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
-
-
 def test_estimate_prints_a_table_with_the_configured_way_marked(config: Path, demo_model: str) -> None:
-    done = command_line("demo", config, "--gpus", "0", cwd=config.parent)
+    done = command_line("estimate", "demo", config, "--gpus", "0", cwd=config.parent)
     assert done.returncode == 0, done.stderr
     heading, titles, _, *rows, advice = done.stdout.splitlines()
     assert heading == ("1,072,768 parameters, 2 x 128 tokens end to end at a time; MB on the CPU at the peak of a step")
@@ -52,7 +46,7 @@ def test_estimate_prints_a_table_with_the_configured_way_marked(config: Path, de
 
 
 def test_estimate_as_json_adds_up(config: Path, demo_model: str) -> None:
-    done = command_line("demo", config, "--gpus", "4", "--json", cwd=config.parent)
+    done = command_line("estimate", "demo", config, "--gpus", "4", "--json", cwd=config.parent)
     found = json.loads(done.stdout)
     assert (found["device"], found["num_devices"], found["num_parameters"]) == ("cuda", 4, 1_072_768)
     assert set(found["rows"][0]) == {

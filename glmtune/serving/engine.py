@@ -1,0 +1,240 @@
+"""Answers to requests as they come: one thread computes, and whoever waits gets each token as it is written.
+
+The rows of all requests for one adapter are written together, in one batch that new rows join and finished ones
+leave between two tokens (`evaluation/in_flight.py`). Adapters take turns, token by token.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from glmtune.console import say
+from glmtune.evaluation.in_flight import Answer, Flight
+
+from .sampling import Logprobs, Sampler, Sampling, choose_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """A token that was written."""
+
+    id: int
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """The end of an answer."""
+
+    is_cut: bool
+    """Whether the limit of tokens ended it, and not a stop token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The end of an answer that will not be finished."""
+
+    reason: str
+    is_shutdown: bool = False
+
+
+Event = Token | End | Failure
+
+
+class Busy(Exception):
+    """As many requests wait as may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """A model that answers: the base model, or one of the adapters on it."""
+
+    model: Any
+    active: Callable[[], AbstractContextManager[Any]]
+    """Switches the adapter on, for as long as a forward pass takes."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One answer that is wanted, and where its tokens go."""
+
+    lane: str
+    prompt: Sequence[int]
+    max_new_tokens: int
+    sampling: Sampling
+    on_event: Callable[[Event], None]
+    """Called in the engine's thread."""
+    is_cancelled: bool = field(default=False, init=False)
+    """Set by whoever no longer wants the answer; nothing more is reported then."""
+    num_reported: int = field(default=0, init=False)
+    sampler: Sampler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(self.sampling, self.prompt)
+
+
+class Engine:
+    """Owns the models; `submit` may be called from any thread."""
+
+    def __init__(
+        self,
+        lanes: dict[str, Lane],
+        stops: Sequence[int],
+        *,
+        max_rows: int,
+        max_batch_tokens: int,
+        max_waiting: int,
+    ) -> None:
+        """Prepare for requests; `start` begins to answer them.
+
+        Args:
+            lanes: By the name that a request asks for.
+            stops: Ids that end an answer.
+            max_rows: Answers of one lane that are written together.
+            max_batch_tokens: Rows times tokens that the keys and values of one lane may take.
+            max_waiting: Answers that may wait for their turn; beyond it `submit` raises `Busy`.
+        """
+        self.lanes = lanes
+        self.max_waiting = max_waiting
+        self._flights = {
+            name: Flight(
+                lane.model,
+                [],
+                self._choose,
+                stops=stops,
+                max_tokens=max_batch_tokens,
+                max_rows=max_rows,
+                keeps_last_logits=_keeps_last_logits(lane.model),
+            )
+            for name, lane in lanes.items()
+        }
+        self._jobs: dict[int, Job] = {}
+        self._last_index = 0
+        self._inbox: list[Job] = []
+        self._wake = threading.Condition()
+        self._is_ending = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are being answered."""
+        return self._thread.is_alive() and not self._is_ending
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers that wait for their turn."""
+        return len(self._inbox) + sum(len(flight.waiting) for flight in self._flights.values())
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take jobs in, all of them or none."""
+        with self._wake:
+            # Where nothing waits, one request is always taken, however many answers it wants.
+            if self.num_waiting and self.num_waiting + len(jobs) > self.max_waiting:
+                raise Busy
+            self._inbox += jobs
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End after the present token; whoever still waits is told so."""
+        with self._wake:
+            self._is_ending = True
+            self._wake.notify()
+        # Python must not end while the thread computes: torch would abort the process.
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._take_jobs():
+            for name, flight in self._flights.items():
+                self._drop_cancelled(flight)
+                if flight.rows or flight.waiting:
+                    self._advance(name, flight)
+        for job in [*self._jobs.values(), *self._inbox]:
+            _report(job, Failure(reason="the server is shutting down", is_shutdown=True))
+
+    def _take_jobs(self) -> bool:
+        """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
+        with self._wake:
+            while not (self._inbox or self._jobs or self._is_ending):
+                self._wake.wait()
+            if self._is_ending:
+                return False
+            for job in self._inbox:
+                self._last_index += 1
+                self._jobs[self._last_index] = job
+                self._flights[job.lane].waiting.append(Answer(self._last_index, job.prompt, job.max_new_tokens))
+            self._inbox = []
+        return True
+
+    def _advance(self, name: str, flight: Flight) -> None:
+        """Write the next token of every row of a lane, or the first one of those that come in."""
+        try:
+            with torch.no_grad(), self.lanes[name].active():
+                ended = flight.take_in() if flight.has_room() else flight.write()
+        except Exception as error:  # whatever it is: the server goes on, and those who wait are told
+            self._fail(flight, error)
+            return
+        for row in [*flight.rows, *ended]:
+            self._report_tokens(row)
+        for row in ended:
+            job = self._jobs.pop(row.index, None)
+            if job is not None:
+                _report(job, End(is_cut=len(row.written) >= row.max_new_tokens))
+
+    def _report_tokens(self, row: Answer) -> None:
+        job = self._jobs.get(row.index)
+        if job is None:
+            return
+        for place in range(job.num_reported, len(row.written)):
+            logprobs = job.sampler.logprobs[place] if job.sampler.logprobs else None
+            _report(job, Token(id=row.written[place], logprobs=logprobs))
+        job.num_reported = len(row.written)
+
+    def _fail(self, flight: Flight, error: Exception) -> None:
+        """Give up what is in flight; what waits is tried."""
+        say(f"error: {len(flight.rows)} answers failed: {type(error).__name__}: {error}")
+        reason = "the model ran out of memory" if isinstance(error, torch.OutOfMemoryError) else "the model failed"
+        rows = flight.rows or list(flight.waiting)
+        if not flight.rows:
+            flight.waiting.clear()
+        flight.clear()
+        for row in rows:
+            job = self._jobs.pop(row.index, None)
+            if job is not None:
+                _report(job, Failure(reason=reason))
+
+    def _drop_cancelled(self, flight: Flight) -> None:
+        for row in [*flight.rows, *flight.waiting]:
+            job = self._jobs.get(row.index)
+            if job is not None and job.is_cancelled:
+                del self._jobs[row.index]
+                flight.drop(row)
+
+    def _choose(self, rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+        return choose_tokens([self._sampler(row) for row in rows], logits)
+
+    def _sampler(self, row: Answer) -> Sampler:
+        """Return the row's sampler; a row that nobody waits for goes along until there is room to leave it out."""
+        job = self._jobs.get(row.index)
+        return job.sampler if job is not None and not row.is_done else Sampler(Sampling(), ())
+
+
+def _report(job: Job, event: Event) -> None:
+    if not job.is_cancelled:
+        job.on_event(event)
+
+
+def _keeps_last_logits(model: Any) -> bool:
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
