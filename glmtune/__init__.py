@@ -22,6 +22,7 @@ _HOMES = {
     "load_config": "glmtune.config",
     "prepare_data": "glmtune.training.preparation",
     "resume": "glmtune.training.run",
+    "serve": "glmtune.serving.server",
     "train": "glmtune.training.run",
 }
 

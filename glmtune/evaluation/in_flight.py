@@ -56,7 +56,7 @@ NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0,
 """Values that change nothing, which some models' files spell out."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Answer:
     """A prompt, and what is written behind it so far."""
 
@@ -183,6 +183,25 @@ class Flight:
         active = [row for row in self.rows if not row.is_done]
         num_new = self._num_to_take(active)
         return num_new > 0 and num_new * SHARE_TO_CHANGE >= len(active)
+
+    def has_room(self) -> bool:
+        """Whether a prompt that waits could come in at once, without regard to what it costs those in flight."""
+        return self._num_to_take([row for row in self.rows if not row.is_done]) > 0
+
+    def drop(self, row: Answer) -> None:
+        """Give a row up, in flight or waiting."""
+        if not row.is_done:
+            row.is_done = True
+            self.num_unfinished -= 1
+        if row in self.waiting:
+            self.waiting.remove(row)
+
+    def clear(self) -> None:
+        """Give up all rows in flight, and their keys and values, whatever state a failure left them in."""
+        for row in self.rows:
+            self.drop(row)
+        self.rows, self.cache = [], None
+        self.tokens, self.lengths = self.tokens[:0], self.lengths[:0]
 
     def take_in(self) -> list[Answer]:
         """Let prompts come in and write the first token of each; returns the answers that ended with it."""

@@ -128,10 +128,10 @@ def load_model(
     return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, family=family)
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool) -> PeftModel:
-    """Put a saved adapter on its base model."""
+def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default") -> PeftModel:
+    """Put a saved adapter on its base model; PEFT calls it `name`."""
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
     except (RuntimeError, ValueError) as error:
         raise GlmtuneError(
             f"the adapter does not fit the base model: {str(error).splitlines()[0]}",

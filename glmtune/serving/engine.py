@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,8 +57,8 @@ class Lane:
     """A model that answers: the base model, or one of the adapters on it."""
 
     model: Any
-    active: Callable[[], AbstractContextManager[Any]]
-    """Switches the adapter on, for as long as a forward pass takes."""
+    activate: Callable[[], None]
+    """Switches the adapter on, and others off, before a forward pass."""
 
 
 @dataclass(eq=False)
@@ -158,10 +157,12 @@ class Engine:
         while self._take_jobs():
             for name, flight in self._flights.items():
                 self._drop_cancelled(flight)
-                if flight.rows or flight.waiting:
+                if flight.waiting or any(not row.is_done for row in flight.rows):
                     self._advance(name, flight)
+                elif flight.rows:
+                    flight.clear()
         for job in [*self._jobs.values(), *self._inbox]:
-            _report(job, Failure(reason="the server is shutting down", is_shutdown=True))
+            _tell(job, Failure(reason="the server is shutting down", is_shutdown=True))
 
     def _take_jobs(self) -> bool:
         """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
@@ -178,19 +179,24 @@ class Engine:
         return True
 
     def _advance(self, name: str, flight: Flight) -> None:
-        """Write the next token of every row of a lane, or the first one of those that come in."""
+        """Let new rows of a lane come in, and write the next token of all."""
         try:
-            with torch.no_grad(), self.lanes[name].active():
-                ended = flight.take_in() if flight.has_room() else flight.write()
+            self.lanes[name].activate()
+            with torch.no_grad():
+                if flight.has_room():
+                    self._report(flight, flight.take_in())
+                if any(not row.is_done for row in flight.rows):
+                    self._report(flight, flight.write())
         except Exception as error:  # whatever it is: the server goes on, and those who wait are told
             self._fail(flight, error)
-            return
-        for row in [*flight.rows, *ended]:
+
+    def _report(self, flight: Flight, ended: Sequence[Answer]) -> None:
+        for row in {*flight.rows, *ended}:
             self._report_tokens(row)
         for row in ended:
             job = self._jobs.pop(row.index, None)
             if job is not None:
-                _report(job, End(is_cut=len(row.written) >= row.max_new_tokens))
+                _tell(job, End(is_cut=len(row.written) >= row.max_new_tokens))
 
     def _report_tokens(self, row: Answer) -> None:
         job = self._jobs.get(row.index)
@@ -198,7 +204,7 @@ class Engine:
             return
         for place in range(job.num_reported, len(row.written)):
             logprobs = job.sampler.logprobs[place] if job.sampler.logprobs else None
-            _report(job, Token(id=row.written[place], logprobs=logprobs))
+            _tell(job, Token(id=row.written[place], logprobs=logprobs))
         job.num_reported = len(row.written)
 
     def _fail(self, flight: Flight, error: Exception) -> None:
@@ -212,7 +218,7 @@ class Engine:
         for row in rows:
             job = self._jobs.pop(row.index, None)
             if job is not None:
-                _report(job, Failure(reason=reason))
+                _tell(job, Failure(reason=reason))
 
     def _drop_cancelled(self, flight: Flight) -> None:
         for row in [*flight.rows, *flight.waiting]:
@@ -230,7 +236,7 @@ class Engine:
         return job.sampler if job is not None and not row.is_done else Sampler(Sampling(), ())
 
 
-def _report(job: Job, event: Event) -> None:
+def _tell(job: Job, event: Event) -> None:
     if not job.is_cancelled:
         job.on_event(event)
 

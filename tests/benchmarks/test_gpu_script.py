@@ -56,6 +56,7 @@ def test_operations_of_glm4_9b_are_those_counted_by_hand() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_script_prints_a_table_for_a_tiny_model(capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     import gpu_glm4_9b
 

@@ -67,6 +67,7 @@ def losses_of(run: Path) -> list[float]:
     return [line["loss"] for line in metrics_of(run) if "loss" in line]
 
 
+@pytest.mark.long
 def test_deepspeed_works_in_one_process_without_a_launcher(demo_data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, "lora", rows_per_device=4, deepspeed="ds_zero2.json")
     glmtune("train", str(demo_data), "demo", str(config), processes=1)

@@ -232,6 +232,7 @@ def test_a_model_that_transformers_cannot_build_is_an_error() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_estimate_of_the_demo_is_within_15_percent_of_real_steps() -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "estimate_accuracy.py"
     command = [sys.executable, str(script), "--dry", "--shapes", "demo", "--methods", "lora", "sft"]

@@ -1,0 +1,154 @@
+"""`glmtune serve`: a checkpoint behind OpenAI's API, on this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glmtune.console import notice, quiet_libraries, say
+from glmtune.errors import GlmtuneError, require
+from glmtune.modeling.sources import ModelSource, find_model
+
+from .models import find_adapters, load_models, model_name
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+API_KEY_VARIABLE = "GLMTUNE_API_KEY"
+DEFAULT_LENGTH = 8192
+"""Tokens of prompt and answer where the model's configuration names no limit."""
+
+BATCH_TOKENS = 65536
+"""Keys and values of GLM-4-9B take 40 kB a token in bfloat16: 2.7 GB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one server takes on."""
+
+    max_length: int | None = None
+    """Tokens of a prompt and its answer together; the model's own limit by default."""
+    max_rows: int = 64
+    """Answers that are written at once, for each adapter."""
+    max_batch_tokens: int | None = None
+    """Rows times tokens in memory, for each adapter."""
+    max_waiting: int = 256
+    """Answers that may wait for their turn."""
+    max_request_bytes: int = 4 * 1024 * 1024
+    shutdown_seconds: int = 30
+    """How long answers may still be written once the server is told to end."""
+
+
+def serve(
+    checkpoint: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    adapters: Sequence[str] = (),
+    api_key: str | None = None,
+    backend: str = "auto",
+    limits: Limits | None = None,
+    base_model: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Answer requests until a signal ends it.
+
+    Args:
+        checkpoint: A checkpoint, model folder, run folder, hub name or `demo`.
+        host: The address to listen at; others than this machine can reach all but loopback ones.
+        port: 0 takes a free one.
+        name: What requests call the model.
+        adapters: `NAME=PATH` of others on the same base model.
+        api_key: What clients must send; `$GLMTUNE_API_KEY` by default.
+        backend: `transformers`, `vllm`, or `auto`.
+        limits: What the server takes on.
+        base_model: Where the base model of an adapter is now, if it has moved.
+        trust_remote_code: Run code that the model brings along.
+    """
+    for package in ("fastapi", "uvicorn", "openai"):
+        require(package, extra="serve")
+    api_key = api_key or os.environ.get(API_KEY_VARIABLE) or None
+    source = find_model(checkpoint, base_model=base_model)
+    own_name = name or model_name(checkpoint)
+    others = find_adapters(list(adapters), source)
+    # Before the model is loaded, which takes minutes: the address may be taken.
+    listener = _listen(host, port)
+    with listener:
+        application, engine = _load(source, own_name, others, api_key, limits or Limits(), trust_remote_code)
+        if host not in LOOPBACK and api_key is None:
+            notice(
+                f"everybody who can reach `{host}` may use the model; `--api-key` or `${API_KEY_VARIABLE}` ends that"
+            )
+        address = f"[{host}]" if ":" in host else host
+        say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
+        say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
+        _run(application, engine, listener, limits or Limits())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise GlmtuneError(
+            f"cannot listen at {host}:{port}: {reason}", fix="choose another `--port`, or end what listens there"
+        ) from None
+
+
+@quiet_libraries()
+def _load(
+    source: ModelSource,
+    name: str,
+    adapters: dict[str, ModelSource],
+    api_key: str | None,
+    limits: Limits,
+    trust_remote_code: bool,
+) -> tuple[Any, Any]:
+    """Return the application and the engine behind it."""
+    from .api import create_app
+    from .engine import Engine
+    from .service import Service
+
+    models = load_models(source, name, adapters, trust_remote_code=trust_remote_code)
+    config = models.base.config.get_text_config(decoder=True)
+    own_length = getattr(config, "max_position_embeddings", None) or DEFAULT_LENGTH
+    max_length = limits.max_length or own_length
+    if max_length > own_length:
+        raise GlmtuneError(f"`--max-length` is {max_length}; the model was made for {own_length} tokens")
+    engine = Engine(
+        models.lanes,
+        models.base.generation_config.eos_token_id,
+        max_rows=limits.max_rows,
+        max_batch_tokens=max(limits.max_batch_tokens or BATCH_TOKENS, max_length),
+        max_waiting=limits.max_waiting,
+    )
+    service = Service(models, engine, max_length=max_length)
+    application = create_app(
+        service, api_key=api_key, max_request_bytes=limits.max_request_bytes, created=int(time.time())
+    )
+    return application, engine
+
+
+def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits) -> None:
+    """Serve until a signal comes; answers that are being written get some time to end."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        application, log_level="warning", access_log=False, timeout_graceful_shutdown=limits.shutdown_seconds
+    )
+    server = uvicorn.Server(config)
+    # uvicorn sends itself the signal once more when it has ended: that is no failure.
+    former = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    engine.start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        engine.stop()
+        signal.signal(signal.SIGTERM, former)
+    say("the server has ended")
