@@ -6,14 +6,12 @@ leave between two tokens (`evaluation/in_flight.py`). Adapters take turns, token
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from glmtune.console import say
 from glmtune.evaluation.in_flight import Answer, Flight
@@ -91,6 +89,7 @@ class Engine:
         max_rows: int,
         max_batch_tokens: int,
         max_waiting: int,
+        keeps_last_logits: bool,
     ) -> None:
         """Prepare for requests; `start` begins to answer them.
 
@@ -99,6 +98,7 @@ class Engine:
             stops: Ids that end an answer.
             max_rows: Answers of one lane that are written together.
             max_batch_tokens: Rows times tokens that the keys and values of one lane may take.
+            keeps_last_logits: Whether the models take `logits_to_keep`.
             max_waiting: Answers that may wait for their turn; beyond it `submit` raises `Busy`.
         """
         self.lanes = lanes
@@ -111,7 +111,7 @@ class Engine:
                 stops=stops,
                 max_tokens=max_batch_tokens,
                 max_rows=max_rows,
-                keeps_last_logits=_keeps_last_logits(lane.model),
+                keeps_last_logits=keeps_last_logits,
             )
             for name, lane in lanes.items()
         }
@@ -239,8 +239,3 @@ class Engine:
 def _tell(job: Job, event: Event) -> None:
     if not job.is_cancelled:
         job.on_event(event)
-
-
-def _keeps_last_logits(model: Any) -> bool:
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.in_flight import can_fly
@@ -31,6 +32,8 @@ class ServedModels:
     family: Family
     base: Any
     """The base model, for its configuration."""
+    keeps_last_logits: bool
+    """Whether its `forward` takes `logits_to_keep`."""
 
 
 def find_adapters(adapters: list[str], source: ModelSource) -> dict[str, ModelSource]:
@@ -67,22 +70,22 @@ def load_models(
         )
     loaded = load_model(ModelSource(base=source.base), trust_remote_code=trust_remote_code)
     base: Any = loaded.model
+    if not can_fly(base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id)):
+        raise GlmtuneError(
+            f"`{type(base).__name__}` keeps more than keys and values while it answers, so that its rows cannot come "
+            "and go",
+            fix="serve it with `transformers serve` or vLLM",
+        )
     folders = {name: source.adapter} if source.adapter else {}
     folders |= {other: found.adapter for other, found in adapters.items() if found.adapter}
     layers = Layers()
     lanes = _lanes(base, layers, folders)
     if source.adapter is None:
         lanes = {name: Lane(model=base, activate=partial(layers.use, None))} | lanes
-    for lane in lanes.values():
-        if not can_fly(lane.model, base.generation_config):
-            raise GlmtuneError(
-                f"`{type(base).__name__}` keeps more than keys and values while it answers, so that its rows cannot "
-                "come and go",
-                fix="serve it with `transformers serve` or vLLM",
-            )
+    keeps = "logits_to_keep" in inspect.signature(base.forward).parameters
     # A checkpoint carries its own, with the chat template that it was trained with.
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    return ServedModels(lanes=lanes, tokenizer=tokenizer, family=loaded.family, base=base)
+    return ServedModels(lanes=lanes, tokenizer=tokenizer, family=loaded.family, base=base, keeps_last_logits=keeps)
 
 
 def model_name(checkpoint: str | Path) -> str:
@@ -97,6 +100,19 @@ def model_name(checkpoint: str | Path) -> str:
 def _is_adapter(path: str) -> bool:
     folder = Path(path)
     return folder.is_dir() and ((folder / "adapter_config.json").is_file() or (folder / "run.yaml").is_file())
+
+
+class Prefixed:
+    """A model with a trained prefix as `generate` uses it: PEFT prepares the inputs, the base model computes."""
+
+    def __init__(self, base: Any, prefix: PeftModel) -> None:
+        self.base = base
+        self.config = base.config
+        self.device = base.device
+        self.prepare_inputs_for_generation = prefix.prepare_inputs_for_generation
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.base(**inputs)
 
 
 class Layers:
@@ -142,8 +158,8 @@ def _lanes(base: Any, layers: Layers, folders: Mapping[str, Path]) -> dict[str, 
     lanes: dict[str, Lane] = {}
     for number, (name, folder) in enumerate(folders.items()):
         if kinds[name] == PREFIX:
-            model = load_adapter(base, folder, is_trainable=False).eval()
-            lanes[name] = Lane(model=model, activate=partial(layers.use, None))
+            prefix = load_adapter(base, folder, is_trainable=False).eval()
+            lanes[name] = Lane(model=Prefixed(base, prefix), activate=partial(layers.use, None))
         else:
             key = f"adapter_{number}"  # names of requests may hold dots, which PEFT's may not
             lanes[name] = Lane(model=layers.load(base, folder, key), activate=partial(layers.use, key))

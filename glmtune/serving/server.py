@@ -127,6 +127,7 @@ def _load(
         max_rows=limits.max_rows,
         max_batch_tokens=max(limits.max_batch_tokens or BATCH_TOKENS, max_length),
         max_waiting=limits.max_waiting,
+        keeps_last_logits=models.keeps_last_logits,
     )
     service = Service(models, engine, max_length=max_length)
     application = create_app(

@@ -1,0 +1,104 @@
+"""Adapters on one base model: each name answers as its adapter alone would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from serving_rows import PLAIN, THANKS
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from glmtune import generate
+from glmtune.errors import GlmtuneError
+from glmtune.modeling.sources import find_model
+from glmtune.serving.models import find_adapters, load_models, model_name
+
+KINDS = {
+    "lora": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"),
+    "wide": LoraConfig(r=8, target_modules=["o_proj"], init_lora_weights=False, task_type="CAUSAL_LM"),
+    "prefix": PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+}
+
+
+@pytest.fixture(scope="module")
+def adapters(tool_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Untrained adapters with random weights, so that each one answers otherwise."""
+    folders = {}
+    for number, (name, config) in enumerate(KINDS.items()):
+        torch.manual_seed(number)
+        folders[name] = tmp_path_factory.mktemp("adapters") / name
+        model = AutoModelForCausalLM.from_pretrained(tool_model)
+        get_peft_model(model, config).save_pretrained(str(folders[name]))
+        AutoTokenizer.from_pretrained(tool_model).save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def url(tool_model: Path, adapters: dict[str, Path], serve_in_thread) -> Iterator[str]:
+    options = [f"{name}={folder}" for name, folder in adapters.items()]
+    with serve_in_thread(tool_model, adapters=options) as url:
+        yield url
+
+
+def test_every_name_answers_as_its_adapter_alone(url: str, tool_model: Path, adapters: dict[str, Path]) -> None:
+    prompts = [*PLAIN, THANKS]
+
+    async def ask_all() -> dict[str, list[str]]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+
+            async def one(name: str, prompt: str) -> str:
+                messages: list[Any] = [{"role": "user", "content": prompt}]
+                done = await client.chat.completions.create(model=name, messages=messages, temperature=0, max_tokens=12)
+                return done.choices[0].message.content
+
+            # All at once: each pass of one adapter comes between two of the others.
+            names = ["tiny", *adapters]
+            answers = await asyncio.gather(*(one(name, prompt) for name in names for prompt in prompts))
+            return {name: answers[number * len(prompts) :][: len(prompts)] for number, name in enumerate(names)}
+
+    served = asyncio.run(ask_all())
+    alone = {
+        name: generate(folder, prompts, max_new_tokens=12, do_sample=False)
+        for name, folder in {"tiny": tool_model, **adapters}.items()
+    }
+    assert served == alone
+    assert len({tuple(answers) for answers in alone.values()}) == len(alone)
+
+
+def test_models_are_listed_with_their_adapters(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    assert [model.id for model in client.models.list()] == ["tiny", *KINDS]
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix"])
+def test_a_checkpoint_may_be_an_adapter_itself(kind: str, adapters: dict[str, Path]) -> None:
+    models = load_models(find_model(adapters[kind]), "mine", {})
+    assert list(models.lanes) == ["mine"]
+
+
+def test_options_for_adapters_that_make_no_sense_are_told(tool_model: Path, adapters: dict[str, Path]) -> None:
+    source = find_model(tool_model)
+
+    def message(*options: str) -> str:
+        with pytest.raises(GlmtuneError) as caught:
+            load_models(source, "tiny", find_adapters(list(options), source))
+        return str(caught.value)
+
+    lora = adapters["lora"]
+    assert message("lora") == "`--adapter lora`: expected NAME=PATH"
+    assert message(f"a={lora}", f"a={lora}") == f"`--adapter a={lora}`: the name `a` is given twice"
+    assert message(f"a={tool_model}") == f"`--adapter a={tool_model}`: `{tool_model}` is a full model, not an adapter"
+    assert message(f"tiny={lora}") == (
+        "the name `tiny` is the checkpoint's and an adapter's\nhint: choose another with `--name`"
+    )
+
+
+def test_a_checkpoint_is_called_after_its_run(tool_model: Path) -> None:
+    assert model_name(tool_model) == "run/checkpoint-60"
+    assert model_name("demo") == "demo"

@@ -1,0 +1,70 @@
+"""Tokens become text as the tokenizer itself would decode them, in pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glmtune.serving.answers import AnswerReader, StopStrings, TextStream, token_text
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_pieces_put_together_are_the_decoded_whole(demo_tokenizer: Any, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, len(demo_tokenizer) - 1), max_size=12))
+    stream = TextStream(demo_tokenizer)
+    pieces = [stream.add(token) for token in ids]
+    assert "".join(pieces) + stream.rest() == demo_tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("text", ["雾蓝色的衬衫，很好看！", "naïve 🙂🙃 café", "a\n\n  b\t"])
+def test_no_piece_ends_inside_a_character(text: str, demo_tokenizer: Any, glm_tokenizer: Any) -> None:
+    for tokenizer in (demo_tokenizer, glm_tokenizer):
+        stream = TextStream(tokenizer)
+        pieces = [stream.add(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+        assert "".join(pieces) == text
+        assert "\ufffd" not in "".join(pieces)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pieces=st.lists(st.text("ab<|", max_size=3), max_size=8),
+    stops=st.lists(st.text("ab<|", min_size=1, max_size=3), max_size=3),
+)
+def test_a_text_ends_before_its_first_stop_string_however_it_is_split(pieces: list[str], stops: list[str]) -> None:
+    cutter = StopStrings(stops)
+    shown = ""
+    for piece in pieces:
+        shown += cutter.add(piece)
+        if cutter.is_reached:
+            break
+        assert not any(stop in shown for stop in stops)
+    else:
+        shown += cutter.rest()
+    text = "".join(pieces)
+    places = [text.find(stop) for stop in stops if stop in text]
+    assert cutter.is_reached == bool(places)
+    if not places:
+        assert shown == text
+    elif len(stops) == 1:
+        assert shown == text[: places[0]]
+    else:
+        # Of two that overlap, the one whose end comes first may have ended the text already.
+        assert text.startswith(shown)
+        assert not any(stop in shown for stop in stops)
+
+
+def test_without_a_chat_the_text_stays_as_it_is(demo_tokenizer: Any) -> None:
+    reader = AnswerReader(demo_tokenizer)
+    ids = demo_tokenizer(" \n a \n", add_special_tokens=False)["input_ids"]
+    pieces = [piece.text for token in ids for piece in reader.add(token)] + [piece.text for piece in reader.end()]
+    assert "".join(pieces) == " \n a \n"
+
+
+def test_the_bytes_of_a_token_are_told_where_its_text_is_no_character(demo_tokenizer: Any) -> None:
+    ids = demo_tokenizer("🙂", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 4
+    assert bytes(byte for token in ids for byte in token_text(demo_tokenizer, token)[1]).decode() == "🙂"
