@@ -145,11 +145,15 @@ class Engine:
             self._inbox += jobs
             self._wake.notify()
 
-    def stop(self) -> None:
-        """End after the present token; whoever still waits is told so."""
+    def end(self) -> None:
+        """Ask the engine to end after the present token; whoever still waits is told so."""
         with self._wake:
             self._is_ending = True
             self._wake.notify()
+
+    def stop(self) -> None:
+        """End, and wait until nothing is computed any more."""
+        self.end()
         # Python must not end while the thread computes: torch would abort the process.
         self._thread.join()
 

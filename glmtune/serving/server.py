@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from glmtune.console import notice, quiet_libraries, say
@@ -24,6 +26,10 @@ DEFAULT_LENGTH = 8192
 
 BATCH_TOKENS = 65536
 """Keys and values of GLM-4-9B take 40 kB a token in bfloat16: 2.7 GB."""
+
+
+SECONDS_TO_TELL = 5
+"""For the last words to those whose answers are broken off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +101,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        # `strerror` itself says the address once more.
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise GlmtuneError(
             f"cannot listen at {host}:{port}: {reason}", fix="choose another `--port`, or end what listens there"
         ) from None
@@ -140,15 +147,26 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     """Serve until a signal comes; answers that are being written get some time to end."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """End when all answers are written, or when their time is over: the rest is told so."""
+            if not self.should_exit:
+                timer = threading.Timer(limits.shutdown_seconds, engine.end)
+                timer.daemon = True
+                timer.start()
+            super().handle_exit(sig, frame)
+
     config = uvicorn.Config(
-        application, log_level="warning", access_log=False, timeout_graceful_shutdown=limits.shutdown_seconds
+        application,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=limits.shutdown_seconds + SECONDS_TO_TELL,
     )
-    server = uvicorn.Server(config)
     # uvicorn sends itself the signal once more when it has ended: that is no failure.
     former = signal.signal(signal.SIGTERM, lambda number, frame: None)
     engine.start()
     try:
-        server.run(sockets=[listener])
+        Server(config).run(sockets=[listener])
     finally:
         engine.stop()
         signal.signal(signal.SIGTERM, former)
