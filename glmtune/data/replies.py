@@ -164,17 +164,21 @@ class ReplyReader:
     def finish(self) -> list[Piece | ToolCall]:
         """Take the end of the answer; returns what was held back."""
         events: list[Piece | ToolCall] = []
-        if self._state == "call" and self.layout.calls == ROLE_LINE:
-            call = self._role_line_call()
-            if call is not None:
-                self._calls.append(call)
-                events.append(call)
-                self._text = ""
-        elif self._state == "call":
+        if self._state == "call" and self.layout.calls != ROLE_LINE:
             self._text = OPEN_CALL + self._text
+        events += self.take_complete_call()
         self._give(self._text, events, is_reasoning=self._state == "reasoning")
         self._text = ""
         return events
+
+    def take_complete_call(self) -> list[ToolCall]:
+        """Return a call on the role line whose object is complete, before it is known that nothing follows."""
+        call = self._role_line_call() if self._state == "call" and self.layout.calls == ROLE_LINE else None
+        if call is None:
+            return []
+        self._calls.append(call)
+        self._text, self._state = "", "text"
+        return [call]
 
     def _step(self, events: list[Piece | ToolCall]) -> bool:
         """Go on from the present state; returns whether the next one may go on at once."""

@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -152,9 +153,9 @@ def load_adapter_weights(model: PeftModel, folder: Path) -> None:
         )
 
 
-def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase, family: Family) -> list[int]:
+def stop_token_ids(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase, family: Family) -> list[int]:
     """Return every id that ends an answer: of the family, of `generation_config`, of the tokenizer, of the template."""
-    configured = model.generation_config.eos_token_id
+    configured = settings.eos_token_id
     ids = [*configured] if isinstance(configured, (list, tuple)) else [configured]
     vocabulary = tokenizer.get_vocab()
     names = [*family.stop_tokens, tokenizer.eos_token, ChatRenderer(tokenizer, family).end_token]
@@ -171,7 +172,7 @@ def set_stop_tokens(
     """
     config = model.generation_config
     assert config is not None, "a causal language model has a generation config"
-    config.eos_token_id = sorted({*stop_token_ids(model, tokenizer, family), *trained})
+    config.eos_token_id = sorted({*stop_token_ids(config, tokenizer, family), *trained})
     config.pad_token_id = tokenizer.pad_token_id
     if not config.do_sample:
         # Greedy models whose files still carry sampling values cannot be saved: transformers checks both together.

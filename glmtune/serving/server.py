@@ -18,6 +18,7 @@ from glmtune.errors import GlmtuneError, require
 from glmtune.modeling.sources import ModelSource, find_model
 
 from .models import find_adapters, load_models, model_name
+from .vllm import run_vllm, takes_vllm, vllm_command
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 API_KEY_VARIABLE = "GLMTUNE_API_KEY"
@@ -82,10 +83,23 @@ def serve(
     source = find_model(checkpoint, base_model=base_model)
     own_name = name or model_name(checkpoint)
     others = find_adapters(list(adapters), source)
+    limits = limits or Limits()
+    if takes_vllm(backend, [source, *others.values()]):
+        command = vllm_command(
+            source,
+            own_name,
+            others,
+            host=host,
+            port=port,
+            max_length=limits.max_length,
+            max_rows=limits.max_rows,
+            trust_remote_code=trust_remote_code,
+        )
+        run_vllm(command, api_key)
     # Before the model is loaded, which takes minutes: the address may be taken.
     listener = _listen(host, port)
     with listener:
-        application, engine = _load(source, own_name, others, api_key, limits or Limits(), trust_remote_code)
+        application, engine = _load(source, own_name, others, api_key, limits, trust_remote_code)
         if host not in LOOPBACK and api_key is None:
             notice(
                 f"everybody who can reach `{host}` may use the model; `--api-key` or `${API_KEY_VARIABLE}` ends that"
@@ -93,7 +107,7 @@ def serve(
         address = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
         say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
-        _run(application, engine, listener, limits or Limits())
+        _run(application, engine, listener, limits)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,141 @@
+"""Serving through vLLM where it is installed: this module only says to it what it does not know of GLM-4 by itself.
+
+Written from vLLM's documentation and source (0.10 to 0.22); the command is tested, vLLM itself was not at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from transformers import GenerationConfig
+
+from glmtune.console import notice, say
+from glmtune.data.rendering import ChatRenderer
+from glmtune.data.replies import ARGUMENT_TAGS, JSON_TAGS, ROLE_LINE, reply_layout
+from glmtune.demo.model import cache_folder
+from glmtune.errors import GlmtuneError
+from glmtune.modeling.loading import load_family, load_tokenizer, stop_token_ids
+from glmtune.modeling.sources import ModelSource
+
+BACKENDS = ("auto", "transformers", "vllm")
+PLUGIN = Path(__file__).with_name("vllm_tool_parser.py")
+PARSERS = {ROLE_LINE: "glm4_role_line", ARGUMENT_TAGS: "glm45", JSON_TAGS: "hermes"}
+"""How a model writes its calls, and vLLM's name of what reads them; the first one is our plugin's."""
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that `--max-lora-rank` takes."""
+
+
+def takes_vllm(backend: str, sources: Sequence[ModelSource]) -> bool:
+    """Return whether vLLM serves, or raise where it was asked for and cannot."""
+    if backend not in BACKENDS:
+        raise GlmtuneError(f"`--backend` is `{backend}`; expected one of: {', '.join(BACKENDS)}")
+    if backend == "transformers":
+        return False
+    reason = _why_not(sources)
+    if backend == "vllm" and reason is not None:
+        raise GlmtuneError(f"vLLM cannot serve this: {reason}", fix="leave out `--backend vllm`")
+    is_installed = importlib.util.find_spec("vllm") is not None
+    if backend == "auto" and is_installed and reason is not None:
+        notice(f"served without vLLM: {reason}")
+    return reason is None
+
+
+def _why_not(sources: Sequence[ModelSource]) -> str | None:
+    if importlib.util.find_spec("vllm") is None:
+        return "`vllm` is not installed"
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    for source in sources:
+        if source.adapter is not None and _peft_type(source.adapter) != "LORA":
+            return f"the adapter `{source.adapter}` is not LoRA, and vLLM knows no other"
+    return None
+
+
+def vllm_command(
+    source: ModelSource,
+    name: str,
+    adapters: Mapping[str, ModelSource],
+    *,
+    host: str,
+    port: int,
+    max_length: int | None,
+    max_rows: int,
+    trust_remote_code: bool = False,
+) -> list[str]:
+    """Return vLLM's command line: adapters, stop tokens and the reader of tool calls.
+
+    Args:
+        source: The checkpoint.
+        name: What requests call it.
+        adapters: Others on the same base model, by what requests call them.
+        host: Address to listen at.
+        port: Port there.
+        max_length: Tokens of prompt and answer together; the model's own limit where it is None.
+        max_rows: Answers written at once.
+        trust_remote_code: Whether to run code that the model brings along.
+    """
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    family = load_family(source, trust_remote_code=trust_remote_code)
+    layout = reply_layout(ChatRenderer(tokenizer, family))
+    lora = {name: source.adapter} if source.adapter else {}
+    lora |= {other: found.adapter for other, found in adapters.items() if found.adapter}
+    own_settings = _own_settings(source.base)
+    stops = stop_token_ids(own_settings, tokenizer, family)
+    settings = own_settings.to_diff_dict() | {"eos_token_id": stops}
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", source.base]
+    command += ["--host", host, "--port", str(port), "--max-num-seqs", str(max_rows)]
+    # Where the checkpoint is an adapter, the base model goes by its own name.
+    command += ["--served-model-name", name if source.adapter is None else source.base]
+    command += ["--tokenizer", source.tokenizer, "--generation-config", str(_write_settings(settings))]
+    if layout.calls is not None:
+        command += ["--enable-auto-tool-choice", "--tool-call-parser", PARSERS[layout.calls]]
+        if layout.calls == ROLE_LINE:
+            command += ["--tool-parser-plugin", str(PLUGIN)]
+    if lora:
+        rank = max(int(getattr(PeftConfig.from_pretrained(str(folder)), "r", 8)) for folder in lora.values())
+        command += ["--enable-lora", "--max-lora-rank", str(next((size for size in RANKS if size >= rank), rank))]
+        command += ["--lora-modules", *(f"{key}={folder}" for key, folder in lora.items())]
+    if max_length is not None:
+        command += ["--max-model-len", str(max_length)]
+    if trust_remote_code:
+        command += ["--trust-remote-code"]
+    return command
+
+
+def run_vllm(command: Sequence[str], api_key: str | None) -> None:
+    """Become vLLM; the key goes through the environment, where other users do not see it."""
+    environment = dict(os.environ)
+    if api_key is not None:
+        environment["VLLM_API_KEY"] = api_key
+    say(f"serving with vLLM: {' '.join(command[1:])}")
+    os.execve(command[0], list(command), environment)
+
+
+def _own_settings(base: str) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(base)
+    except OSError:  # a model need not have any
+        return GenerationConfig()
+
+
+def _write_settings(settings: dict[str, Any]) -> Path:
+    """Write the settings of generation where vLLM reads them, and return the folder."""
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    folder = cache_folder() / "vllm" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "generation_config.json").write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+def _peft_type(folder: Path) -> str:
+    return str(PeftConfig.from_pretrained(str(folder)).peft_type).rpartition(".")[2]

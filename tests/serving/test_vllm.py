@@ -1,0 +1,138 @@
+"""What vLLM is told; vLLM itself is stood in for by the few names that are used of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from glmtune.errors import GlmtuneError
+from glmtune.modeling.sources import ModelSource, find_model
+from glmtune.serving import vllm
+
+
+@pytest.fixture(scope="module")
+def lora(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapter(LoraConfig(r=12, target_modules=["q_proj"], task_type="CAUSAL_LM"), demo_model, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def prefix(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapter(PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"), demo_model, tmp_path_factory)
+
+
+def adapter(config: Any, demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(demo_model), config).save_pretrained(str(folder))
+    AutoTokenizer.from_pretrained(demo_model).save_pretrained(folder)
+    return folder
+
+
+def test_the_command_names_adapters_stops_and_the_reader_of_calls(lora: Path, demo_model: str) -> None:
+    source = find_model(lora)
+    command = vllm.vllm_command(
+        source, "mine", {"other": source}, host="127.0.0.1", port=8000, max_length=4096, max_rows=16
+    )
+    settings = Path(command[command.index("--generation-config") + 1])
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    stops = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>", "<|observation|>"])
+    written = json.loads((settings / "generation_config.json").read_text(encoding="utf-8"))
+    assert written["eos_token_id"] == sorted(stops)
+    assert command == [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", demo_model,
+        "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
+        "--served-model-name", demo_model, "--tokenizer", str(lora), "--generation-config", str(settings),
+        "--enable-auto-tool-choice", "--tool-call-parser", "glm4_role_line", "--tool-parser-plugin", str(vllm.PLUGIN),
+        "--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"mine={lora}", f"other={lora}",
+        "--max-model-len", "4096",
+    ]  # fmt: skip
+
+
+def test_a_full_model_is_served_under_its_name(demo_model: str) -> None:
+    source = ModelSource(base=demo_model)
+    command = vllm.vllm_command(source, "demo", {}, host="::1", port=1, max_length=None, max_rows=1)
+    assert command[command.index("--served-model-name") + 1] == "demo"
+    assert "--enable-lora" not in command
+
+
+def test_without_vllm_it_cannot_be_asked_for(demo_model: str) -> None:
+    source = ModelSource(base=demo_model)
+    assert not vllm.takes_vllm("auto", [source])
+    with pytest.raises(GlmtuneError) as caught:
+        vllm.takes_vllm("vllm", [source])
+    assert str(caught.value) == ("vLLM cannot serve this: `vllm` is not installed\nhint: leave out `--backend vllm`")
+    with pytest.raises(GlmtuneError, match=r"`--backend` is `tgi`; expected one of: auto, transformers, vllm"):
+        vllm.takes_vllm("tgi", [source])
+
+
+def test_prefixes_are_served_without_vllm(prefix: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(vllm.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm.torch.cuda, "is_available", lambda: True)
+    assert not vllm.takes_vllm("auto", [find_model(prefix)])
+    assert capsys.readouterr().err == (
+        f"note: served without vLLM: the adapter `{prefix}` is not LoRA, and vLLM knows no other\n"
+    )
+
+
+class Fields(types.SimpleNamespace):
+    """Stands for vLLM's pydantic classes."""
+
+    def model_dump(self, exclude_none: bool = False) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class FakeToolParser:
+    def __init__(self, tokenizer: Any, tools: Any = None) -> None:
+        self.prev_tool_call_arr: list[Any] = []
+        self.current_tool_id = -1
+        self.streamed_args_for_tool: list[str] = []
+
+
+@pytest.fixture
+def parser(monkeypatch: pytest.MonkeyPatch) -> Any:
+    names = ["DeltaFunctionCall", "DeltaMessage", "DeltaToolCall", "ExtractedToolCallInformation", "FunctionCall"]
+    protocol = types.ModuleType("vllm.tool_parsers.hermes_tool_parser")
+    for name in [*names, "ToolCall"]:
+        setattr(protocol, name, Fields)
+    protocol.make_tool_call_id = lambda: "call"
+    abstract = types.ModuleType("vllm.tool_parsers.abstract_tool_parser")
+    abstract.ToolParser = FakeToolParser
+    abstract.ToolParserManager = types.SimpleNamespace(register_module=lambda name: lambda kind: kind)
+    parsers = types.ModuleType("vllm.tool_parsers")
+    parsers.hermes_tool_parser = protocol
+    for module in (types.ModuleType("vllm"), parsers, protocol, abstract):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.delitem(sys.modules, "glmtune.serving.vllm_tool_parser", raising=False)
+    from glmtune.serving.vllm_tool_parser import Glm4RoleLineParser
+
+    return Glm4RoleLineParser(None)
+
+
+def request() -> Any:
+    tool = Fields(type="function", function={"name": "f", "parameters": {}})
+    return Fields(tools=[tool], tool_choice="auto", skip_special_tokens=True)
+
+
+def test_the_plugin_reads_whole_answers(parser: Any) -> None:
+    assert parser.adjust_request(request()).skip_special_tokens is False
+    found = parser.extract_tool_calls('\nOne moment.<|assistant|>f\n{"a": 1}<|observation|>', request())
+    assert (found.tools_called, found.content) == (True, "One moment.")
+    assert [(call.function.name, call.function.arguments) for call in found.tool_calls] == [("f", '{"a": 1}')]
+    plain = parser.extract_tool_calls("\nThe answer is\n42", request())
+    assert (plain.tools_called, plain.content) == (False, "The answer is\n42")
+
+
+def test_the_plugin_reads_streams(parser: Any) -> None:
+    sent = []
+    for delta in ("\nOne ", "moment.", "<|assistant|>", "f", "\n{", '"a": 1', "}", "<|observation|>"):
+        message = parser.extract_tool_calls_streaming("", "", delta, [], [], [], request())
+        sent.append(None if message is None else (message.content, [call.function for call in message.tool_calls]))
+    call = {"name": "f", "arguments": '{"a": 1}'}
+    assert sent == [("One", []), (" moment.", []), None, None, None, None, (None, [call]), None]
+    assert parser.streamed_args_for_tool == ['{"a": 1}']
