@@ -174,6 +174,7 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
         application,
         log_level="warning",
         access_log=False,
+        ws="none",
         timeout_graceful_shutdown=limits.shutdown_seconds + SECONDS_TO_TELL,
     )
     # uvicorn sends itself the signal once more when it has ended: that is no failure.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glmtune.data.encoding import Encoder
+from glmtune.data.formats import to_conversation
 from glmtune.data.rendering import ChatRenderer
 from glmtune.data.replies import (
     ARGUMENT_TAGS,
@@ -22,7 +25,7 @@ from glmtune.data.replies import (
     parse_reply,
     reply_layout,
 )
-from glmtune.family import GLM
+from glmtune.family import GLM, IGNORE_INDEX
 
 GLM_4 = ReplyLayout(calls=ROLE_LINE)
 GLM_45 = ReplyLayout(calls=ARGUMENT_TAGS, has_reasoning=True)
@@ -189,6 +192,32 @@ def test_however_an_answer_arrives_it_is_the_same(
     assert tuple(event for event in events if isinstance(event, ToolCall)) == whole.tool_calls
     for call in whole.tool_calls:
         assert isinstance(json.loads(call.arguments), dict)
+
+
+def test_every_call_of_published_rows_is_read_again_from_its_labels(shared_data: Path, glm_tokenizer: Any) -> None:
+    """What a model is trained to write is what a server reads: each answer's trained tokens, taken apart."""
+    encoder = Encoder(glm_tokenizer, GLM)
+    border = glm_tokenizer.convert_tokens_to_ids("<|assistant|>")
+    num_calls = 0
+    for row in json.loads((shared_data / "glaive_toolcall_zh_1k.json").read_text(encoding="utf-8"))[:200]:
+        conversation = to_conversation(row)
+        example = encoder.encode(conversation)
+        answers: list[list[int]] = []
+        for token, label, before in zip(example.input_ids, example.labels, [border, *example.labels]):
+            if label != IGNORE_INDEX:
+                answers += [[]] if before == IGNORE_INDEX else []
+                answers[-1].append(token)
+        replies = [parse_reply(glm_tokenizer.decode(answer[:-1]), GLM_4, conversation.tools) for answer in answers]
+        expected = [
+            Reply(tool_calls=(ToolCall(name=message.metadata, arguments=message.content),))
+            if message.metadata
+            else Reply(content=message.content.strip())
+            for message in conversation.messages
+            if message.role == "assistant"
+        ]
+        assert replies == expected
+        num_calls += sum(bool(reply.tool_calls) for reply in replies)
+    assert num_calls > 100
 
 
 def test_the_layout_is_read_off_the_template(demo_tokenizer: Any) -> None:

@@ -80,7 +80,7 @@ def running(
     service = Service(models, engine, max_length=max_length)
     app = create_app(service, api_key=api_key, max_request_bytes=max_request_bytes, created=0)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     engine.start()
     thread.start()
