@@ -69,6 +69,8 @@ class Job:
     sampling: Sampling
     on_event: Callable[[Event], None]
     """Called in the engine's thread."""
+    waits_for_end: bool = False
+    """Whether the tokens are told all at once at the end: each time wakes the thread that talks to clients."""
     is_cancelled: bool = field(default=False, init=False)
     """Set by whoever no longer wants the answer; nothing more is reported then."""
     num_reported: int = field(default=0, init=False)
@@ -195,9 +197,11 @@ class Engine:
             self._fail(flight, error)
 
     def _report(self, flight: Flight, ended: Sequence[Answer]) -> None:
-        for row in {*flight.rows, *ended}:
-            self._report_tokens(row)
+        for row in flight.rows:
+            if (job := self._jobs.get(row.index)) is not None and not job.waits_for_end:
+                self._report_tokens(row)
         for row in ended:
+            self._report_tokens(row)
             job = self._jobs.pop(row.index, None)
             if job is not None:
                 _tell(job, End(is_cut=len(row.written) >= row.max_new_tokens))

@@ -167,7 +167,8 @@ class Service:
                     loop.call_soon_threadsafe(queue.put_nowait, (index, event))
 
                 own = replace(sampling, seed=self._seed(request, number))
-                jobs.append(Job(request.model, prompt, max_new_tokens, own, on_event))
+                waits = not (request.stream or request.stop)
+                jobs.append(Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits))
         if not self.engine.is_alive:
             raise ApiError("the server is shutting down", status=503)
         try:
