@@ -18,11 +18,11 @@ test: $(VENV)/ready
 
 # The demo, whole runs on real rows, several processes: what takes longer.
 test-slow: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 -m "(slow or multi) and not gpu and not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15 -m "(slow or multi) and not gpu and not long"
 
 # All of them: every cell of the matrix, every launcher, offload, two machines.
 test-long: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "(slow or multi) and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "(slow or multi) and not gpu"
 
 # Kills a small run at random moments, and prints at the end what came of it. `SEED=` chooses the moments again, as far
 # as a clock allows.

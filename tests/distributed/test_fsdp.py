@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from glmtune import generate, train
 
 # One worker does all of it: the runs are made once, in one group of processes.
-pytestmark = [pytest.mark.multi, pytest.mark.long, pytest.mark.xdist_group("fsdp")]
+pytestmark = [pytest.mark.multi, pytest.mark.long]
 
 METHODS: dict[str, dict[str, Any] | None] = {
     "sft": None,

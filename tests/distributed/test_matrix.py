@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from glmtune import generate
 
 # One worker does all of it: the runs are made once.
-pytestmark = [pytest.mark.multi, pytest.mark.xdist_group("matrix")]
+pytestmark = pytest.mark.multi
 
 REPOSITORY = Path(__file__).parents[2]
 METHODS: dict[str, dict[str, Any] | None] = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from glmtune import train
 
 # One worker does all of it: the runs are made once, in one group of processes.
-pytestmark = [pytest.mark.multi, pytest.mark.long, pytest.mark.xdist_group("offload")]
+pytestmark = [pytest.mark.multi, pytest.mark.long]
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = ["ds_zero2_offload.json", "ds_zero3_offload.json", "ds_zero3_nvme.json"]

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 # One worker does all of it: the undisturbed run is made once.
-pytestmark = [pytest.mark.multi, pytest.mark.long, pytest.mark.xdist_group("two-machines")]
+pytestmark = [pytest.mark.multi, pytest.mark.long]
 
 ADDRESSES = ["10.213.7.1", "10.213.7.2"]
 PORT = 29400
