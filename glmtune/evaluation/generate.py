@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from glmtune.console import quiet_libraries
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation
-from glmtune.data.replies import Piece, ReplyLayout, ReplyReader, ToolCall
+from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
@@ -130,11 +129,6 @@ def context_tokens(model: Any) -> int | None:
         adapter = model.active_peft_config
         limit -= adapter.num_virtual_tokens if isinstance(adapter, PromptLearningConfig) else 0
     return limit
-
-
-@dataclass(frozen=True)
-class CutOff:
-    """Comes last where an answer has reached the longest length that it may have."""
 
 
 def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[str]:

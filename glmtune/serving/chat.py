@@ -10,7 +10,7 @@ from glmtune.console import say
 from glmtune.errors import GlmtuneError
 
 from .chat_commands import run_command
-from .chat_model import local_answers, server_answers
+from .chat_server import server_answers
 from .chat_session import Chat
 from .chat_terminal import ChatTerminal
 from .functions import Tools, load_tools
@@ -49,6 +49,8 @@ def chat(
     terminal = ChatTerminal()
     with closing(load_tools(tools, time_limit_seconds=tool_timeout_seconds) if tools else Tools()) as offered:
         if url is None:
+            from .chat_model import local_answers  # torch takes seconds, which a chat with a server need not wait for
+
             answers = local_answers(str(model), **options)
         else:
             answers = server_answers(url, model=server_model, api_key_env=api_key_env, **options)

@@ -10,19 +10,25 @@ The history has OpenAI's form, which servers take and `glmtune train` reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 from glmtune.console import notice
-from glmtune.data.replies import Piece, ToolCall
+from glmtune.data.replies import CutOff, Piece, ToolCall
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.generate import CutOff
 
-from .chat_model import Answers, Message
 from .chat_terminal import ChatTerminal
 from .function_worker import error_text
 from .functions import Tools, call_problem
+
+Message = dict[str, Any]
+Event = Piece | ToolCall | CutOff
+Answers = Callable[[Sequence[Message], Sequence[dict[str, Any]]], Generator[Event]]
+"""Messages and schemas of tools to an answer while it is written; who closes the generator stops the writing."""
+
+BEGIN_ANEW = "`clear` begins a new conversation"
 
 
 @dataclass

@@ -168,10 +168,8 @@ def error_text(message: str) -> str:
 def _with_members(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments with the values of enumerations turned into their members."""
     hints = typing.get_type_hints(inspect.unwrap(function))
-    return {
-        name: hints[name](value) if inspect.isclass(hints[name]) and issubclass(hints[name], enum.Enum) else value
-        for name, value in arguments.items()
-    }
+    kinds = {name: hint for name, hint in hints.items() if inspect.isclass(hint) and issubclass(hint, enum.Enum)}
+    return {name: kinds[name](value) if name in kinds else value for name, value in arguments.items()}
 
 
 def _words(error: BaseException) -> str:

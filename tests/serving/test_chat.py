@@ -15,9 +15,9 @@ from written_answers import Written
 from glmtune.data.conversation import Conversation
 from glmtune.data.formats import to_conversations
 from glmtune.data.reading import read_rows
-from glmtune.data.replies import Piece, ToolCall
+from glmtune.data.replies import CutOff, Piece, ToolCall
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.generate import CutOff, generate
+from glmtune.evaluation.generate import generate
 from glmtune.serving.chat import chat, run_chat
 from glmtune.serving.chat_model import local_answers
 from glmtune.serving.chat_session import Chat
