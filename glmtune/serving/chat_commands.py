@@ -31,16 +31,14 @@ class Command:
 
 def run_command(chat: Chat, line: str) -> None:
     """Run a line that begins with `/`."""
-    name, _, argument = line.partition(" ")
-    if "\n" in name:
-        name, _, argument = line.partition("\n")
+    name, *rest = line.split(maxsplit=1)
+    argument = "".join(rest).strip()
     command = COMMANDS.get(name)
     if command is None:
         raise GlmtuneError(
             f"unknown command `{name}`{nearest(name, [*COMMANDS, '/stop'])}",
             fix="`/help` lists the commands; a line that begins with a space is no command",
         )
-    argument = argument.strip()
     if argument and not command.argument:
         raise GlmtuneError(f"`{name}` takes nothing behind it; found `{argument}`")
     command.run(chat, argument)
@@ -49,8 +47,8 @@ def run_command(chat: Chat, line: str) -> None:
 def clear(chat: Chat, argument: str) -> None:
     """Forget the conversation."""
     chat.history.clear()
-    kept = [name for name, is_set in (("system message", chat.system), ("tools", chat.tools.schemas)) if is_set]
-    say("the conversation is forgotten" + (f"; {' and '.join(kept)} stay" if kept else ""))
+    kept = [name for name, is_set in (("the system message", chat.system), ("the tools", chat.tools.schemas)) if is_set]
+    say("the conversation is forgotten" + (f", but not {' and '.join(kept)}" if kept else ""))
 
 
 def system(chat: Chat, argument: str) -> None:
@@ -143,7 +141,7 @@ A line that begins with a space is no command."""
 
 COMMANDS = {
     "/clear": Command(run=clear, help="forgets the conversation; `clear` does the same"),
-    "/retry": Command(run=retry, help="answers the last question anew"),
+    "/retry": Command(run=retry, help="answers the last question anew; without sampling the answer is the same"),
     "/system": Command(run=system, argument="[TEXT]", help=f"sets the system message; {NOTHING} takes it away"),
     "/tools": Command(run=tools, argument="[FILE]", help=f"offers the tools of a .py or .json file; {NOTHING}: none"),
     "/save": Command(run=save, argument="FILE.jsonl", help="adds the conversation to a file, as a row to train on"),

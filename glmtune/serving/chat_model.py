@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from glmtune.data.encoding import Encoder
 from glmtune.data.replies import reply_layout
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.evaluation.generate import as_loaded, context_tokens, encode_question, generation_config, stream_reply
 
 from .chat_session import BEGIN_ANEW, Answers, Event, Message
@@ -46,7 +46,10 @@ def local_answers(
 
     def answer(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Generator[Event]:
         ids = encode_question(encoder, messages, None, thinking=thinking, tools=tools)
-        yield from stream_reply(loaded, ids, _fitting(config, len(ids), limit), layout, tools)
+        try:
+            yield from stream_reply(loaded, ids, _fitting(config, len(ids), limit), layout, tools)
+        except RunFailure as error:
+            raise RunFailure(error.what, fix=f"lower `--max-new-tokens`; {BEGIN_ANEW}") from error
 
     return answer
 

@@ -114,6 +114,7 @@ def _events(chunks: Iterator[Any]) -> Generator[Event]:
     """Yield text while it comes, and tool calls, which come in parts, at the end."""
     calls: dict[int, list[str]] = {}
     reason = None
+    has_text = False
     for chunk in chunks:
         for choice in (chunk.choices or ())[:1]:
             delta = choice.delta
@@ -121,8 +122,11 @@ def _events(chunks: Iterator[Any]) -> Generator[Event]:
             reasoning = more.get("reasoning_content") or more.get("reasoning")
             if isinstance(reasoning, str) and reasoning:
                 yield Piece(text=_whole(reasoning), is_reasoning=True)
-            if delta.content:
-                yield Piece(text=_whole(delta.content))
+            # Of GLM-4 servers hand on the newline that begins every plain answer.
+            text = (delta.content or "") if has_text else (delta.content or "").lstrip()
+            if text:
+                has_text = True
+                yield Piece(text=_whole(text))
             for part in delta.tool_calls or ():
                 place = part.index if part.index is not None else len(calls)
                 call = calls.setdefault(place, ["", ""])
@@ -142,7 +146,7 @@ def _call(name: str, arguments: str) -> ToolCall | Piece:
     """Return a call; what is no call, because its arguments are broken, is text here as everywhere."""
     try:
         is_object = isinstance(json.loads(arguments), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         is_object = False
     return ToolCall(name=name, arguments=arguments) if is_object else Piece(text=_whole(f"{name}\n{arguments}"))
 
@@ -166,7 +170,10 @@ def _errors_explained(openai: Any, url: str) -> Iterator[None]:
             fix="see that it runs, or mend `--url`; `/retry` asks again",
         ) from None
     except openai.APIStatusError as error:
-        fix = {401: "set the key in the environment variable that `--api-key-env` names", 404: "mend `--url`"}
+        fix = {
+            401: "set the key in the environment variable that `--api-key-env` names",
+            404: "mend `--url`, which ends with `/v1`, or `--model`",
+        }
         too_long = error.code == "context_length_exceeded"
         raise RunFailure(
             f"the server at `{url}` refuses ({error.status_code}): {_reason(error)}",

@@ -9,7 +9,7 @@ The history has OpenAI's form, which servers take and `glmtune train` reads.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -27,6 +27,9 @@ Message = dict[str, Any]
 Event = Piece | ToolCall | CutOff
 Answers = Callable[[Sequence[Message], Sequence[dict[str, Any]]], Generator[Event]]
 """Messages and schemas of tools to an answer while it is written; who closes the generator stops the writing."""
+
+MAX_SHOWN = 2000
+"""Characters of an observation that a person is shown; the model gets all of them."""
 
 BEGIN_ANEW = "`clear` begins a new conversation"
 
@@ -107,16 +110,13 @@ class Chat:
             is_stopped, calls = True, []
         finally:
             self.terminal.end_line()
-        self._keep("".join(text), "".join(reasoning), calls, is_whole=not (is_stopped or is_cut))
+        content = "".join(text).strip()
+        self._keep(content, "".join(reasoning), calls, is_whole=not (is_stopped or is_cut))
         if is_stopped:
-            notice(
-                "stopped; what was written stays in the conversation" if text else "stopped before anything was written"
-            )
+            notice("stopped; what was written stays in the conversation" if content else "stopped before any text")
         elif is_cut:
-            notice(
-                "cut off at the longest length of an answer; `--max-new-tokens` allows more, up to the model's context"
-            )
-        elif not text and not calls:
+            notice("cut off at the longest length of an answer; `--max-new-tokens` may allow more")
+        elif not content and not calls:
             notice("the model answered nothing; `/retry` asks again")
         return calls
 
@@ -162,13 +162,14 @@ class Chat:
         if problem is not None:
             return error_text(problem)
         if self.tools.worker is not None:
-            return self.tools.worker.call(name, json.loads(arguments))
+            return self.tools.worker.call(name, arguments)
         return self.terminal.read(f"what `{name}` answers> ") or '""'
 
     def _observe(self, call: Message, text: str) -> None:
-        self.terminal.show_aside(f"<- {text}")
+        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
+        self.terminal.show_aside(f"<- {shown}")
         self.history.append({"role": "tool", "tool_call_id": call["id"], "content": text})
 
 
 def _on_one_line(arguments: str) -> str:
-    return json.dumps(json.loads(arguments), ensure_ascii=False)
+    return re.sub(r"\n\s*", " ", arguments)  # texts inside JSON hold no line breaks

@@ -15,9 +15,6 @@ from glmtune.errors import GlmtuneError
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 """Characters that move a cursor, or worse: in a terminal they are shown, not sent. Tabs and newlines stay."""
 
-MAX_SHOWN = 2000
-"""Characters of an observation that are shown; the model gets all of them."""
-
 
 class ChatTerminal:
     """Reads from stdin, with line editing where it is a terminal, and writes answers to stdout."""
@@ -49,7 +46,7 @@ class ChatTerminal:
     def show_aside(self, text: str) -> None:
         """Show a line that is not the answer, such as a call of a tool."""
         self.end_line()
-        self.write_aside(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)")
+        self.write_aside(text)
         self.end_line()
 
     def end_line(self) -> None:

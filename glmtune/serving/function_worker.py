@@ -44,7 +44,7 @@ def serve_functions(connection: Connection, path: str, describe: bool) -> None:
     while True:
         try:
             name, arguments = connection.recv()
-            observation = observe(functions[name], arguments, path)
+            observation = observe(functions[name], json.loads(arguments), path)
             connection.send_bytes(observation.encode(errors="replace"))
         except (EOFError, BrokenPipeError):
             return
@@ -61,10 +61,12 @@ def _stand_apart() -> None:
 
 
 def _end_with_the_chat() -> None:
-    """End this process, whatever runs in it, where the chat was killed."""
+    """End this process, and what its functions have started, where the chat was killed."""
     chat = multiprocessing.parent_process()
     assert chat is not None
     chat.join()
+    if sys.platform != "win32":
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 

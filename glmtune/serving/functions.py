@@ -106,8 +106,13 @@ class FunctionWorker:
             raise GlmtuneError(told["what"], where=told["where"], fix=told["fix"])
         return told["schemas"]
 
-    def call(self, name: str, arguments: dict[str, Any]) -> str:
-        """Call a function; returns the observation. What goes wrong is told in it, nothing is raised but Ctrl-C."""
+    def call(self, name: str, arguments: str) -> str:
+        """Call a function; returns the observation. What goes wrong is told in it, nothing is raised but Ctrl-C.
+
+        Args:
+            name: Of the function.
+            arguments: JSON text of an object.
+        """
         try:
             if self._connection is None:
                 self.start()
@@ -158,7 +163,7 @@ def call_problem(name: str, arguments: str, schemas: Sequence[dict[str, Any]]) -
         return f"there is no function `{name}`; there are: " + (", ".join(f"`{each}`" for each in functions) or "none")
     try:
         values = json.loads(arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"the arguments of `{name}` are not JSON: {error}"
     if not isinstance(values, dict):
         return f"the arguments of `{name}` are no JSON object"

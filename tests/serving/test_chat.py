@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from glmtune.serving.chat import chat, run_chat
 from glmtune.serving.chat_model import local_answers
 from glmtune.serving.chat_session import Chat
 from glmtune.serving.chat_terminal import ChatTerminal
-from glmtune.serving.functions import Tools, load_tools
+from glmtune.serving.function_worker import functions_of, import_file, schema_of
+from glmtune.serving.functions import FunctionWorker, Tools
 
 Talk = Callable[..., Chat]
 HELLO = {"role": "user", "content": "hello"}
@@ -54,16 +57,13 @@ def function_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def schemas(function_file: Path) -> list[dict[str, Any]]:
-    tools = load_tools(function_file)
-    tools.close()
-    return tools.schemas
+    name = str(function_file)
+    return [schema_of(function, name) for function in functions_of(import_file(name), name).values()]
 
 
 @pytest.fixture
 def tools(function_file: Path, schemas: list[dict[str, Any]]) -> Tools:
     """The functions, whose process starts with the first call."""
-    from glmtune.serving.functions import FunctionWorker
-
     return Tools(schemas=schemas, source=function_file, worker=FunctionWorker(function_file, 30))
 
 
@@ -80,7 +80,7 @@ def test_answers_go_to_stdout_and_prompts_to_stderr(talk: Talk, capsys) -> None:
     answers = Written("hi", "bye\n")
     chat = talk(answers, "hello", "", "  ", "good night")
     assert answers.asked[1] == [HELLO, HI, {"role": "user", "content": "good night"}]
-    assert chat.history[-1] == {"role": "assistant", "content": "bye\n"}
+    assert chat.history[-1] == {"role": "assistant", "content": "bye"}
     written = capsys.readouterr()
     assert written.out == "hi\nbye\n"
     assert written.err == "> " * 5
@@ -96,7 +96,7 @@ def test_clear_forgets_the_conversation_but_not_the_system_message(command: str,
     answers = Written("hi", "hi")
     talk(answers, "hello", command, "hello", system="Be brief.")
     assert answers.asked == [[{"role": "system", "content": "Be brief."}, HELLO]] * 2
-    assert "the conversation is forgotten; system message stay" in capsys.readouterr().err
+    assert "the conversation is forgotten, but not the system message\n" in capsys.readouterr().err
 
 
 def test_a_line_that_ends_with_a_backslash_goes_on(talk: Talk) -> None:
@@ -174,7 +174,7 @@ def test_an_answer_that_was_cut_off_is_told_and_not_trained(talk: Talk, capsys, 
     path = tmp_path / "a.jsonl"
     talk(Written([Piece(text="once upon"), CutOff()]), "a story", f"/save {path}")
     told = capsys.readouterr().err
-    assert "note: cut off at the longest length of an answer; `--max-new-tokens` allows more" in told
+    assert "note: cut off at the longest length of an answer; `--max-new-tokens` may allow more" in told
     assert "answers that were stopped or cut off have `loss: 0`: they are not trained\n" in told
     assert saved(path)[0].messages[1].loss == 0
 
@@ -225,6 +225,19 @@ def test_a_call_that_fails_is_an_observation(
     assert chat.history[2]["content"] == observation
     assert chat.history[-1]["content"] == "sorry"
     assert f"<- {observation}\n" in capsys.readouterr().err
+
+
+def test_a_call_over_several_lines_is_shown_on_one(talk: Talk, tools: Tools, capsys) -> None:
+    asked = ToolCall(name="add", arguments='{\n  "a": 1,\n  "b": 2\n}')
+    chat = talk(Written([asked], "3"), "add", tools=tools)
+    assert chat.history[2]["content"] == "3"
+    assert '-> add { "a": 1, "b": 2 }\n' in capsys.readouterr().err
+
+
+def test_a_long_observation_is_shown_in_part_and_read_whole(talk: Talk, schemas, capsys) -> None:
+    chat = talk(Written([call("add", a=1, b=2)], "oh"), "add", "x" * 3000, tools=Tools(schemas=schemas))
+    assert chat.history[2]["content"] == "x" * 3000
+    assert f"<- {'x' * 2000}... (3,000 characters)\n" in capsys.readouterr().err
 
 
 def test_a_model_that_never_stops_calling_is_stopped(talk: Talk, tools: Tools, capsys) -> None:
@@ -337,7 +350,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_was_written(type_lines, capsys) -
 def test_a_call_in_a_stopped_answer_is_not_made(type_lines, capsys) -> None:
     chat = at_terminal(PressingCtrlC([call("add", a=1, b=2)]), type_lines, "add")
     assert chat.history == [{"role": "user", "content": "add"}]
-    assert "note: stopped before anything was written\n" in capsys.readouterr().err
+    assert "note: stopped before any text\n" in capsys.readouterr().err
 
 
 def test_without_a_terminal_ctrl_c_ends_the_chat(talk: Talk) -> None:
@@ -387,3 +400,29 @@ def test_a_chat_needs_a_model_or_a_server(arguments: dict[str, Any], message: st
     with pytest.raises(GlmtuneError) as caught:
         chat(**arguments)
     assert caught.value.what == message
+
+
+WRONG_FLAGS = {
+    ("--url", "http://localhost:1/v1", "--base-model", "x"): (
+        "error: `--base-model` has no meaning for a server's model\nhint: leave it out\n"
+    ),
+    ("demo", "--api-key-env", "KEY"): "error: `--api-key-env` has no meaning for a local model\nhint: leave it out\n",
+    ("demo", "--greedy", "--top-p", "0.5"): (
+        "error: `--greedy` always takes the most likely token, so `--top-p` would do nothing\n"
+        "hint: leave one of them out\n"
+    ),
+    ("demo", "--tools", "nowhere.py"): (
+        "error: `nowhere.py` does not exist; expected a Python module or a JSON file of tools\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("flags", WRONG_FLAGS, ids=" ".join)
+def test_flags_that_make_no_sense_are_told(flags: tuple[str, ...], capsys, monkeypatch) -> None:
+    from glmtune import cli
+
+    monkeypatch.setattr(sys, "argv", ["glmtune", "chat", *flags])
+    with pytest.raises(SystemExit) as ended, warnings.catch_warnings():
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == WRONG_FLAGS[flags]

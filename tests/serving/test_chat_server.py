@@ -34,7 +34,9 @@ def test_a_chat_with_a_server_does_not_wait_for_torch() -> None:
 
 
 def test_a_server_streams_text_and_reasoning(server: OpenAIServer) -> None:
-    server.answers = [[chunk(role="assistant", content=""), chunk(reasoning_content="Hm."), *texts("雾 ", "里")]]
+    server.answers = [
+        [chunk(role="assistant", content=""), chunk(reasoning_content="Hm."), *texts("\n", "\n雾 ", "里")]
+    ]
     events = list(server_answers(server.url)(ASK, []))
     assert events == [Piece(text="Hm.", is_reasoning=True), Piece(text="雾 "), Piece(text="里")]
     assert server.requests == [{"model": "tiny", "messages": ASK, "stream": True}]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,13 +162,13 @@ def test_the_public_functions_of_a_module_become_tools(tools: Tools) -> None:
 
 def test_a_module_keeps_its_state_between_calls(tools: Tools) -> None:
     assert tools.worker is not None
-    assert [tools.worker.call("count", {}), tools.worker.call("count", {"step": 2})] == ["1", "3"]
+    assert [tools.worker.call("count", "{}"), tools.worker.call("count", '{"step": 2}')] == ["1", "3"]
 
 
 def test_what_a_function_prints_does_not_go_to_stdout(capfd, folder: Path) -> None:
     worker = FunctionWorker(folder / "tools.py", 30)
     worker.start()
-    worker.call("count", {})
+    worker.call("count", "{}")
     written = capfd.readouterr()
     worker.close()
     assert (written.out, written.err) == ("", "counting\n")
@@ -187,49 +189,68 @@ def test_a_result_or_an_error_is_what_the_model_reads(
     name: str, arguments: dict[str, Any], observation: str, tools: Tools
 ) -> None:
     assert tools.worker is not None
-    assert tools.worker.call(name, arguments) == observation
+    assert tools.worker.call(name, json.dumps(arguments)) == observation
 
 
 @pytest.mark.parametrize("kind", ["nan", "bytes"])
 def test_a_result_that_json_cannot_hold_is_told(kind: str, tools: Tools) -> None:
     assert tools.worker is not None
-    assert json.loads(tools.worker.call("fail", {"kind": kind}))["error"].startswith("the result is no JSON: ")
+    observation = json.loads(tools.worker.call("fail", json.dumps({"kind": kind})))
+    assert observation["error"].startswith("the result is no JSON: ")
 
 
 def test_a_call_over_the_time_limit_is_stopped_and_the_module_starts_anew(worker: FunctionWorker) -> None:
-    worker.call("count", {})
+    worker.call("count", "{}")
     started = time.monotonic()
-    observation = worker.call("sleep", {"seconds": 30})
+    observation = worker.call("sleep", '{"seconds": 30}')
     assert time.monotonic() - started < 5
     assert observation == '{"error": "`sleep` was stopped after 0.5 s, the time limit; its module starts anew"}'
     assert has_ended(int(Path("child").read_text()))
     worker.time_limit_seconds = 30
-    assert worker.call("count", {}) == "1"
+    assert worker.call("count", "{}") == "1"
 
 
 def test_a_function_that_ends_its_process_is_an_observation(worker: FunctionWorker) -> None:
-    observation = worker.call("fail", {"kind": "exit"})
+    observation = worker.call("fail", '{"kind": "exit"}')
     assert observation == '{"error": "`fail` ended its process (exit code 3); it starts anew with the next call"}'
     worker.time_limit_seconds = 30
-    assert worker.call("count", {}) == "1"
+    assert worker.call("count", "{}") == "1"
 
 
 def test_a_module_that_was_broken_meanwhile_is_an_observation(worker: FunctionWorker, tmp_path: Path) -> None:
-    worker.call("fail", {"kind": "exit"})
+    worker.call("fail", '{"kind": "exit"}')
     worker.path = tmp_path / "gone.py"
     worker.path.write_text("import no_such_package\n", encoding="utf-8")
     error = "the module cannot be imported: ModuleNotFoundError: No module named 'no_such_package'"
-    assert json.loads(worker.call("count", {})) == {"error": error}
+    assert json.loads(worker.call("count", "{}")) == {"error": error}
 
 
 def test_nothing_is_left_running_when_the_tools_are_closed(worker: FunctionWorker) -> None:
     worker.time_limit_seconds = 30
-    worker.call("sleep", {"seconds": 0})
-    pid = json.loads(worker.call("count", {})) and worker._process.pid  # type: ignore[union-attr]
+    worker.call("sleep", '{"seconds": 0}')
+    pid = json.loads(worker.call("count", "{}")) and worker._process.pid  # type: ignore[union-attr]
     assert pid is not None
     os.kill(pid, 0)
     worker.close()
     assert has_ended(pid)
+
+
+@pytest.mark.slow
+def test_functions_end_with_a_chat_that_is_killed(folder: Path) -> None:
+    (folder / "child").unlink(missing_ok=True)
+    code = (
+        "from pathlib import Path\nfrom glmtune.serving.functions import FunctionWorker\n"
+        "worker = FunctionWorker(Path('tools.py'), 100)\nworker.start()\nprint(worker._process.pid, flush=True)\n"
+        """worker.call('sleep', '{"seconds": 100}')"""
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True) as chat:
+        assert chat.stdout is not None
+        worker_pid = int(chat.stdout.readline())
+        while not (folder / "child").is_file() or not (folder / "child").read_text():
+            time.sleep(0.05)
+        chat.kill()
+    assert has_ended(worker_pid)
+    assert has_ended(int((folder / "child").read_text()))
 
 
 WRONG_MODULES = {
@@ -309,7 +330,7 @@ def test_a_module_may_import_its_neighbours_and_be_called_like_a_module_of_pytho
     path.write_text('import json\nfrom neighbour_of_json import VALUE\ndef f():\n    """Do."""\n    return VALUE\n')
     worker = FunctionWorker(path, 30)
     worker.start()
-    assert worker.call("f", {}) == "7"
+    assert worker.call("f", "{}") == "7"
     worker.close()
 
 
@@ -321,7 +342,7 @@ def test_the_value_of_an_enumeration_becomes_its_member(tmp_path: Path) -> None:
     )  # fmt: skip
     worker = FunctionWorker(path, 30)
     worker.start()
-    assert worker.call("f", {"unit": "m"}) == "METRE"
+    assert worker.call("f", '{"unit": "m"}') == "METRE"
     worker.close()
 
 
