@@ -15,6 +15,9 @@ from glmtune.errors import GlmtuneError
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 """Characters that move a cursor, or worse: in a terminal they are shown, not sent. Tabs and newlines stay."""
 
+CONTINUATION = "... "
+"""Stands before the second line of a text and those below."""
+
 
 class ChatTerminal:
     """Reads from stdin, with line editing where it is a terminal, and writes answers to stdout."""
@@ -64,17 +67,19 @@ class ChatTerminal:
 
 
 def _read_plainly(prompt: str) -> str:
-    """Return the next line of stdin, and the one below where it ends with a backslash."""
-    print(prompt, end="", file=sys.stderr, flush=True)
+    """Return the next line of stdin, and the one below where it ends with a backslash; stderr shows them, too."""
     lines: list[str] = []
     while True:
+        print(prompt, end="", file=sys.stderr, flush=True)
         raw = sys.stdin.buffer.readline()
+        print(raw.decode(errors="replace").rstrip("\r\n"), file=sys.stderr, flush=True)
+        line = raw.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
         if not raw and not lines:
             raise EOFError
-        line = raw.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
         if not raw or not line.endswith("\\"):
             return "\n".join([*lines, line])
         lines.append(line[:-1])
+        prompt = CONTINUATION
 
 
 def _line_editor() -> Callable[[str], str]:
@@ -99,7 +104,7 @@ def _line_editor() -> Callable[[str], str]:
         event.current_buffer.newline(copy_margin=False)
 
     session: PromptSession[str] = PromptSession(
-        multiline=True, key_bindings=keys, prompt_continuation="... ", output=create_output(stdout=sys.stderr)
+        multiline=True, key_bindings=keys, prompt_continuation=CONTINUATION, output=create_output(stdout=sys.stderr)
     )
 
     return session.prompt

@@ -83,7 +83,7 @@ def test_answers_go_to_stdout_and_prompts_to_stderr(talk: Talk, capsys) -> None:
     assert chat.history[-1] == {"role": "assistant", "content": "bye"}
     written = capsys.readouterr()
     assert written.out == "hi\nbye\n"
-    assert written.err == "> " * 5
+    assert written.err == "> hello\n> \n>   \n> good night\n> \n"
 
 
 @pytest.mark.parametrize("end", ["stop", "/stop", " stop "])
@@ -118,9 +118,8 @@ def test_the_system_message_is_set_shown_and_taken_away(talk: Talk, capsys) -> N
     talk(answers, "/system", "/system Be brief.", "/system", "hello", '/system ""', "hello")
     system = {"role": "system", "content": "Be brief."}
     assert answers.asked == [[system, HELLO], [HELLO, HI, HELLO]]
-    told = [line.removeprefix("> ") for line in capsys.readouterr().err.splitlines()]
-    assert told[:3] == ["there is no system message", "system message: Be brief.", "system message: Be brief."]
-    assert told[3].endswith("there is no system message")
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(">")]
+    assert told == ["there is no system message", *["system message: Be brief."] * 2, "there is no system message"]
 
 
 def test_retry_answers_the_last_question_anew(talk: Talk) -> None:
@@ -132,14 +131,15 @@ def test_retry_answers_the_last_question_anew(talk: Talk) -> None:
 
 def test_retry_without_a_question_is_told(talk: Talk, capsys) -> None:
     talk(Written(), "/retry")
-    assert capsys.readouterr().err == "> error: there is no question to answer again\n> "
+    assert capsys.readouterr().err == "> /retry\nerror: there is no question to answer again\n> \n"
 
 
 def test_an_unknown_command_is_told_with_the_nearest_one(talk: Talk, capsys) -> None:
     talk(Written(), "/sistem hello")
     assert capsys.readouterr().err == (
-        "> error: unknown command `/sistem` (did you mean `/system`?)\n"
-        "hint: `/help` lists the commands; a line that begins with a space is no command\n> "
+        "> /sistem hello\n"
+        "error: unknown command `/sistem` (did you mean `/system`?)\n"
+        "hint: `/help` lists the commands; a line that begins with a space is no command\n> \n"
     )
 
 
@@ -183,7 +183,7 @@ def test_reasoning_is_shown_beside_the_answer_and_kept_with_it(talk: Talk, capsy
     chat = talk(Written([Piece(text="Hm.", is_reasoning=True), Piece(text="Yes.")]), "hello")
     assert chat.history[1] == {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
     written = capsys.readouterr()
-    assert (written.out, written.err) == ("Yes.\n", "> Hm.\n> ")
+    assert (written.out, written.err) == ("Yes.\n", "> hello\nHm.\n> \n")
 
 
 def test_a_call_is_made_and_its_result_goes_back_to_the_model(talk: Talk, tools: Tools, capsys) -> None:
@@ -205,7 +205,7 @@ def test_a_call_is_made_and_its_result_goes_back_to_the_model(talk: Talk, tools:
     assert answers.offered == [tools.schemas] * 2
     written = capsys.readouterr()
     assert written.out == "I add.\n3 and 7\n"
-    assert written.err == '> -> add {"a": 1, "b": 2}\n<- 3\n-> add {"a": 3, "b": 4}\n<- 7\n> '
+    assert written.err == '> add\n-> add {"a": 1, "b": 2}\n<- 3\n-> add {"a": 3, "b": 4}\n<- 7\n> \n'
 
 
 @pytest.mark.parametrize(
@@ -257,10 +257,10 @@ def test_tools_without_code_are_answered_by_whoever_types(talk: Talk, schemas, t
     chat = talk(answers, f"/tools {path}", "add", "three", "/tools", '/tools ""', "/tools")
     assert chat.history[2]["content"] == "three"
     told = capsys.readouterr().err
-    assert "what `add` answers> " in told
+    assert "what `add` answers> three\n" in told
     assert told.count(f"tools of {path}\n") == 2
     assert "you tell what they answer\n" in told
-    assert told.endswith("> there are no tools\n> there are no tools\n> ")
+    assert told.endswith('> /tools ""\nthere are no tools\n> /tools\nthere are no tools\n> \n')
 
 
 def test_tools_can_be_loaded_while_chatting(talk: Talk, function_file: Path, tmp_path: Path, capsys) -> None:
@@ -278,7 +278,7 @@ def test_a_saved_chat_is_read_back_with_its_tools(talk: Talk, tools: Tools, tmp_
     answers = Written([Piece(text="I add."), call("add", a=1, b=2)], "3", "bye", [GlmtuneError("away")])
     talk(answers, "add", "thanks", "still there?", f"/save {path}", f"/save {path}", tools=tools, system="Calculate.")
     assert capsys.readouterr().err.endswith(
-        f"> a row added to {path}\nwhat stands behind the last answer was left out\n" * 2 + "> "
+        f"> /save {path}\na row added to {path}\nwhat stands behind the last answer was left out\n" * 2 + "> \n"
     )
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 3
@@ -308,13 +308,13 @@ def test_a_saved_chat_is_read_back_with_its_tools(talk: Talk, tools: Tools, tmp_
 )
 def test_a_command_that_cannot_be_done_is_told(line: str, message: str, talk: Talk, capsys) -> None:
     talk(Written("hi"), "hello", line)
-    assert capsys.readouterr().err == f"> > error: {message}\n> "
+    assert capsys.readouterr().err == f"> hello\n> {line}\nerror: {message}\n> \n"
 
 
 def test_there_is_nothing_to_save_before_the_first_answer(talk: Talk, tmp_path: Path, capsys) -> None:
     path = tmp_path / "a.jsonl"
     talk(Written(), f"/save {path}", system="Be brief.")
-    assert capsys.readouterr().err == "> error: there is no answer yet, so there is nothing to save\n> "
+    assert capsys.readouterr().err.endswith("\nerror: there is no answer yet, so there is nothing to save\n> \n")
     assert not path.exists()
 
 
