@@ -42,6 +42,7 @@ def wait(seconds: float) -> int:
 '''
 PASTE_BY_BRACKETS = "\x1b[?2004h"
 """What a line editor tells a terminal when it begins to read."""
+END_OF_READING = "\x1b[?2004l"
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\x1b\][^\x07]*\x07")
 
@@ -91,6 +92,10 @@ class Person:
     def sees(self, text: str, times: int = 1) -> None:
         """Wait until a text has been shown so often."""
         self._wait(lambda: self.seen.count(text) >= times, text)
+
+    def sees_an_answer(self) -> None:
+        """Wait for the first character behind what was typed last."""
+        self._wait(lambda: not self.raw.endswith(END_OF_READING) and END_OF_READING in self.raw, "an answer")
 
     def _wait(self, holds: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 40
@@ -202,7 +207,17 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(sit_down, server: OpenAISer
     person.sees("`stop` or Ctrl-D ends the chat", 2)
     person.enters("\x04")
     assert person.leaves() == 0
-    assert [message["content"] for message in server.requests[1]["messages"]] == ["a story", "once ", "go on"]
+    assert [message["content"] for message in server.requests[1]["messages"]] == ["a story", "once", "go on"]
+
+
+def test_ctrl_c_stops_a_local_model(sit_down, demo_model: str) -> None:
+    person = sit_down(demo_model, "--greedy", "--max-new-tokens", "8000")
+    person.enters("类型#风衣\r")
+    person.sees_an_answer()
+    person.type("\x03")
+    person.sees("note: stopped; what was written stays in the conversation")
+    person.enters("stop\r")
+    assert person.leaves() == 0
 
 
 def test_a_question_may_have_several_lines(sit_down, server: OpenAIServer) -> None:
