@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from glmtune import __version__
+from glmtune.cli_chat import chat
 from glmtune.cli_data import data_app
+from glmtune.cli_options import (
+    BaseModel,
+    Greedy,
+    MaxNewTokens,
+    RepetitionPenalty,
+    Seed,
+    Temperature,
+    Thinking,
+    TopK,
+    TopP,
+    TrustRemoteCode,
+    given,
+    sampling_options,
+)
 from glmtune.cli_serve import serve
 from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notice, say
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
@@ -30,9 +44,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")]
-TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
 Overrides = Annotated[
     list[str] | None,
@@ -170,7 +181,7 @@ def evaluate(
         limit=limit,
         combine=combine,
         trust_remote_code=trust_remote_code,
-        **_given(max_new_tokens=max_new_tokens),
+        **given(max_new_tokens=max_new_tokens),
     )
     print(json.dumps({name: round(value, 4) for name, value in scores.metrics.items()}, indent=2))
     for reject in scores.left_out:
@@ -192,17 +203,14 @@ def infer(
         typer.Option("--json", help="Print {prompt, answer} as JSON lines, and a row's own answer as `reference`."),
     ] = False,
     max_new_tokens: MaxNewTokens = None,
-    temperature: Annotated[float | None, typer.Option(help="Above 0; higher is more varied. 0 is --greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the most likely tokens of this share.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample from this many most likely tokens.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repetition.")] = None,
-    thinking: Annotated[
-        bool | None,
-        typer.Option("--thinking/--no-thinking", help="Switch reasoning on or off, where the chat template knows how."),
-    ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    thinking: Thinking = None,
+    greedy: Greedy = False,
     num_beams: Annotated[int | None, typer.Option(help="Beams of beam search.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    seed: Seed = None,
     batch_size: BatchSize = 8,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -210,26 +218,15 @@ def infer(
     """Ask a model: one prompt, a file of them, or stdin."""
     from glmtune.evaluation.ask import answer_all, read_prompts, split_reference
 
-    is_greedy = greedy or temperature == 0
-    _check_sampling(
-        "--greedy" if greedy else "--temperature 0" if is_greedy else "",
+    options = sampling_options(
+        greedy=greedy,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
         repetition_penalty=repetition_penalty,
-    )
-    options = _given(
         max_new_tokens=max_new_tokens,
-        temperature=temperature or None,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
         num_beams=num_beams,
     )
-    if is_greedy:
-        options["do_sample"] = False
-    elif {"temperature", "top_p", "top_k"} & set(options):
-        options["do_sample"] = True
     if stream and (num_beams or 1) > 1:
         raise GlmtuneError("beam search cannot be streamed: its answer is known at the end only", fix="leave one out")
     prompts = read_prompts(prompt, input)
@@ -248,7 +245,7 @@ def infer(
     for asked, pieces in zip(prompts, answers):
         if as_json:
             question, reference = split_reference(asked)
-            line = {"prompt": question, "answer": "".join(pieces), **_given(reference=reference)}
+            line = {"prompt": question, "answer": "".join(pieces), **given(reference=reference)}
             print(json.dumps(line, ensure_ascii=False), flush=True)
             continue
         with contextlib.closing(pieces):  # whatever ends the command ends the writing, too
@@ -258,6 +255,7 @@ def infer(
 
 
 app.command()(serve)
+app.command()(chat)
 
 
 @app.command()
@@ -291,41 +289,6 @@ def _options(
 def _setting(deepspeed: str | None) -> list[str]:
     """Return the override that a `--deepspeed` stands for."""
     return [] if deepspeed is None else [f"training_args.deepspeed={json.dumps(deepspeed)}"]
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Return the options that the user gave; the others are the model's own."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _check_sampling(
-    greedy: str,
-    *,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    repetition_penalty: float | None,
-) -> None:
-    """Raise where a sampling flag is out of range, or contradicts `greedy`, the flag that rules sampling out."""
-    for flag, value, expected, holds in (
-        ("--temperature", temperature, "0 or more", 0 <= (temperature or 0) < math.inf),
-        ("--top-p", top_p, "a number above 0, at most 1", top_p is None or 0 < top_p <= 1),
-        ("--top-k", top_k, "1 or more", top_k is None or top_k >= 1),
-        (
-            "--repetition-penalty",
-            repetition_penalty,
-            "a number above 0",
-            repetition_penalty is None or 0 < repetition_penalty < math.inf,
-        ),
-    ):
-        if not holds:
-            raise GlmtuneError(f"`{flag}` is {value}; expected {expected}")
-    sampling = _given(**{"--temperature": temperature or None, "--top-p": top_p, "--top-k": top_k})
-    if greedy and sampling:
-        raise GlmtuneError(
-            f"`{greedy}` always takes the most likely token, so `{next(iter(sampling))}` would do nothing",
-            fix="leave one of them out",
-        )
 
 
 def _free_path(path: Path) -> Path:

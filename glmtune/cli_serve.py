@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from glmtune.cli_options import BaseModel, TrustRemoteCode
+
 
 def serve(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
@@ -35,12 +37,8 @@ def serve(
     max_queue: Annotated[int, typer.Option(help="Answers that may wait; 429 beyond.", min=0)] = 256,
     max_request_bytes: Annotated[int, typer.Option(help="Longest request; 413 beyond.", min=1)] = 4 * 1024 * 1024,
     shutdown_seconds: Annotated[int, typer.Option(help="For answers being written when the server ends.", min=0)] = 30,
-    base_model: Annotated[
-        str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option(help="Run Python code that the model brings along. Read it first.")
-    ] = False,
+    base_model: BaseModel = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer requests in OpenAI's form: chat, tools, streams, adapters."""
     from glmtune.serving.server import Limits

@@ -46,6 +46,11 @@ class Piece:
     is_reasoning: bool = False
 
 
+@dataclass(frozen=True)
+class CutOff:
+    """Comes last where an answer has reached the longest length that it may have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """A whole answer."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel, PromptLearningConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TextIteratorStreamer
 
 from glmtune.console import quiet_libraries
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation
+from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
@@ -87,13 +90,14 @@ def encode_question(
     system: str | None,
     *,
     thinking: bool | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
     """Return the ids that ask the question: a text, or messages up to the last that is not the assistant's."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(entry) for entry in prompt]
     if system:
         messages = [{"role": "system", "content": system}, *messages]
     try:
-        conversation = to_conversation({"messages": messages})
+        conversation = to_conversation({"messages": messages, "tools": list(tools)})
         while conversation.messages and conversation.messages[-1].role == "assistant":
             conversation = Conversation(messages=conversation.messages[:-1])
         if not conversation.messages:
@@ -117,11 +121,60 @@ def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfi
     return config
 
 
+def context_tokens(model: Any) -> int | None:
+    """Return how many tokens prompt and answer may have together; None where the configuration sets no limit."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    limit = base.config.get_text_config(decoder=True).to_dict().get("max_position_embeddings")
+    if limit is not None and isinstance(model, PeftModel):
+        adapter = model.active_peft_config
+        limit -= adapter.num_virtual_tokens if isinstance(adapter, PromptLearningConfig) else 0
+    return limit
+
+
 def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[str]:
     """Yield the answer to one prompt piece by piece while the model writes it; closed, it stops the model."""
+    streamer = AnswerStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+    is_first = True
+    with closing(_written(loaded, prompt_ids, config, streamer)) as texts:
+        for text in texts:
+            shown = text.lstrip() if is_first else text
+            if shown:
+                is_first = False
+                yield shown
+
+
+def stream_reply(
+    loaded: LoadedModel,
+    prompt_ids: Sequence[int],
+    config: GenerationConfig,
+    layout: ReplyLayout,
+    tools: Sequence[dict[str, Any]] | None = None,
+) -> Generator[Piece | ToolCall | CutOff]:
+    """Yield what stands in the answer to one prompt while the model writes it; closed, it stops the model.
+
+    Args:
+        loaded: The model.
+        prompt_ids: Of the prompt.
+        config: How to generate.
+        layout: How the model writes calls and reasoning.
+        tools: Schemas of the functions that were offered, as `parse_reply` takes them.
+    """
+    streamer = SectionStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+    reader = ReplyReader(layout, tools)
+    with closing(_written(loaded, prompt_ids, config, streamer)) as texts:
+        for text in texts:
+            yield from reader.border() if text is BORDER else reader.feed(text)
+    yield from reader.finish()
+    if len(streamer.ids) == config.max_new_tokens and streamer.ids[-1] not in config.eos_token_id:
+        yield CutOff()
+
+
+def _written(
+    loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig, streamer: AnswerStreamer
+) -> Generator[Any]:
+    """Yield what the streamer gives out while a thread lets the model write; closed, it stops the model."""
     from threading import Event, Thread
 
-    streamer = AnswerStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
     failures: list[BaseException] = []
     is_closed = Event()
 
@@ -136,13 +189,8 @@ def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: Genera
 
     thread = Thread(target=write, daemon=True)
     thread.start()
-    is_first = True
     try:
-        for text in streamer:
-            shown = text.lstrip() if is_first else text
-            if shown:
-                is_first = False
-                yield shown
+        yield from streamer
     finally:
         # Python must not end while the thread computes: torch would abort the process.
         is_closed.set()
@@ -177,8 +225,40 @@ class AnswerStreamer(TextIteratorStreamer):
         if value.tolist() == [_assistant_id(self.tokenizer)]:
             # What is held back for want of a whole word is whole now.
             text = str(self.tokenizer.decode(self.token_cache, **self.decode_kwargs))
-            self.on_finalized_text(text[self.print_len :] + "\n")
+            self.on_finalized_text(text[self.print_len :])
             self.token_cache, self.print_len = [], 0
+            self.on_border()
+
+    def on_border(self) -> None:
+        """Take the token between two texts."""
+        self.on_finalized_text("\n")
+
+
+BORDER = object()
+"""What a `SectionStreamer` gives out between two sections of an answer."""
+
+
+class SectionStreamer(AnswerStreamer):
+    """Streams an answer that is going to be taken apart."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ids: list[int] = []
+        """Written so far."""
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt or the next token."""
+        if not self.next_tokens_are_prompt:
+            self.ids += value.tolist()
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Give out text, but not the half of a character with which an answer was cut off."""
+        super().on_finalized_text(text.rstrip("\ufffd") if stream_end else text, stream_end)
+
+    def on_border(self) -> None:
+        """Take the token between two sections."""
+        self.text_queue.put(BORDER)
 
 
 def _assistant_id(tokenizer: Any) -> int | None:

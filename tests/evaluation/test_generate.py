@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, get_peft_model
 from transformers import GlmForCausalLM
 
 from glmtune import evaluate, generate
@@ -14,6 +15,7 @@ from glmtune.data.encoding import Encoder
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.evaluation.generate import (
     AnswerStreamer,
+    context_tokens,
     decode_answer,
     encode_question,
     generate_batch,
@@ -66,6 +68,13 @@ def test_a_stream_says_what_generate_says(loaded: LoadedModel, prompts: list[lis
     config = generation_config(loaded.model, {"max_new_tokens": 12, "do_sample": False})
     streamed = "".join(stream_answer(loaded, prompts[0], config))
     assert streamed.strip() == generate(loaded, QUESTIONS[:1], max_new_tokens=12, do_sample=False)[0]
+
+
+def test_a_trained_prefix_takes_room_in_the_context(demo_model: str) -> None:
+    model = load_model(find_model(demo_model)).model
+    assert context_tokens(model) == 8192
+    prefix = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=16))
+    assert context_tokens(prefix) == 8192 - 16
 
 
 def test_sampling_is_repeatable_with_a_seed(loaded: LoadedModel) -> None:

@@ -1,10 +1,12 @@
-"""A tiny model that has learnt to call a tool, and a server that runs in this process."""
+"""A tiny model that has learnt to call a tool, a server that runs in this process; typed lines, whole chats."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from serving_rows import ITEMS, PLAIN, REPLY, THANKS, TOOLS, answer, call, question, result
+from written_server import OpenAIServer
 
 pytest.importorskip("fastapi", reason="needs the `serve` extra")
 uvicorn = pytest.importorskip("uvicorn", reason="needs the `serve` extra")
@@ -21,6 +24,9 @@ uvicorn = pytest.importorskip("uvicorn", reason="needs the `serve` extra")
 from glmtune import train  # noqa: E402
 from glmtune.modeling.sources import find_model  # noqa: E402
 from glmtune.serving.api import create_app  # noqa: E402
+from glmtune.serving.chat import run_chat  # noqa: E402
+from glmtune.serving.chat_session import Chat  # noqa: E402
+from glmtune.serving.chat_terminal import ChatTerminal  # noqa: E402
 from glmtune.serving.engine import Engine  # noqa: E402
 from glmtune.serving.models import find_adapters, load_models  # noqa: E402
 from glmtune.serving.service import Service  # noqa: E402
@@ -97,7 +103,7 @@ def running(
 
 
 @pytest.fixture(scope="module")
-def server(tool_model: Path) -> Iterator[str]:
+def url(tool_model: Path) -> Iterator[str]:
     with running(tool_model) as url:
         yield url
 
@@ -105,3 +111,36 @@ def server(tool_model: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def serve_in_thread() -> Callable[..., contextlib.AbstractContextManager[str]]:
     return running
+
+
+@pytest.fixture
+def type_lines(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put lines on stdin, which is no terminal."""
+
+    def put(*lines: str | bytes) -> None:
+        raw = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
+
+    return put
+
+
+@pytest.fixture
+def talk(type_lines) -> Callable[..., Chat]:
+    """Hold a whole chat of the given lines; returns it as it is at its end."""
+
+    def hold(answers: Any, *lines: str | bytes, **settings: Any) -> Chat:
+        type_lines(*lines)
+        chat = Chat(answers=answers, terminal=ChatTerminal(), **settings)
+        run_chat(chat)
+        chat.close()
+        return chat
+
+    return hold
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield running
+        running.shutdown()

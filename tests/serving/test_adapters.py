@@ -40,17 +40,17 @@ def adapters(tool_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 @pytest.fixture(scope="module")
-def url(tool_model: Path, adapters: dict[str, Path], serve_in_thread) -> Iterator[str]:
+def many(tool_model: Path, adapters: dict[str, Path], serve_in_thread) -> Iterator[str]:
     options = [f"{name}={folder}" for name, folder in adapters.items()]
     with serve_in_thread(tool_model, adapters=options) as url:
         yield url
 
 
-def test_every_name_answers_as_its_adapter_alone(url: str, tool_model: Path, adapters: dict[str, Path]) -> None:
+def test_every_name_answers_as_its_adapter_alone(many: str, tool_model: Path, adapters: dict[str, Path]) -> None:
     prompts = [*PLAIN, THANKS]
 
     async def ask_all() -> dict[str, list[str]]:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(base_url=f"{many}/v1", api_key="none", max_retries=0) as client:
 
             async def one(name: str, prompt: str) -> str:
                 messages: list[Any] = [{"role": "user", "content": prompt}]
@@ -71,8 +71,8 @@ def test_every_name_answers_as_its_adapter_alone(url: str, tool_model: Path, ada
     assert len({tuple(answers) for answers in alone.values()}) == len(alone)
 
 
-def test_models_are_listed_with_their_adapters(url: str) -> None:
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+def test_models_are_listed_with_their_adapters(many: str) -> None:
+    client = openai.OpenAI(base_url=f"{many}/v1", api_key="none")
     assert [model.id for model in client.models.list()] == ["tiny", *KINDS]
 
 

@@ -18,8 +18,8 @@ ITEM = next(iter(ITEMS))
 
 
 @pytest.fixture(scope="module")
-def client(server: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
 def ask(client: openai.OpenAI, content: str = ASKED, **options: Any) -> Any:
@@ -207,7 +207,7 @@ def test_completions_go_on_with_a_text(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in streamed) == "\n" + TOLD
 
 
-def test_32_clients_at_once_get_the_answers_they_would_get_alone(server: str) -> None:
+def test_32_clients_at_once_get_the_answers_they_would_get_alone(url: str) -> None:
     requests: list[dict[str, Any]] = []
     for number in range(32):
         if number % 3:
@@ -218,7 +218,7 @@ def test_32_clients_at_once_get_the_answers_they_would_get_alone(server: str) ->
 
     async def all_at_once(limit: int) -> list[Any]:
         gate = asyncio.Semaphore(limit)
-        async with openai.AsyncOpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
 
             async def one(request: dict[str, Any]) -> Any:
                 async with gate:
@@ -234,9 +234,9 @@ def test_32_clients_at_once_get_the_answers_they_would_get_alone(server: str) ->
     assert any(calls for _, calls, _, _ in alone)
 
 
-def test_langchain_streams_and_calls_tools(server: str) -> None:
+def test_langchain_streams_and_calls_tools(url: str) -> None:
     langchain = pytest.importorskip("langchain_openai", reason="needs langchain-openai")
-    chat = langchain.ChatOpenAI(model="tiny", base_url=f"{server}/v1", api_key="none", temperature=0)
+    chat = langchain.ChatOpenAI(model="tiny", base_url=f"{url}/v1", api_key="none", temperature=0)
     assert chat.invoke(ASKED).content == TOLD
     assert "".join(str(chunk.content) for chunk in chat.stream(ASKED)) == TOLD
     bound = chat.bind_tools(TOOLS)
@@ -246,8 +246,8 @@ def test_langchain_streams_and_calls_tools(server: str) -> None:
     assert told.content == answer(ITEM)["content"]
 
 
-def raw(server: str, body: bytes | str, path: str = "/v1/chat/completions", **headers: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
+def raw(url: str, body: bytes | str, path: str = "/v1/chat/completions", **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     data = body.encode() if isinstance(body, str) else body
     connection.request("POST", path, data, {"Content-Type": "application/json", **headers})
     response = connection.getresponse()
@@ -295,28 +295,28 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("mistake", REFUSED)
-def test_a_request_that_is_wrong_gets_an_error_object(mistake: str, server: str) -> None:
+def test_a_request_that_is_wrong_gets_an_error_object(mistake: str, url: str) -> None:
     sent, status, param, message = REFUSED[mistake]
-    code, answered = raw(server, sent)
+    code, answered = raw(url, sent)
     error = answered["error"]
     assert (code, error["param"]) == (status, param), error
     assert error["message"].startswith(message)
     assert error["type"] in ("invalid_request_error", "not_found_error")
-    assert raw(server, body(max_tokens=1))[0] == 200, "the server lives on"
+    assert raw(url, body(max_tokens=1))[0] == 200, "the server lives on"
 
 
-def test_other_content_than_json_is_refused(server: str) -> None:
-    status, answered = raw(server, body(), **{"Content-Type": "text/plain"})
+def test_other_content_than_json_is_refused(url: str) -> None:
+    status, answered = raw(url, body(), **{"Content-Type": "text/plain"})
     assert (status, answered["error"]["message"]) == (415, "expected `Content-Type: application/json`")
 
 
-def test_an_unknown_path_gets_an_error_object(server: str) -> None:
-    status, answered = raw(server, "{}", path="/v1/embeddings")
+def test_an_unknown_path_gets_an_error_object(url: str) -> None:
+    status, answered = raw(url, "{}", path="/v1/embeddings")
     assert (status, answered["error"]["message"]) == (404, "POST /v1/embeddings: Not Found")
 
 
-def test_a_request_that_is_too_long_is_refused_before_it_is_read(server: str) -> None:
-    status, answered = raw(server, b"x" * 1_000_001)
+def test_a_request_that_is_too_long_is_refused_before_it_is_read(url: str) -> None:
+    status, answered = raw(url, b"x" * 1_000_001)
     assert (status, answered["error"]["message"]) == (413, "the request is longer than 1000000 bytes")
 
 
