@@ -14,6 +14,7 @@ import typer
 
 from glmtune import __version__
 from glmtune.cli_data import data_app
+from glmtune.cli_export import export
 from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notice, say
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
@@ -254,6 +255,9 @@ def infer(
             for piece in pieces:
                 print(piece, end="", flush=True)
         print()
+
+
+app.command()(export)
 
 
 @app.command()

@@ -32,9 +32,11 @@ ROOMS = [
     "data",
     "modeling",
     "evaluation",
+    "serving",
     "training",
     "tour",
     "cli_data",
+    "cli_export",
     "cli",
     "__main__",
 ]
