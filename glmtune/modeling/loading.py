@@ -89,6 +89,7 @@ def load_base_model(
     """
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
+        assert isinstance(dtype, torch.dtype), "of the sums; the files do not say"
         options |= quantization_options(quantization, dtype, device or default_device())
     model, report = _from_pretrained(
         AutoModelForCausalLM,

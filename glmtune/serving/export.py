@@ -9,6 +9,7 @@ The unmerged model is gone from memory before the exported one is loaded.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,6 +122,8 @@ def export(
             check=check,
         )
         (staged / "README.md").write_text(model_card(facts, run_folder, _step(source)), encoding="utf-8")
+        for path in staged.glob("*.safetensors"):
+            shutil.copymode(staged / "README.md", path)  # they are written for their owner alone
         if push_to is not None and method.kind == ADAPTER and Path(source.base).is_absolute():
             name_base(staged, facts.base)
             notice(f"`adapter_config.json` names the base model `{facts.base}`: its path is this machine's alone")

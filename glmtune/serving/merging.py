@@ -149,8 +149,8 @@ def _set_trained_stops(loaded: LoadedModel, source: ModelSource) -> None:
         return
     recorded = GenerationConfig.from_pretrained(source.adapter).eos_token_id
     trained = recorded if isinstance(recorded, list) else [] if recorded is None else [recorded]
-    assert isinstance(loaded.model, PeftModel)
-    set_stop_tokens(loaded.model.get_base_model(), loaded.tokenizer, loaded.family, trained)
+    model: Any = loaded.model
+    set_stop_tokens(model.get_base_model(), loaded.tokenizer, loaded.family, trained)
 
 
 def _merged(model: PeftModel) -> tuple[Any, list[str]]:

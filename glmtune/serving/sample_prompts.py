@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def _conversations(path: Path, settings: Mapping[str, Any]) -> Iterator[Conversa
         yield from (part for part in row.parts(rows_are) if isinstance(part, Conversation))
 
 
-def _encoded(conversations: Iterator[Conversation], encoder: Encoder) -> Iterator[Sequence[int]]:
+def _encoded(conversations: Iterator[Conversation], encoder: Encoder) -> Iterator[list[int]]:
     """Yield the ids that ask each conversation's last question; those that are no chat, or long, are passed over."""
     for conversation in conversations:
         messages = conversation.messages
