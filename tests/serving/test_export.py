@@ -62,6 +62,22 @@ def adapter(demo_model: str, tmp_path_factory) -> Callable[[str], Path]:
     return make
 
 
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> Path:
+    """A file of two questions: fewer than are asked without it."""
+    path = tmp_path_factory.mktemp("questions") / "prompts.jsonl"
+    rows = [{"prompt": "你好"}, {"messages": [{"role": "user", "content": "Hello"}]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def merged(adapter, prompts, tmp_path_factory) -> Exported:
+    """The export of a LoRA checkpoint whose run has also taught to stop with token 5."""
+    GenerationConfig(eos_token_id=[5]).save_pretrained(adapter("lora"))
+    return export(adapter("lora"), tmp_path_factory.mktemp("exports") / "out", prompts=prompts)
+
+
 def plain_answers(model: Any, tokenizer: Any) -> list[str]:
     """Return greedy answers, with nothing but transformers."""
     answers = []
@@ -74,8 +90,10 @@ def plain_answers(model: Any, tokenizer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["lora", "rslora", "dora", "modules_to_save"])
-def test_a_merged_adapter_is_the_same_model_in_plain_transformers(name: str, adapter, demo_model, tmp_path) -> None:
-    exported = export(adapter(name), tmp_path / "out")
+def test_a_merged_adapter_is_the_same_model_in_plain_transformers(
+    name: str, adapter, demo_model, tmp_path, prompts
+) -> None:
+    exported = export(adapter(name), tmp_path / "out", prompts=prompts)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     answers = generate(str(adapter(name)), QUESTIONS[:3], do_sample=False, max_new_tokens=12)
@@ -86,64 +104,61 @@ def test_a_merged_adapter_is_the_same_model_in_plain_transformers(name: str, ada
     assert exported.check.differences == ()
 
 
-def test_the_figures_of_the_check_are_told(adapter, tmp_path) -> None:
-    exported = export(adapter("lora"), tmp_path / "out")
-    told = report(exported)
-    largest, rounding = exported.check.distance.largest, exported.check.rounding.largest
-    assert told == [
-        f"{tmp_path / 'out'}: the LoRA adapter is merged into float32 weights, 1 file of 4.3 MB",
-        "greedy answers: 8 of 8 are the same as before (8 general questions)",
+def test_the_figures_of_the_check_are_told(merged: Exported) -> None:
+    largest, rounding = merged.check.distance.largest, merged.check.rounding.largest
+    assert merged.adapter_effect is not None
+    assert report(merged) == [
+        f"{merged.folder}: the LoRA adapter is merged into float32 weights, 1 file of 4.3 MB",
+        "greedy answers: 2 of 2 are the same as before (2 rows of prompts.jsonl)",
         f"largest logit difference: {largest:.4g} (rounding the same weights at random: {rounding:.4g}; "
-        f"the adapter itself: {exported.adapter_effect.largest:.4g})",
-        f"it can be served with `glmtune serve {tmp_path / 'out'}`, `vllm serve {tmp_path / 'out'}` or "
-        f"`transformers serve {tmp_path / 'out'}`",
+        f"the adapter itself: {merged.adapter_effect.largest:.4g})",
+        f"it can be served with `glmtune serve {merged.folder}`, `vllm serve {merged.folder}` or "
+        f"`transformers serve {merged.folder}`",
     ]
 
 
-def test_all_stop_tokens_stand_in_the_generation_config(adapter, demo_tokenizer, tmp_path) -> None:
-    source = tmp_path / "checkpoint-1"
-    shutil.copytree(adapter("lora"), source)
-    # What the labels of the run taught to stop with, beside the family's own.
-    GenerationConfig(eos_token_id=[5]).save_pretrained(source)
-    export(source, tmp_path / "out")
+def test_all_stop_tokens_stand_in_the_generation_config(merged: Exported, demo_tokenizer) -> None:
     stops = demo_tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>", "<|observation|>"])
-    config = GenerationConfig.from_pretrained(tmp_path / "out")
+    config = GenerationConfig.from_pretrained(merged.folder)
     assert config.eos_token_id == sorted({*stops, 5})
     assert config.pad_token_id == demo_tokenizer.pad_token_id
 
 
-def test_the_tokenizer_parses_tool_calls(adapter, tmp_path) -> None:
-    export(adapter("lora"), tmp_path / "out")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+def test_the_tokenizer_parses_tool_calls(merged: Exported) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(merged.folder)
     call = {"type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Bath"}'}}
     parsed = tokenizer.parse_response('get_weather\n{"city": "Bath"}<|observation|>', prefix="<|user|>a<|assistant|>")
     assert parsed == {"role": "assistant", "tool_calls": [call]}
 
 
-def test_weights_are_dealt_out_over_files_of_the_size_asked_for(adapter, tmp_path) -> None:
-    export(adapter("lora"), tmp_path / "out", max_shard_size="1MB")
+def test_whoever_may_read_the_folder_may_read_its_weights(merged: Exported) -> None:
+    assert len({path.stat().st_mode for path in merged.folder.iterdir()}) == 1
+
+
+def test_weights_are_dealt_out_over_files_of_the_size_asked_for(adapter, tmp_path, prompts) -> None:
+    export(adapter("lora"), tmp_path / "out", max_shard_size="1MB", prompts=prompts)
     shards = sorted((tmp_path / "out").glob("*.safetensors"))
     assert len(shards) == 6
     assert all(path.stat().st_size < 1_100_000 for path in shards)
     assert (tmp_path / "out" / "model.safetensors.index.json").is_file()
 
 
-def test_another_dtype_can_be_asked_for(adapter, tmp_path) -> None:
-    exported = export(adapter("lora"), tmp_path / "out", dtype="bfloat16")
+def test_another_dtype_can_be_asked_for(adapter, tmp_path, prompts) -> None:
+    exported = export(adapter("lora"), tmp_path / "out", dtype="bfloat16", prompts=prompts)
     assert {weight.dtype for weight in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
     assert exported.dtype == "bfloat16"
 
 
-def test_weights_keep_the_dtype_of_the_base_models_files(adapter, demo_model, tmp_path) -> None:
+def test_weights_keep_the_dtype_of_the_base_models_files(adapter, demo_model, tmp_path, prompts) -> None:
     base = tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.bfloat16).save_pretrained(base)
     AutoTokenizer.from_pretrained(demo_model).save_pretrained(base)
-    assert export(adapter("lora"), tmp_path / "out", base_model=str(base)).dtype == "bfloat16"
+    assert export(adapter("lora"), tmp_path / "out", base_model=str(base), prompts=prompts).dtype == "bfloat16"
 
 
-def test_a_prefix_is_exported_as_the_adapter_that_it_is(adapter, demo_model, tmp_path) -> None:
-    exported = export(adapter("ptuning_v2"), tmp_path / "out")
+def test_a_prefix_is_exported_as_the_adapter_that_it_is(adapter, demo_model, tmp_path, prompts) -> None:
+    exported = export(adapter("ptuning_v2"), tmp_path / "out", prompts=prompts)
     out = tmp_path / "out"
     base = AutoModelForCausalLM.from_pretrained(demo_model)
     model = PeftModel.from_pretrained(base, str(out))
@@ -163,11 +178,11 @@ def test_a_prefix_is_exported_as_the_adapter_that_it_is(adapter, demo_model, tmp
     assert "PeftModel.from_pretrained" in (out / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_full_model_stays_what_it_is(demo_model: str, tmp_path) -> None:
+def test_a_full_model_stays_what_it_is(demo_model: str, tmp_path, prompts) -> None:
     checkpoint = tmp_path / "checkpoint-7"
     shutil.copytree(demo_model, checkpoint)
     (checkpoint / "optimizer.pt").write_bytes(b"pickled")
-    exported = export(checkpoint, tmp_path / "out")
+    exported = export(checkpoint, tmp_path / "out", prompts=prompts)
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "out"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -176,15 +191,15 @@ def test_a_full_model_stays_what_it_is(demo_model: str, tmp_path) -> None:
         "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert report(exported)[1:3] == [
-        "greedy answers: 8 of 8 are the same as before (8 general questions)",
+        "greedy answers: 2 of 2 are the same as before (2 rows of prompts.jsonl)",
         "largest logit difference: 0",
     ]
 
 
-def test_an_empty_folder_is_taken_and_a_used_one_refused(demo_model: str, tmp_path) -> None:
+def test_an_empty_folder_is_taken_and_a_used_one_refused(tmp_path, prompts) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    assert isinstance(glmtune.export("demo", out), Exported)
+    assert isinstance(glmtune.export("demo", out, prompts=prompts), Exported)
     with pytest.raises(GlmtuneError) as refused:
         export("demo", out)
     assert str(refused.value) == f"`{out}` is not empty\nhint: choose another folder, or empty it"
@@ -229,21 +244,21 @@ def test_an_adapter_of_rounded_files_is_refused(adapter, demo_model, tmp_path) -
     assert "files are rounded (`fp8`), and merging would round them again" in str(refused.value)
 
 
-def test_an_export_that_fails_leaves_nothing_behind(adapter, tmp_path) -> None:
+def test_an_export_that_fails_leaves_nothing_behind(adapter, tmp_path, prompts) -> None:
     broken = tmp_path / "checkpoint-9"
     shutil.copytree(adapter("lora"), broken)
     weights = load_file(broken / "adapter_model.safetensors")
     weights[next(iter(weights))][0, 0] = float("nan")
     save_file(weights, broken / "adapter_model.safetensors")
     with pytest.raises(GlmtuneError):
-        export(broken, tmp_path / "out")
+        export(broken, tmp_path / "out", prompts=prompts)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
 
 
 def test_a_model_that_was_tampered_with_fails_the_check(adapter, tmp_path) -> None:
     source = find_model(adapter("lora"))
     loaded = load_model(source, dtype="auto")
-    prompts = [loaded.tokenizer.encode(question) for question in QUESTIONS[:4]]
+    prompts = [loaded.tokenizer.encode(question) for question in QUESTIONS[:2]]
     answers = ask(loaded.model, prompts)
     merged = loaded.model.merge_and_unload(safe_merge=True)
     changed = [f"model.layers.{layer}." for layer in range(4)]
@@ -277,25 +292,12 @@ def test_a_lost_stop_token_fails_the_check(adapter, demo_tokenizer) -> None:
     assert not check.is_faithful
 
 
-def test_a_checkpoint_that_is_not_the_same_after_saving_is_not_exported(demo_model, tmp_path) -> None:
-    """A model that ties what its files hold apart: transformers saves one of the two."""
+def test_a_model_that_computes_no_numbers_is_not_exported(demo_model, tmp_path, prompts) -> None:
     base = tmp_path / "base"
     shutil.copytree(demo_model, base)
     weights = load_file(base / "model.safetensors")
     weights["model.embed_tokens.weight"] *= float("inf")
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RunFailure, match="the checkpoint itself computes numbers that are not finite"):
-        export(base, tmp_path / "out")
+        export(base, tmp_path / "out", prompts=prompts)
     assert not (tmp_path / "out").exists()
-
-
-def test_prompts_of_the_user_are_asked(adapter, tmp_path) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    rows = [
-        {"prompt": "你好"},
-        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]},
-    ]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    exported = export(adapter("lora"), tmp_path / "out", prompts=prompts)
-    assert exported.prompts == "2 rows of prompts.jsonl"
-    assert exported.check.num_prompts == 2
