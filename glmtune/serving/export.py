@@ -31,7 +31,18 @@ from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource, find_model
 
 from . import gguf as gguf_file
 from .export_check import Check, Difference, Distance, compare
-from .merging import ADAPTER, Method, Written, check_base, free_memory, method_of, name_base, question_ids, write_model
+from .merging import (
+    ADAPTER,
+    MERGED,
+    Method,
+    Written,
+    check_base,
+    free_memory,
+    method_of,
+    name_base,
+    question_ids,
+    write_model,
+)
 from .model_card import CardFacts, model_card, read_record, run_folder_of
 from .push import check_push, push
 
@@ -99,6 +110,9 @@ def export(
     check_base(source, method, trust_remote_code=trust_remote_code)
     run_folder = run_folder_of(source.adapter or Path(source.base))
     record = read_record(run_folder) if run_folder else None
+    quantization = (record or {}).get("asked", {}).get("config", {}).get("quantization")
+    if quantization and method.kind == MERGED:
+        notice(f"the run trained beside weights in {quantization}; the adapter is merged into the unrounded ones")
     with _written_aside(folder) as staged:
         written = write_model(
             source,

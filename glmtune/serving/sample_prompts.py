@@ -16,7 +16,7 @@ from glmtune.evaluation.ask import read_prompts
 from glmtune.evaluation.generate import encode_question
 
 MAX_PROMPTS = 32
-"""Of a file. The logits of every answer are kept: 19 MB a prompt for GLM-4 in bfloat16."""
+"""Of a file. The logits of every answer are kept: 10 MB a prompt for GLM-4 in bfloat16."""
 NUM_ROWS = 8
 NUM_ROWS_READ = 200
 LONGEST_PROMPT_TOKENS = 1024

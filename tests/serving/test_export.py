@@ -255,6 +255,26 @@ def test_an_export_that_fails_leaves_nothing_behind(adapter, tmp_path, prompts) 
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
 
 
+def test_an_adapter_that_cannot_be_merged_rightly_is_not_exported(demo_model, tmp_path, prompts) -> None:
+    """A last layer that is the embeddings, too: merging changes both, the adapter only one."""
+    torch.manual_seed(7)
+    base = AutoModelForCausalLM.from_pretrained(demo_model)
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(demo_model).save_pretrained(tmp_path / "base")
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"),
+        LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM"),
+    )
+    with torch.no_grad():
+        model.get_parameter("base_model.model.lm_head.lora_B.default.weight").normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(RunFailure, match="the exported model is not the same model: its logits differ by up to"):
+        export(tmp_path / "adapter", tmp_path / "out", prompts=prompts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+
+
 def test_a_model_that_was_tampered_with_fails_the_check(adapter, tmp_path) -> None:
     source = find_model(adapter("lora"))
     loaded = load_model(source, dtype="auto")

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import PrefixTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 TOKEN = "hf_neverToBeShown"
 
@@ -77,13 +79,35 @@ def test_an_export_is_uploaded_privately_and_whole(hub, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
     [created] = [lines[0] for path, lines in handler.asked if path == "/api/repos/create"]
-    assert created["private"] is True
+    assert created["visibility"] == "private"
     [commit] = [lines for path, lines in handler.asked if "/commit/" in path]
     sent = {line["value"]["path"]: line["value"]["content"] for line in commit if line["key"] == "file"}
     assert set(sent) == set(os.listdir(tmp_path / "out"))
     for name, content in sent.items():
         assert base64.b64decode(content) == (tmp_path / "out" / name).read_bytes()
     assert f"uploaded to {environment['HF_ENDPOINT']}/me/model (private unless it was there before)" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_uploaded_adapter_names_no_folder_of_the_machine(hub, demo_model: str, tmp_path: Path) -> None:
+    prefix = PrefixTuningConfig(
+        num_virtual_tokens=2,
+        num_layers=4,
+        num_attention_heads=2,
+        token_dim=64,
+        num_transformer_submodules=1,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(demo_model), prefix)
+    model.save_pretrained(tmp_path / "prefix")
+    _, environment = hub
+    done = run(tmp_path, environment, "export", "prefix", "out", "--push", "me/model")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text(encoding="utf-8"))
+    name = Path(demo_model).name
+    assert config["base_model_name_or_path"] == name
+    told = f"note: `adapter_config.json` names the base model `{name}`: its path is this machine's alone\n"
+    assert told in done.stderr
 
 
 @pytest.mark.slow
