@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,9 @@ def write_model(
         _copy_adapter(source, folder)
         model.generation_config.save_pretrained(folder)
     else:
+        if model.device.type == "cpu":
+            # To save a model transformers imports DeepSpeed, which says on stdout where it finds no GPU.
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         model.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer.save_pretrained(folder)
     return Written(

@@ -134,7 +134,9 @@ def _settings(record: Mapping[str, Any], config: Mapping[str, Any], step: int | 
     """Yield the main settings of a run, as they were resolved."""
     if step is not None:
         yield "step", str(step)
-    arguments = record.get("resolved_training_args", {})
+    arguments = dict(record.get("resolved_training_args", {}))
+    # transformers writes down both, and heeds one.
+    arguments.pop("num_train_epochs" if arguments.get("max_steps", -1) > 0 else "max_steps", None)
     for values, keys in ((arguments, ARGUMENTS), (config, SETTINGS)):
         for key in keys:
             if values.get(key) is not None:
@@ -170,7 +172,7 @@ def _evaluations(run_folder: Path, step: int | None) -> Iterator[Sequence[str]]:
 
 
 def _figures(line: Mapping[str, Any]) -> str:
-    skipped = ("runtime", "per_second")
+    skipped = ("runtime", "_seconds", "per_second")
     figures = {
         key.removeprefix("eval_"): value
         for key, value in line.items()

@@ -81,6 +81,7 @@ def test_the_card_tells_how_the_model_was_trained(card: str) -> None:
         '| peft_config | {"peft_type": "LORA", "r": 2} |',
     ):
         assert line in card
+    assert "num_train_epochs" not in card
     packages = card.split("### Packages")[1]
     assert re.search(r"- glmtune 0\.1\.0\n- torch \d.*\n- transformers 5\.", packages)
 
