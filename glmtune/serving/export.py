@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,6 @@ from . import gguf as gguf_file
 from .export_check import Check, Difference, Distance, compare
 from .merging import (
     ADAPTER,
-    MERGED,
     Method,
     Written,
     check_base,
@@ -106,13 +105,11 @@ def export(
         check_push(push_to)
     source = find_model(checkpoint, base_model=base_model)
     method = method_of(source)
+    _check_method(method, dtype)
     converter = _find_converter(gguf, method)
     check_base(source, method, trust_remote_code=trust_remote_code)
     run_folder = run_folder_of(source.adapter or Path(source.base))
-    record = read_record(run_folder) if run_folder else None
-    quantization = (record or {}).get("asked", {}).get("config", {}).get("quantization")
-    if quantization and method.kind == MERGED:
-        notice(f"the run trained beside weights in {quantization}; the adapter is merged into the unrounded ones")
+    record = read_record(run_folder) if run_folder else {}
     with _written_aside(folder) as staged:
         written = write_model(
             source,
@@ -135,9 +132,7 @@ def export(
             prompts=written.prompts,
             check=check,
         )
-        (staged / "README.md").write_text(model_card(facts, run_folder, _step(source)), encoding="utf-8")
-        for path in staged.glob("*.safetensors"):
-            shutil.copymode(staged / "README.md", path)  # they are written for their owner alone
+        _make_public(staged, model_card(facts, record, run_folder, _step(source)))
         if push_to is not None and method.kind == ADAPTER and Path(source.base).is_absolute():
             name_base(staged, facts.base)
             notice(f"`adapter_config.json` names the base model `{facts.base}`: its path is this machine's alone")
@@ -173,6 +168,14 @@ def _check_options(folder: Path, dtype: str | None, max_shard_size: str) -> None
         raise GlmtuneError(f"folder `{folder.parent}` does not exist", fix="make it first")
 
 
+def _check_method(method: Method, dtype: str | None) -> None:
+    """Raise where an adapter that stays one is to get another dtype."""
+    if dtype is not None and method.kind == ADAPTER:
+        raise GlmtuneError(
+            f"`--dtype` has no meaning for a {method.name} adapter: its base model stays as it is", fix="leave it out"
+        )
+
+
 def _find_converter(gguf: str | None, method: Method) -> list[str] | None:
     """Return the command of the converter to GGUF, where one is asked for; raises where it could not be used."""
     if gguf is None:
@@ -201,6 +204,14 @@ def _written_aside(folder: Path) -> Iterator[Path]:
         raise RunFailure(
             f"`{folder}` cannot be written: {error}", fix="free some space, or choose another disk"
         ) from error
+
+
+def _make_public(staged: Path, card: str) -> None:
+    """Write the card; and let everybody read the weights who may read it, since they are written for their owner."""
+    path = staged / "README.md"
+    path.write_text(card, encoding="utf-8")
+    for weights in staged.glob("*.safetensors"):
+        shutil.copymode(path, weights)
 
 
 def _check(written: Written, source: ModelSource, method: Method, staged: Path, trust_remote_code: bool) -> Check:
@@ -243,9 +254,9 @@ def _describe(difference: Difference) -> str:
     )
 
 
-def _base_name(source: ModelSource, record: dict[str, Any] | None) -> str:
+def _base_name(source: ModelSource, record: Mapping[str, Any]) -> str:
     """Return what people call the base model: never a path of this machine."""
-    name = str(record["asked"]["model"]) if record else source.base
+    name = str(record.get("asked", {}).get("model", source.base))
     return Path(name).name if Path(name).is_absolute() else name
 
 

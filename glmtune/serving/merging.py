@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from glmtune.console import say
+from glmtune.console import notice, say
 from glmtune.data.encoding import Encoder
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.modeling.loading import LoadedModel, load_model, load_model_config, set_stop_tokens
@@ -88,11 +89,14 @@ def write_model(
     dtype: torch.dtype | None,
     max_shard_size: str,
     prompts: Path | None,
-    record: dict[str, Any] | None,
+    record: Mapping[str, Any],
     trust_remote_code: bool,
 ) -> Written:
     """Load a checkpoint, ask it the sample prompts, and write it to a folder."""
     say(f"loading {source.base}" + (f" with the adapter {source.adapter}" if source.adapter else ""))
+    quantization = record.get("asked", {}).get("config", {}).get("quantization")
+    if quantization and method.kind == MERGED:
+        notice(f"the run trained beside weights in {quantization}; the adapter is merged into the unrounded ones")
     loaded = load_model(source, dtype=dtype or "auto", trust_remote_code=trust_remote_code)
     _set_trained_stops(loaded, source)
     tokenizer = loaded.tokenizer
@@ -143,8 +147,8 @@ def question_ids(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 def free_memory() -> None:
     """Give back the memory of models that nothing refers to."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def _set_trained_stops(loaded: LoadedModel, source: ModelSource) -> None:

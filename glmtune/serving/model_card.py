@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,12 @@ def read_record(run_folder: Path) -> dict[str, Any]:
     return record
 
 
-def model_card(facts: CardFacts, run_folder: Path | None, step: int | None) -> str:
-    """Return the card's text; `step` is the checkpoint's."""
+def model_card(facts: CardFacts, record: Mapping[str, Any], run_folder: Path | None, step: int | None) -> str:
+    """Return the card's text; `record` is the run's `run.yaml`, `step` the checkpoint's."""
     lines = [*_front_matter(facts), f"# {facts.name}", "", _summary(facts), ""]
     lines += ["## Use", "", "```python", *_usage(facts), "```", ""]
     if run_folder is not None:
-        lines += _training(read_record(run_folder), run_folder, step)
+        lines += _training(record, run_folder, step)
     lines += ["## Check of the export", "", *_check(facts), ""]
     lines += ["## Exported with", "", *_versions({name: importlib.metadata.version(name) for name in PACKAGES}), ""]
     return "\n".join(lines)
@@ -161,14 +162,20 @@ def _evaluations(run_folder: Path, step: int | None) -> Iterator[Sequence[str]]:
     path = run_folder / "metrics.jsonl"
     if not path.is_file():
         return
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    found = [line for line in lines if "eval_loss" in line and (step is None or line["step"] <= step)]
+    found = [line for line in _logged(path) if "eval_loss" in line and (step is None or line["step"] <= step)]
     if not found:
         return
     last, best = found[-1], min(found, key=lambda line: line["eval_loss"])
     yield str(last["step"]), _figures(last)
     if best["step"] != last["step"]:
         yield f"{best['step']} (lowest loss)", _figures(best)
+
+
+def _logged(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a `metrics.jsonl`; a run that was killed may have left half of one."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def _figures(line: Mapping[str, Any]) -> str:

@@ -33,14 +33,12 @@ QUESTIONS = (
 )
 
 
-def sample_prompts(
-    path: Path | None, record: Mapping[str, Any] | None, encoder: Encoder
-) -> tuple[list[list[int]], str]:
+def sample_prompts(path: Path | None, record: Mapping[str, Any], encoder: Encoder) -> tuple[list[list[int]], str]:
     """Return the ids of the questions, and in words where they come from.
 
     Args:
         path: The user's file, as `glmtune infer --input` takes it.
-        record: A run's `run.yaml`.
+        record: A run's `run.yaml`; empty without a run.
         encoder: Of the model's tokenizer.
     """
     if path is not None:
@@ -50,7 +48,7 @@ def sample_prompts(
         chosen = prompts[:MAX_PROMPTS]
         rows = f"{len(chosen)} of {len(prompts)} rows" if len(chosen) < len(prompts) else f"{len(chosen)} rows"
         return [encode_question(encoder, prompt, None) for prompt in chosen], f"{rows} of {path.name}"
-    for file, conversations in _run_rows(record or {}):
+    for file, conversations in _run_rows(record):
         ids = [*islice(_encoded(conversations, encoder), NUM_ROWS)]
         if ids:
             return ids, f"{len(ids)} rows of {file.name}"

@@ -233,6 +233,14 @@ def test_a_prefix_cannot_become_gguf(adapter, tmp_path) -> None:
         export(adapter("ptuning_v2"), tmp_path / "out", gguf="auto")
 
 
+def test_a_prefix_has_no_dtype_to_choose(adapter, tmp_path) -> None:
+    with pytest.raises(GlmtuneError) as refused:
+        export(adapter("ptuning_v2"), tmp_path / "out", dtype="bfloat16")
+    assert str(refused.value) == (
+        "`--dtype` has no meaning for a P-Tuning v2 adapter: its base model stays as it is\nhint: leave it out"
+    )
+
+
 def test_an_adapter_of_rounded_files_is_refused(adapter, demo_model, tmp_path) -> None:
     base = tmp_path / "base"
     shutil.copytree(demo_model, base)

@@ -119,6 +119,14 @@ def test_no_file_of_an_export_names_a_path_of_the_machine(exported: Exported, ru
             assert not re.search(r"(?<![\w<:/])/(?:tmp|home|root|work)/", text), path
 
 
+def test_of_a_long_file_the_first_prompts_are_asked(tmp_path, demo_tokenizer) -> None:
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Question {n}"}) + "\n" for n in range(40)), encoding="utf-8")
+    ids, where = sample_prompts(path, {}, Encoder(demo_tokenizer, GLM, use_skeletons=False))
+    assert len(ids) == 32
+    assert where == "32 of 40 rows of many.jsonl"
+
+
 def test_questions_that_stand_here_are_asked_where_the_data_has_gone(run: Path, tmp_path, demo_tokenizer) -> None:
     record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     encoder = Encoder(demo_tokenizer, GLM, use_skeletons=False)
