@@ -19,7 +19,7 @@ def report(exported: Exported) -> list[str]:
 def _made(exported: Exported) -> str:
     shards = sorted(exported.folder.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in shards)
-    files = f"{len(shards)} file{'s' if len(shards) > 1 else ''} of {size / 1e6:,.1f} MB"
+    files = f"{len(shards)} file{'s' if len(shards) > 1 else ''} of {_readable(size)}"
     method = exported.method
     what = {
         MERGED: f"the {method.name} adapter is merged into {exported.dtype} weights, {files}",
@@ -27,6 +27,13 @@ def _made(exported: Exported) -> str:
         ADAPTER: f"a {method.name} adapter, which cannot be merged, {files}; it needs its base model `{exported.base}`",
     }
     return f"{exported.folder}: {what[method.kind]}"
+
+
+def _readable(num_bytes: int) -> str:
+    for unit, one in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= one:
+            return f"{num_bytes / one:.1f} {unit}"
+    return f"{num_bytes / 1e3:.1f} kB"
 
 
 def _figures(exported: Exported) -> list[str]:

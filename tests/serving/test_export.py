@@ -170,7 +170,7 @@ def test_a_prefix_is_exported_as_the_adapter_that_it_is(adapter, demo_model, tmp
     assert exported.check.distance.largest == 0
     told = report(exported)
     assert told[0] == (
-        f"{out}: a P-Tuning v2 adapter, which cannot be merged, 1 file of 0.0 MB; "
+        f"{out}: a P-Tuning v2 adapter, which cannot be merged, 1 file of 8.3 kB; "
         f"it needs its base model `{demo_model}`"
     )
     assert told[2] == "largest logit difference: 0"

@@ -119,6 +119,20 @@ def test_no_file_of_an_export_names_a_path_of_the_machine(exported: Exported, ru
             assert not re.search(r"(?<![\w<:/])/(?:tmp|home|root|work)/", text), path
 
 
+@pytest.mark.slow
+def test_an_adapter_of_a_run_with_rounded_weights_is_merged_into_the_unrounded_ones(demo_data, tmp_path, capsys):
+    pytest.importorskip("bitsandbytes")
+    arguments = CONFIG["training_args"] | {"output_dir": str(tmp_path / "run"), "eval_strategy": "no"}
+    config = CONFIG | {"quantization": "4bit", "training_args": arguments}
+    run = train(demo_data, "demo", config_from_mapping(config, where="test"))
+    exported = export(run, tmp_path / "out")
+    told = "note: the run trained beside weights in 4bit; the adapter is merged into the unrounded ones\n"
+    assert told in capsys.readouterr().err
+    assert exported.dtype == "float32"
+    assert exported.check.is_faithful
+    assert "| quantization | 4bit |" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
 def test_of_a_long_file_the_first_prompts_are_asked(tmp_path, demo_tokenizer) -> None:
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"Question {n}"}) + "\n" for n in range(40)), encoding="utf-8")
