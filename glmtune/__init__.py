@@ -18,6 +18,7 @@ _HOMES = {
     "convert_data": "glmtune.data.conversion",
     "estimate": "glmtune.training.estimating",
     "evaluate": "glmtune.evaluation.evaluate",
+    "export": "glmtune.serving.export",
     "generate": "glmtune.evaluation.generate",
     "load_config": "glmtune.config",
     "prepare_data": "glmtune.training.preparation",

@@ -14,6 +14,7 @@ import typer
 from glmtune import __version__
 from glmtune.cli_chat import chat
 from glmtune.cli_data import data_app
+from glmtune.cli_export import export
 from glmtune.cli_options import (
     BaseModel,
     Greedy,
@@ -254,8 +255,9 @@ def infer(
         print()
 
 
-app.command()(serve)
 app.command()(chat)
+app.command()(serve)
+app.command()(export)
 
 
 @app.command()

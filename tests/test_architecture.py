@@ -39,6 +39,7 @@ ROOMS = [
     "cli_serve",
     "cli_chat",
     "cli_data",
+    "cli_export",
     "cli",
     "__main__",
 ]

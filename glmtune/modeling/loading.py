@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -71,7 +71,7 @@ def load_family(source: ModelSource, *, trust_remote_code: bool = False) -> Fami
 def load_base_model(
     source: ModelSource,
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | Literal["auto"],
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     quantization: str | None = None,
@@ -81,7 +81,7 @@ def load_base_model(
 
     Args:
         source: Where its files are.
-        dtype: Of its weights; of the sums over them where they are rounded.
+        dtype: Of its weights; of the sums over them where they are rounded. `auto` is that of the files.
         trust_remote_code: Whether to run Python code that lies beside the weights.
         attn_implementation: A name that transformers knows; None lets it choose.
         quantization: `4bit` or `8bit` rounds the weights of all linear layers but the last, on `device`: rounded
@@ -90,6 +90,7 @@ def load_base_model(
     """
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
+        assert isinstance(dtype, torch.dtype), "of the sums; the files do not say"
         options |= quantization_options(quantization, dtype, device or default_device())
     model, report = _from_pretrained(
         AutoModelForCausalLM,
@@ -114,11 +115,11 @@ def load_base_model(
 def load_model(
     source: ModelSource,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["auto"] | None = None,
     device: torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load model, adapter and tokenizer for inference."""
+    """Load model, adapter and tokenizer for inference, in the dtype that suits the device unless another is given."""
     device = device or default_device()
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     family = load_family(source, trust_remote_code=trust_remote_code)

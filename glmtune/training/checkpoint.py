@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from glmtune.console import notice
+from glmtune.data.durable import sync, sync_tree
 from glmtune.data.store import file_hash
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.modeling.sources import CHECKPOINT_NAME, checkpoints_of
@@ -45,15 +45,13 @@ def publish(staged: Path, run_folder: Path, shapes: Shapes) -> Path:
         str(path.relative_to(staged)): {"size": path.stat().st_size, "sha256": file_hash(path)} for path in files
     }
     (staged / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1), encoding="utf-8")
-    folders = [path for path in staged.rglob("*") if path.is_dir()]
-    for path in [*files, staged / MANIFEST, *folders, staged]:
-        _sync(path)
+    sync_tree(staged)
     final = run_folder / staged.name
     if final.exists():
         # A run that goes on from an older checkpoint passes this step again; what stood here is kept.
         final.rename(free_name(final))
     staged.rename(final)
-    _sync(run_folder)
+    sync(run_folder)
     return final
 
 
@@ -214,15 +212,6 @@ def free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}.replaced-{number}")).exists():
         number += 1
     return candidate
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
