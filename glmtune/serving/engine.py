@@ -194,7 +194,7 @@ class Engine:
                 if any(not row.is_done for row in flight.rows):
                     self._report(flight, flight.write())
         except Exception as error:  # whatever it is: the server goes on, and those who wait are told
-            self._fail(flight, error)
+            self._fail(name, flight, error)
 
     def _report(self, flight: Flight, ended: Sequence[Answer]) -> None:
         for row in flight.rows:
@@ -215,18 +215,19 @@ class Engine:
             _tell(job, Token(id=row.written[place], logprobs=logprobs))
         job.num_reported = len(row.written)
 
-    def _fail(self, flight: Flight, error: Exception) -> None:
-        """Give up what is in flight; what waits is tried."""
-        say(f"error: {len(flight.rows)} answers failed: {type(error).__name__}: {error}")
-        reason = "the model ran out of memory" if isinstance(error, torch.OutOfMemoryError) else "the model failed"
-        rows = flight.rows or list(flight.waiting)
-        if not flight.rows:
+    def _fail(self, name: str, flight: Flight, error: Exception) -> None:
+        """Give up what was in flight, or just coming in; what waits is tried, unless nothing else is left."""
+        waiting = {row.index for row in flight.waiting}
+        own = [index for index, job in self._jobs.items() if job.lane == name]
+        failed = [index for index in own if index not in waiting]
+        if not failed:
+            failed = own
             flight.waiting.clear()
         flight.clear()
-        for row in rows:
-            job = self._jobs.pop(row.index, None)
-            if job is not None:
-                _tell(job, Failure(reason=reason))
+        say(f"error: {len(failed)} answers failed: {type(error).__name__}: {error}")
+        reason = "the model ran out of memory" if isinstance(error, torch.OutOfMemoryError) else "the model failed"
+        for index in failed:
+            _tell(self._jobs.pop(index), Failure(reason=reason))
 
     def _drop_cancelled(self, flight: Flight) -> None:
         for row in [*flight.rows, *flight.waiting]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from .requests import ChatRequest, CompletionRequest, NamedToolChoice, Request
 from .sampling import Sampling
 
 RETRY_AFTER_SECONDS = 1
+TOKENS_AT_ONCE = 256
+"""A whole answer may come at once; after so many of its tokens others get their turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,8 @@ class Service:
             while num_open:
                 number, event = await choices.queue.get()
                 reader = choices.readers[number]
+                if reader.num_tokens % TOKENS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 tokens: list[Token] = []
                 finish_reason = None
                 if choices.jobs[number].is_cancelled:
@@ -164,7 +169,8 @@ class Service:
                 index = len(jobs)
 
                 def on_event(event: Event, index: int = index) -> None:
-                    loop.call_soon_threadsafe(queue.put_nowait, (index, event))
+                    with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                        loop.call_soon_threadsafe(queue.put_nowait, (index, event))
 
                 own = replace(sampling, seed=self._seed(request, number))
                 waits = not (request.stream or request.stop)
