@@ -127,7 +127,7 @@ def test_who_waits_at_the_end_is_told(engine: Engine, model: Model) -> None:
 
 def test_a_cancelled_answer_is_dropped_from_queue_and_flight(engine: Engine, model: Model) -> None:
     model.seconds = 0.05
-    flying = [job(1000) for _ in range(5)]
+    flying = [job(200) for _ in range(5)]
     engine.submit([made for made, _ in flying])
     assert isinstance(flying[0][1].get(timeout=20), Token)
     for made, _ in flying:
