@@ -28,6 +28,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 """Real material beside the checkout: GLM-4's tokenizer and published rows. Not part of the project."""
 
 
+LONGEST = ("test_readme.py", "test_matrix.py", "test_tour.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first: processes that share the others end at about the same time."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection that would leave this machine."""
