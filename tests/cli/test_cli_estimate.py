@@ -45,6 +45,8 @@ def test_estimate_prints_a_table_with_the_configured_way_marked(config: Path, de
     assert "Warning" not in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_estimate_as_json_adds_up(config: Path, demo_model: str) -> None:
     done = command_line("estimate", "demo", config, "--gpus", "4", "--json", cwd=config.parent)
     found = json.loads(done.stdout)
@@ -58,6 +60,8 @@ def test_estimate_as_json_adds_up(config: Path, demo_model: str) -> None:
         assert sizes.pop("total") == sum(sizes.values())
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_deepspeed_file_marks_its_own_stage(config: Path, demo_model: str) -> None:
     zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True, "offload_optimizer": {"device": "cpu"}}
     (config.parent / "zero.json").write_text(json.dumps({"zero_optimization": zero}), encoding="utf-8")
@@ -67,6 +71,8 @@ def test_a_deepspeed_file_marks_its_own_stage(config: Path, demo_model: str) -> 
     assert found.configured.host > 0
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_with_nothing_but_a_configuration_is_enough(config: Path, demo_model: str) -> None:
     folder = config.parent / "model"
     folder.mkdir()
@@ -74,6 +80,8 @@ def test_a_folder_with_nothing_but_a_configuration_is_enough(config: Path, demo_
     assert estimate(str(folder), config, num_gpus=0).num_parameters == 1_072_768
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_gradient_accumulation_keeps_gradients_beside_activations(config: Path, demo_model: str) -> None:
     options = {"num_gpus": 0, "overrides": ["peft_config=null"]}
     alone = estimate("demo", config, **options).configured.memory

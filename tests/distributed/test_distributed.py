@@ -74,7 +74,8 @@ def test_deepspeed_works_in_one_process_without_a_launcher(demo_data: Path, tmp_
     assert len(losses_of(tmp_path / "run")) == 4
 
 
-@pytest.mark.parametrize("is_shared", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("is_shared", [False, True])
 def test_two_machines_must_share_the_run_folder(is_shared: bool, demo_data: Path, tmp_path: Path) -> None:
     """Two processes that believe to be on two machines; `output_dir` is relative, and their folders may differ."""
     config = write_config(tmp_path, "lora", rows_per_device=2)

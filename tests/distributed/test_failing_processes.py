@@ -194,6 +194,7 @@ def test_a_mistake_that_all_processes_make_is_told_once(run_group: Callable[...,
     assert "rank 1" not in ended.error
 
 
+@pytest.mark.long
 def test_a_signal_to_one_process_stops_all_and_loses_nothing(run_group: Callable[..., Ended], tmp_path: Path) -> None:
     write_config(tmp_path)
     run = tmp_path / "run"

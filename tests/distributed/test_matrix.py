@@ -48,7 +48,6 @@ class Cell(NamedTuple):
 
 CELLS = [Cell(method, checkpointing) for method in METHODS for checkpointing in (False, True)]
 SHORT = {
-    "ddp": Cell("lora", False),
     # With gradient checkpointing a prefix goes a way of its own.
     "zero2": Cell("ptuning_v2", True),
     "zero3": Cell("sft", False),
@@ -57,7 +56,7 @@ SHORT = {
 
 def is_short(strategy: str, cell: Cell) -> bool:
     """Whether a run belongs to the short form of the matrix."""
-    return cell in SHORT.values() if strategy == "single" else cell == SHORT[strategy]
+    return cell in SHORT.values() if strategy == "single" else cell == SHORT.get(strategy)
 
 
 def cells_of(*strategies: str) -> pytest.MarkDecorator:
@@ -169,7 +168,8 @@ def runs(
                 ("forget", [str(folder / "run"), 2 * NUM_SAVED]),
                 ("resume", [str(folder / "run")]),
             ]
-        run_in_one_group(steps, top, 1 if strategy == "single" else 2)
+        if steps:
+            run_in_one_group(steps, top, 1 if strategy == "single" else 2)
     return folders
 
 
@@ -185,7 +185,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(runs, strategy:
     assert all(resumed[name].equal(tensor) for name, tensor in expected.items())
 
 
-@cells_of(*SHORT)
+@cells_of("ddp", "zero2", "zero3")
 def test_two_processes_take_the_steps_of_one(runs, strategy: str, cell: Cell) -> None:
     ours, theirs = runs[strategy][cell], runs["single"][cell]
     assert losses_of(ours, "metrics-before.jsonl") == pytest.approx(
@@ -221,7 +221,8 @@ def test_the_saved_model_answers_in_a_single_process(runs, strategy: str, cell: 
 )
 def test_another_number_of_processes_goes_on_with_the_same_rows(runs, strategy: str, tmp_path: Path) -> None:
     """Two processes began and one goes on; where one process began, two go on."""
-    cells = {cell.method: cell for cell in SHORT.values() if cell in runs[strategy]}
+    short = Cell("lora", False), *SHORT.values()
+    cells = {cell.method: cell for cell in short if cell in runs[strategy]}
     for method, cell in cells.items():
         # Its last checkpoint is the one in the middle; the end is kept aside.
         ignored = shutil.ignore_patterns(f"checkpoint-{NUM_STEPS}")

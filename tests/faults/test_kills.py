@@ -14,6 +14,7 @@ import glmtune
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     """In a process of its own: the soak forks, and the tests' process may have threads."""
     soak = [sys.executable, str(Path(__file__).with_name("soak.py")), "--figures", str(tmp_path / "figures.json")]
