@@ -32,7 +32,7 @@ soak: $(VENV)/ready
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(WORKERS)
 
 # torch comes first: DeepSpeed's setup looks for it.
 $(VENV)/ready: pyproject.toml .ci/constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
@@ -34,13 +36,17 @@ def test_both_languages_show_the_same_commands(language: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs_as_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("starts", ["at once", pytest.param("as installed", marks=pytest.mark.long)])
+def test_every_command_of_the_readme_runs_as_written(starts: str, tmp_path: Path) -> None:
     for name in ("configs", "data"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for block in blocks("README.md", "bash"):
-        done = subprocess.run(
-            ["bash", "-e", "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
-            env=os.environ | {"PATH": path},
-        )  # fmt: skip
-        assert done.returncode == 0, f"{block}\n{done.stderr[-2000:]}"
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    with preloaded.install(programs) if starts == "at once" else contextlib.nullcontext():
+        for block in blocks("README.md", "bash"):
+            done = subprocess.run(
+                ["bash", "-e", "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
+                env=os.environ | {"PATH": path},
+            )  # fmt: skip
+            assert done.returncode == 0, f"{block}\n{done.stderr[-2000:]}"

@@ -1,8 +1,8 @@
 """Every method, under every way to spread it, with and without gradient checkpointing: 24 cells.
 
 In each cell: 20 steps, one evaluation with generation in the middle, a resumed run, an answer from the saved model.
-All cells of a strategy run in one group of processes, since starting a group takes longer than a cell. Where time is
-short each way to spread a run has one method, and one process has them all; the rest is marked `long`.
+All cells of two processes run in one group, since starting a group takes longer than a cell. Where time is short,
+DeepSpeed's two ways to spread a run have one method each, and one process has both; the rest is marked `long`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def run_in_one_group(steps: list[tuple[str, list[Any]]], folder: Path, processes
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
         [sys.executable, *(launcher if processes > 1 else []), str(Path(__file__).with_name("several_runs.py")), plan],
-        capture_output=True, text=True, timeout=580, check=False,
+        capture_output=True, text=True, timeout=1800, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
                           "PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
@@ -156,20 +156,21 @@ def runs(
 ) -> dict[str, dict[Cell, Path]]:
     """The cells asked for, each trained, kept aside, and trained again from its second checkpoint."""
     is_long = any(item.get_closest_marker("long") for item in request.session.items)
+    top = tmp_path_factory.mktemp("runs")
     folders: dict[str, dict[Cell, Path]] = {}
+    steps: dict[int, list[tuple[str, list[Any]]]] = {1: [], 2: []}
     for strategy in STRATEGIES:
-        top = tmp_path_factory.mktemp(strategy)
-        folders[strategy] = {cell: top / cell.name for cell in CELLS if is_long or is_short(strategy, cell)}
-        steps: list[tuple[str, list[Any]]] = []
+        cells = [cell for cell in CELLS if is_long or is_short(strategy, cell)]
+        folders[strategy] = {cell: top / strategy / cell.name for cell in cells}
         for cell, folder in folders[strategy].items():
             config = write_config(folder, cell, strategy)
-            steps += [
+            steps[1 if strategy == "single" else 2] += [
                 ("train", [str(rows), "demo", str(config)]),
                 ("forget", [str(folder / "run"), 2 * NUM_SAVED]),
                 ("resume", [str(folder / "run")]),
             ]
-        if steps:
-            run_in_one_group(steps, top, 1 if strategy == "single" else 2)
+    for processes, todo in steps.items():
+        run_in_one_group(todo, top, processes)
     return folders
 
 
