@@ -26,6 +26,7 @@ from glmtune.cli_options import (
     TopK,
     TopP,
     TrustRemoteCode,
+    check_model,
     given,
     sampling_options,
 )
@@ -77,6 +78,7 @@ def train(
     num_processes: NumProcesses = None,
 ) -> None:
     """Train a model on DATA_DIR as CONFIG says."""
+    check_model(model, base_model=None if init_from else base_model)
     if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group
@@ -139,6 +141,7 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, in bytes.")] = False,
 ) -> None:
     """Estimate the memory of a run as CONFIG says, and of every other way to train; nothing is loaded."""
+    check_model(model, needs_weights=False)
     from glmtune.training.estimate_report import advice, as_dict, heading, table
     from glmtune.training.estimating import estimate as estimate_memory
 
@@ -170,6 +173,7 @@ def evaluate(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score a model on a file: BLEU-4, ROUGE-1/2/L, loss and perplexity."""
+    check_model(model, base_model=base_model)
     from glmtune.evaluation.evaluate import evaluate as score
 
     path = output or _free_path(Path(f"predictions-{data_file.stem}.jsonl"))
@@ -217,8 +221,6 @@ def infer(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Ask a model: one prompt, a file of them, or stdin."""
-    from glmtune.evaluation.ask import answer_all, read_prompts, split_reference
-
     options = sampling_options(
         greedy=greedy,
         temperature=temperature,
@@ -230,6 +232,9 @@ def infer(
     )
     if stream and (num_beams or 1) > 1:
         raise GlmtuneError("beam search cannot be streamed: its answer is known at the end only", fix="leave one out")
+    check_model(model, base_model=base_model)
+    from glmtune.evaluation.ask import answer_all, read_prompts, split_reference
+
     prompts = read_prompts(prompt, input)
     answers = answer_all(
         model,

@@ -18,6 +18,7 @@ from glmtune.cli_options import (
     TopK,
     TopP,
     TrustRemoteCode,
+    check_model,
     sampling_options,
 )
 from glmtune.errors import GlmtuneError
@@ -71,6 +72,8 @@ def chat(
         where = "a server's model" if url else "a local model"
         raise GlmtuneError(f"`{idle}` has no meaning for {where}", fix="leave it out")
 
+    if model is not None and not url:
+        check_model(model, base_model=base_model)
     from glmtune.serving.chat import chat as run
 
     if url:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from glmtune.cli_options import check_model
+
 
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint, a run, a model folder, a hub name, or `demo`.")],
@@ -37,6 +39,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a checkpoint as a folder for other tools, adapter merged, and check that it is the same model."""
+    check_model(checkpoint, base_model=base_model)
     from glmtune.serving.export import export as export_checkpoint
     from glmtune.serving.export_report import report
 

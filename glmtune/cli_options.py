@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,15 @@ Thinking = Annotated[
 ]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
+
+
+def check_model(name: str, *, base_model: str | None = None, needs_weights: bool = True) -> None:
+    """Raise where a model is not there, before anything is imported that loads one: that takes seconds."""
+    from glmtune.modeling.sources import DEMO, find_model
+
+    # A group of processes tells its errors once, by means that are imported with the rest.
+    if name != DEMO and "RANK" not in os.environ:
+        find_model(name, base_model=base_model, needs_weights=needs_weights)
 
 
 def given(**options: Any) -> dict[str, Any]:

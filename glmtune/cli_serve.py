@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from glmtune.cli_options import BaseModel, TrustRemoteCode
+from glmtune.cli_options import BaseModel, TrustRemoteCode, check_model
 
 
 def serve(
@@ -41,6 +41,7 @@ def serve(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer requests in OpenAI's form: chat, tools, streams, adapters."""
+    check_model(checkpoint, base_model=base_model)
     from glmtune.serving.server import Limits
     from glmtune.serving.server import serve as run_server
 

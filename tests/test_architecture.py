@@ -81,13 +81,28 @@ def test_importing_glmtune_loads_nothing_heavy() -> None:
     assert not modules_loaded_by("import glmtune") & set(HEAVY)
 
 
-def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
+def modules_loaded_by_command(*arguments: str) -> set[str]:
     code = (
-        "import sys\nfrom glmtune import cli\nsys.argv = ['glmtune', '--help']\n"
+        f"import sys\nfrom glmtune import cli\nsys.argv = ['glmtune', *{arguments}]\n"
         "import contextlib, io\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n    cli.main()"
     )
-    assert not modules_loaded_by(code) & set(HEAVY)
+    return modules_loaded_by(code)
+
+
+def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
+    assert not modules_loaded_by_command("--help") & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train", "data", "no/such/model", "config.yaml"], ["estimate", "no/such/model", "config.yaml"],
+     ["eval", "no/such/model", "rows.jsonl"], ["infer", "no/such/model"], ["chat", "no/such/model"],
+     ["serve", "no/such/model"], ["export", "no/such/model", "out"]],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_a_model_that_is_not_there_is_told_before_anything_heavy_is_loaded(command: list[str]) -> None:
+    assert not modules_loaded_by_command(*command) & set(HEAVY)
 
 
 @pytest.mark.parametrize("section", [DataConfig, RunConfig])
