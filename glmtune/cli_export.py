@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glmtune.cli_options import check_model
+from glmtune.console import sigterm_as_ctrl_c
 
 
 def export(
@@ -43,16 +44,17 @@ def export(
     from glmtune.serving.export import export as export_checkpoint
     from glmtune.serving.export_report import report
 
-    exported = export_checkpoint(
-        checkpoint,
-        out,
-        base_model=base_model,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        prompts=prompts,
-        gguf=gguf_type or ("auto" if gguf else None),
-        push_to=push,
-        trust_remote_code=trust_remote_code,
-    )
+    with sigterm_as_ctrl_c():
+        exported = export_checkpoint(
+            checkpoint,
+            out,
+            base_model=base_model,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            prompts=prompts,
+            gguf=gguf_type or ("auto" if gguf else None),
+            push_to=push,
+            trust_remote_code=trust_remote_code,
+        )
     for line in report(exported):
         print(line)

@@ -52,6 +52,16 @@ def keep_lost_interrupts() -> None:
     sys.unraisablehook = send_again
 
 
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what is half written is removed, which by default it would not be."""
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 def ignore_library_warnings() -> None:
     """Hide the deprecations of one library that another uses; nobody here can mend them.
 

@@ -29,7 +29,8 @@ def test_a_full_disk_is_a_failure_told_in_one_line_that_leaves_nothing(demo_mode
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_nothing_behind(demo_model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_leaves_nothing_behind(number: signal.Signals, demo_model: str, tmp_path: Path) -> None:
     with subprocess.Popen(
         COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -37,7 +38,7 @@ def test_ctrl_c_leaves_nothing_behind(demo_model: str, tmp_path: Path) -> None:
         assert process.stderr is not None
         while not process.stderr.readline().startswith("loading what was written"):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith("interrupted\n")
