@@ -173,7 +173,7 @@ def train(prepared: Any, run_folder: Path) -> None:
     """Train as a run does, and set the peak back when the model is loaded."""
     import torch
 
-    from glmtune.training.run import build_trainer, fit
+    from glmtune.training.building import build_trainer, fit
 
     model, arguments = load(prepared, run_folder)
     for weight in model.parameters():
@@ -190,7 +190,7 @@ def train(prepared: Any, run_folder: Path) -> None:
 def load(prepared: Any, run_folder: Path) -> tuple[Any, Any]:
     """Return model and arguments of a run."""
     from glmtune.training.arguments import training_arguments
-    from glmtune.training.run import build_model
+    from glmtune.training.building import build_model
 
     arguments = training_arguments(prepared.request.config, run_folder, print)
     return build_model(prepared, arguments, None), arguments

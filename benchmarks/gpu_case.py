@@ -34,8 +34,8 @@ from glmtune.modeling.adapters import adapt
 from glmtune.modeling.packing import attention_for
 from glmtune.modeling.sources import ModelSource
 from glmtune.training.arguments import training_arguments
+from glmtune.training.building import build_trainer, fit
 from glmtune.training.preparation import Prepared
-from glmtune.training.run import build_trainer, fit
 from glmtune.training.run_folder import RunRequest
 
 MARK = "benchmark-case "

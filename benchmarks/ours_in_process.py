@@ -15,8 +15,8 @@ from work import LORA, StepReport, Work, read_work
 from glmtune.config import RunConfig, config_from_mapping
 from glmtune.console import notice
 from glmtune.training.arguments import training_arguments
+from glmtune.training.building import build_model, build_trainer, fit
 from glmtune.training.preparation import prepare_run
-from glmtune.training.run import build_model, build_trainer, fit
 from glmtune.training.run_folder import RunRequest
 
 

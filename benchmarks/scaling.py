@@ -88,8 +88,8 @@ def measure(work: Work, begin: float) -> dict[str, Any]:
     from glmtune.config import config_from_mapping
     from glmtune.console import notice
     from glmtune.training.arguments import training_arguments
+    from glmtune.training.building import build_model, build_trainer, fit
     from glmtune.training.preparation import prepare_run
-    from glmtune.training.run import build_model, build_trainer, fit
     from glmtune.training.run_folder import RunRequest
 
     settings = as_yaml(work)

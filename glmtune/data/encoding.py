@@ -25,8 +25,9 @@ from glmtune.family import IGNORE_INDEX, Family
 
 from .conversation import TEXT, Conversation, Message, RowError
 from .examples import Example, Part, join_parts
-from .rendering import ChangedTurn, ChatRenderer
+from .rendering import ChatRenderer
 from .skeletons import Skeletons
+from .spans import ChangedTurn
 from .steps import Step, StepTokenizer
 from .verification import may_reason, verify_ids, verify_prompts
 

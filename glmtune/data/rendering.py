@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -22,14 +23,8 @@ from glmtune.family import Family
 
 from .control_tokens import ControlTokens
 from .conversation import Conversation, Message, RowError
+from .spans import ChangedTurn, first_difference, spans_by_prefix, spans_joined
 from .template_facts import find_facts
-
-Spans = list[tuple[int, int] | None]
-"""Of every message: its first character and the one behind its last."""
-
-
-class ChangedTurn(RowError):
-    """The template writes a turn otherwise once others follow, as those that forget earlier reasoning do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +156,10 @@ class ChatRenderer:
         if not any(message.role == "assistant" for message in conversation.messages):
             return [Piece(text=whole, guard=guard)]
         numbers = [conversation.number_of(index) for index in ends]
-        spans = self._spans_joined(messages, whole)
+        spans = spans_joined(messages, whole, self.render, self.facts.prefix)
         if spans is None:
             own = [weights[index] for index in ends]
-            spans = self._spans_by_prefix(messages, whole, options, numbers, own)
+            spans = spans_by_prefix(messages, whole, partial(self._render_row, **options), numbers, own)
         answers = [
             Answer(
                 message=conversation.messages[index],
@@ -257,60 +252,6 @@ class ChatRenderer:
             number = conversation.number_of(index)
             raise RowError(f"message {number} is {kind}, which this model's chat template does not show")
 
-    def _spans_joined(self, messages: list[dict[str, Any]], whole: str) -> Spans | None:
-        """Return where each message stands in `whole`, from messages rendered alone; None where that differs."""
-        prefix = self.facts.prefix
-        if prefix is None:
-            return None
-        try:
-            singles: list[str] = self.render([[message] for message in messages])
-        except jinja2.TemplateError:  # some templates refuse a conversation without a question
-            return None
-        spans: Spans = []
-        position = len(prefix)
-        for single in singles:
-            if not single.startswith(prefix):
-                return None
-            end = position + len(single) - len(prefix)
-            spans.append((position, end))
-            position = end
-        joined = prefix + "".join(single[len(prefix) :] for single in singles)
-        return spans if joined == whole else None
-
-    def _spans_by_prefix(
-        self,
-        messages: list[dict[str, Any]],
-        whole: str,
-        options: dict[str, Any],
-        numbers: Sequence[int],
-        weights: Sequence[float],
-    ) -> Spans:
-        """Return where each message stands, from ever longer prefixes of the conversation.
-
-        An answer that is not trained and that stands otherwise in the whole has no place: it is context.
-        """
-        spans: Spans = []
-        position = 0
-        for index, message in enumerate(messages):
-            if message["role"] == "assistant":
-                # Templates may refuse a prefix that ends elsewhere; only the borders of answers matter.
-                before = self._render_row(messages[:index], **options) if index else ""
-                shown = self._render_row(messages[: index + 1], **options)
-                changed = next((text for text in (before, shown) if not whole.startswith(text)), None)
-                if changed is None:
-                    spans.append((len(before), len(shown)))
-                    position = len(shown)
-                elif weights[index]:
-                    raise ChangedTurn(
-                        f"the chat template renders message {numbers[index]} differently in place: "
-                        + first_difference(changed, whole)
-                    )
-                else:
-                    spans.append(None)
-            else:
-                spans.append((position, position))
-        return spans
-
     def _cut(self, whole: str, answers: Sequence[Answer], guard: str) -> list[Piece]:
         """Cut the text at the borders of every answer; its stop token belongs to it."""
         pieces: list[Piece] = []
@@ -369,10 +310,3 @@ def _end_of_reasoning(whole: str, span: tuple[int, int], answer: Answer) -> int:
     if found is None:
         raise RowError(f"the reasoning of message {answer.number} cannot be told from its answer")
     return found.end()
-
-
-def first_difference(left: str, right: str) -> str:
-    """Describe the first place at which two texts differ."""
-    at = next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
-    start = max(0, at - 12)
-    return f"{left[start : at + 12]!r} became {right[start : at + 12]!r}"

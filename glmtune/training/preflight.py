@@ -6,7 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +18,15 @@ from glmtune.console import is_main_process, notice, say
 from glmtune.errors import RunFailure
 from glmtune.modeling.sources import ADAPTER_WEIGHTS, last_checkpoint
 
+from .arguments import training_arguments
+from .building import build_model, build_trainer, fit
 from .checkpoint import verify
+from .preparation import Prepared
 from .run_folder import check_shared
-
-if TYPE_CHECKING:
-    from .preparation import Prepared
 
 
 def preflight(prepared: Prepared, run_folder: Path) -> Path:
     """Train one step on the longest rows, evaluate two, save, reload and compare; returns the folder planned for."""
-    from .arguments import training_arguments
-    from .run import build_model, build_trainer, fit
-
     # Beside the run, so that the same disk is tried; the same name on every process of a group.
     trial_folder = run_folder.with_name(f".{run_folder.name}-preflight")
     config = prepared.request.config

@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
@@ -15,10 +15,9 @@ from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.modeling.sources import checkpoints_of
 
 from .arguments import training_arguments
+from .building import build_model, build_trainer, fit
 from .checkpoint import find_damage
-
-if TYPE_CHECKING:
-    from .preparation import Prepared
+from .preparation import Prepared
 
 MAX_LOSSES = 10
 """Logged losses that are compared: steps between two checkpoints may take hours."""
@@ -80,8 +79,6 @@ def replay(prepared: Prepared, run_folder: Path, checkpoint: Path) -> Path:
     Raises:
         RunFailure: A loss is another than the logged one.
     """
-    from .run import build_model, build_trainer, fit
-
     expected = [(step, loss) for step, loss in sorted(logged_losses(run_folder).items()) if step > step_of(checkpoint)]
     expected = expected[:MAX_LOSSES]
     trial_folder = run_folder.with_name(f".{run_folder.name}-replay")

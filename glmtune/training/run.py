@@ -14,32 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import Seq2SeqTrainingArguments, set_seed
+from transformers import set_seed
 
 from glmtune.config import RunConfig, load_config
 from glmtune.console import is_main_process, notice, quiet_libraries, say
-from glmtune.data.collating import Collator
 from glmtune.data.dataset import EncodedData
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.evaluate import GenerationPlan
-from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.report import try_draw_loss_curve
-from glmtune.modeling.adapters import adapt, freeze_vision, prepare
-from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
 from glmtune.modeling.loss import check_loss_kernel
-from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
-from glmtune.modeling.sources import checkpoints_of, find_model
+from glmtune.modeling.sources import checkpoints_of
 
 from . import checkpoint
-from .arguments import checkpointing_is_on, load_dtype, training_arguments, use_one_gpu
-from .changes import asked_settings, changes_since, refuse_changes
+from .arguments import training_arguments, use_one_gpu
+from .building import build_model, build_trainer, fit
+from .changes import changes_since, refuse_changes
 from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
 from .global_batch import keep_global_batch
 from .group_watch import watch_group
-from .machine import check_machine, check_optimizer_settings
-from .packing import attention_of_run, reason_to_pad
+from .machine import check_machine
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
 from .reports import check_reporters
@@ -59,7 +52,6 @@ from .sharding import check_sharding
 from .stopping import Preempted, heed_signals, stop_request
 from .trainer import GlmTrainer, record_left_out
 from .unfinished import AlreadyTrained, remains
-from .zero_state import divisible_checkpoints
 
 
 @quiet_libraries()
@@ -238,91 +230,6 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_from: Path | None) -> Any:
-    """Return the model with what the configuration trains made trainable."""
-    config = prepared.request.config
-    source = prepared.source
-    if resume_from is not None and config.peft_config is None:
-        # A full checkpoint holds the whole model; the one it came from may be gone.
-        source = find_model(resume_from)
-    model = load_base_model(
-        source,
-        dtype=load_dtype(config, arguments),
-        trust_remote_code=config.trust_remote_code,
-        attn_implementation=attention_of_run(config, source),
-        quantization=config.quantization,
-        device=arguments.device,
-    )
-    set_stop_tokens(model, prepared.tokenizer, prepared.family, prepared.stop_ids)
-    if config.freezeV:
-        freeze_vision(model, notice)
-    checkpointing = checkpointing_is_on(config.training_args)
-    if prepared.source.adapter is not None:
-        notice("the adapter keeps the shape that it has in its checkpoint; `peft_config` does not change it")
-        adapted: Any = load_adapter(model, prepared.source.adapter, is_trainable=True)
-        prepare(adapted, gradient_checkpointing=checkpointing)
-    else:
-        adapted = adapt(model, config.peft_config, prepared.family, gradient_checkpointing=checkpointing, notify=notice)
-    if resume_from is not None and config.peft_config is not None:
-        # Before DeepSpeed divides the weights; without DeepSpeed transformers loads them once more.
-        load_adapter_weights(adapted, resume_from)
-    trained, total = count_weights(adapted)
-    say(f"{config.method}: {trained:,} of {total:,} parameters are trained ({100 * trained / total:.2f} %)")
-    return adapted
-
-
-def count_weights(model: Any) -> tuple[int, int]:
-    """Return how many numbers are trained, and how many the model has."""
-    if isinstance(model, PeftModel):
-        return model.get_nb_trainable_parameters()  # which knows that four bits are half a byte
-    # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
-    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
-    return sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes)
-
-
-def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model: Any, run_folder: Path) -> GlmTrainer:
-    """Return the trainer of a run."""
-    config = prepared.request.config
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-
-    def plan() -> GenerationPlan:
-        options = {"do_sample": False, "max_new_tokens": config.max_output_length} | dict(config.generation_config)
-        return GenerationPlan(
-            config=generation_config(base, options),
-            max_input_length=config.max_input_length,
-            batch_size=arguments.per_device_eval_batch_size,
-            synced_gpus=torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
-        )
-
-    try:
-        trainer = GlmTrainer(
-            model=model,
-            args=arguments,
-            data_collator=Collator(
-                pad_token_id=prepared.tokenizer.pad_token_id,
-                is_packed=config.packing and reason_to_pad(config, base.config) is None,
-            ),
-            tokens_per_batch=config.tokens_per_batch,
-            # What is compiled must not change from call to call, as the output layer does.
-            loss_kernel="logits" if arguments.torch_compile else config.loss_kernel,
-            run_folder=run_folder,
-            tokenizer=prepared.tokenizer,
-            train_data=prepared.data["train"],
-            eval_data=prepared.data.get("val"),
-            asked=asked_settings(config),
-            plan=plan if arguments.predict_with_generate else None,
-            save_total_limit=config.training_args.get("save_total_limit"),
-            swanlab=config.swanlab,
-        )
-    except (ValueError, ImportError, RuntimeError) as error:
-        # A scheduler without evaluations, a report to a package that is not there: all of them the configuration's.
-        if isinstance(error, RuntimeError) and "requires" not in str(error):
-            raise
-        raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
-    check_optimizer_settings(arguments, model)
-    return trainer
-
-
 def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:
     """Raise where the checkpoint is the run's last, unless the configuration asks for more steps now."""
     state = checkpoint.read_state(chosen)
@@ -333,21 +240,6 @@ def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:
             where=str(run_folder),
             fix=f"to train on from its weights: `glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
         )
-
-
-def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None:
-    """Run transformers' training loop; a full disk or a full GPU becomes one clear error."""
-    with (
-        checkpoint.disk_errors_explained(run_folder),
-        memory_errors_explained("training", LESS_IN_TRAINING),
-        divisible_checkpoints() if trainer.is_deepspeed_enabled else nullcontext(),
-    ):
-        trainer.resumed_from = resume_from
-        if resume_from is not None:
-            trainer.loss_window.restore(resume_from, trainer.args.process_index, trainer.args.world_size)
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-        # At its end transformers looks into the staging folder, which the main process is about to remove.
-        trainer.accelerator.wait_for_everyone()
 
 
 def score_test_rows(trainer: GlmTrainer, test_data: EncodedData | None) -> None:
