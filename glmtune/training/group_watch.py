@@ -24,6 +24,8 @@ from torch.distributed import TCPStore
 
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PREEMPTED, GlmtuneError
 
+from .undoing import undo_all
+
 POLL_SECONDS = 2.0
 GRACE_SECONDS = 5.0
 """For a process to end by itself, after it could know that another has failed."""
@@ -130,19 +132,27 @@ class GroupWatch:
         raise SystemExit(own.exit_code) from error
 
     def is_everywhere(self, event: str) -> bool:
-        """Whether every process of the group comes to this event as well; each asks once."""
-        store = self._connect()
-        deadline = time.monotonic() + EVERYWHERE_SECONDS
+        """Whether every process of the group comes to this event as well; each asks once.
+
+        One that has waited in vain leaves word: another may come to the same event only because that one has gone.
+        """
+        store, size = self._connect(), int(os.environ["WORLD_SIZE"])
+        if store is None:
+            return False
+        key = f"{self.prefix}/{event}"
+        left, deadline = -2 * size, time.monotonic() + EVERYWHERE_SECONDS
         try:
-            number = 1
-            while store is not None and time.monotonic() < deadline:
-                if store.add(f"{self.prefix}/{event}", number) == int(os.environ["WORLD_SIZE"]):
-                    return True
-                number = 0
+            count = store.add(key, 1)
+            while 0 < count < size and time.monotonic() < deadline:
                 time.sleep(0.1)
+                count = store.add(key, 0)
+            if 0 < count < size:
+                count = store.add(key, left) - left
+                if count == size:  # the last one has just come
+                    store.add(key, -left)
         except RuntimeError:
             return False  # the store has gone with its process
-        return False
+        return count == size
 
     def _failure(self, error: BaseException) -> Failure:
         code = EXIT_FAILURE
@@ -170,6 +180,7 @@ class GroupWatch:
                 continue
             if not self._has_ended.wait(GRACE_SECONDS):
                 self._name(failure)
+                undo_all()
                 os._exit(failure.exit_code_of_others)
 
     def _look(self) -> Failure | None:

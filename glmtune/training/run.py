@@ -51,6 +51,7 @@ from .run_lock import hold_run
 from .sharding import check_sharding
 from .stopping import Preempted, heed_signals, stop_request
 from .trainer import GlmTrainer, record_left_out
+from .undoing import undone_at_exit
 from .unfinished import AlreadyTrained, remains
 
 
@@ -194,23 +195,28 @@ def execute(
     arguments = training_arguments(config, run_folder, notice)
     set_seed(arguments.seed)
     trainer: GlmTrainer | None = None
-    try:
-        model = build_model(prepared, arguments, resume_from)
-        if is_main_process():
-            run_folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.discard_staging(run_folder)
-            if resume_from is None:
-                write_run_file(run_folder, prepared.request, prepared.source, prepared.data_files, arguments)
-            record_left_out(run_folder, list(prepared.data.values()))
-        check_shared(run_folder)
-        trainer = build_trainer(prepared, arguments, model, run_folder)
-        try:
-            fit(trainer, run_folder, resume_from)
-        except AlreadyTrained:
-            trainer.finish()
-        score_test_rows(trainer, prepared.data.get("test"))
-    except BaseException as error:
+
+    def clean_up() -> None:
         _clean_up(trainer, run_folder, is_new_folder=is_new_folder, is_resumed=resume_from is not None)
+
+    try:
+        with undone_at_exit(clean_up):
+            model = build_model(prepared, arguments, resume_from)
+            if is_main_process():
+                run_folder.mkdir(parents=True, exist_ok=True)
+                checkpoint.discard_staging(run_folder)
+                if resume_from is None:
+                    write_run_file(run_folder, prepared.request, prepared.source, prepared.data_files, arguments)
+                record_left_out(run_folder, list(prepared.data.values()))
+            check_shared(run_folder)
+            trainer = build_trainer(prepared, arguments, model, run_folder)
+            try:
+                fit(trainer, run_folder, resume_from)
+            except AlreadyTrained:
+                trainer.finish()
+            score_test_rows(trainer, prepared.data.get("test"))
+    except BaseException as error:
+        clean_up()
         if isinstance(error, (KeyboardInterrupt, Preempted)) and trainer is not None:
             say(f"stopped at step {trainer.state.global_step}: {_way_on(run_folder)}")
         if stop_request().is_leaving:

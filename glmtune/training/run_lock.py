@@ -17,6 +17,8 @@ from pathlib import Path
 from glmtune.console import is_main_process, notice
 from glmtune.errors import GlmtuneError
 
+from .undoing import undone_at_exit
+
 LOCK = ".lock"
 HELD_BY_OTHERS = (errno.EACCES, errno.EAGAIN)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -40,15 +42,20 @@ def hold_run(run_folder: Path) -> Iterator[bool]:
         return
     made = _make_folder(run_folder)
     lock: int | None = None
-    try:
-        lock = _lock(run_folder)
-        yield bool(made)
-    finally:
+
+    def leave() -> None:
         if lock is not None:
             _unlock(lock, run_folder)
         for folder in made:
             with suppress(OSError):  # it holds something, or is gone
                 folder.rmdir()
+
+    try:
+        with undone_at_exit(leave):
+            lock = _lock(run_folder)
+            yield bool(made)
+    finally:
+        leave()
 
 
 def _make_folder(folder: Path) -> list[Path]:
