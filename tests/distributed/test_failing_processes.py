@@ -95,8 +95,12 @@ def run_group(demo_data: Path, tmp_path: Path) -> Callable[..., Ended]:
         seconds = time.time() - mark.stat().st_mtime if mark.exists() else 0.0
         print(done.stderr)
         assert (done.returncode == 0) == is_good
-        # What torchrun says of its own follows behind the messages of the processes.
-        error, _, report = done.stderr.partition("torch/distributed/elastic/multiprocessing/api.py")
+        # torchrun says that it ends the others, in the midst of their messages, and behind them what has happened.
+        lines = done.stderr.splitlines(keepends=True)
+        is_torchruns = ["torch/distributed/elastic/multiprocessing/api.py" in line for line in lines]
+        end = next((at for at, line in enumerate(lines) if is_torchruns[at] and "failed (exitcode" in line), len(lines))
+        error = "".join(line for line, is_its in zip(lines[:end], is_torchruns) if not is_its)
+        report = "".join(lines[end:])
         return Ended(error=error, report=report, seconds=seconds)
 
     return run
