@@ -41,6 +41,7 @@ from transformers import (
 from glmtune.data.collating import collate
 from glmtune.data.dataset import EncodedData, encode_file
 from glmtune.data.encoding import Encoder
+from glmtune.data.replies import ROLE_LINE, ReplyLayout
 from glmtune.evaluation.answering import num_reports
 from glmtune.evaluation.evaluate import score_model
 from glmtune.evaluation.generate import generation_config
@@ -134,7 +135,12 @@ def compare(model: GlmForCausalLM, tokenizer: Any, data: EncodedData, num_rounds
 def ours(model: GlmForCausalLM, tokenizer: Any, data: EncodedData) -> dict[str, Any]:
     """Evaluate with glmtune."""
     options = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
-    plan = GenerationPlan(config=generation_config(model, options), max_input_length=None, batch_size=BATCH_SIZE)
+    plan = GenerationPlan(
+        config=generation_config(model, options),
+        max_input_length=None,
+        batch_size=BATCH_SIZE,
+        layout=ReplyLayout(calls=ROLE_LINE),
+    )
     begin = time.perf_counter()
     num_answer_batches = num_reports(len(data.turns()), BATCH_SIZE)
     loss_ends = [begin]

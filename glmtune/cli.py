@@ -172,7 +172,7 @@ def evaluate(
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Score a model on a file: BLEU-4, ROUGE-1/2/L, loss and perplexity."""
+    """Score a model on a file: BLEU-4, ROUGE-1/2/L, tool calls, loss and perplexity."""
     check_model(model, base_model=base_model)
     from glmtune.evaluation.evaluate import evaluate as score
 

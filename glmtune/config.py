@@ -26,7 +26,7 @@ from glmtune.yaml_source import SECRET_KEYS, Source, found, read_source
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
 """PEFT's name of a method to ours."""
 
-METRICS = ["loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l"]
+METRICS = ["loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "tool-name-accuracy", "tool-call-accuracy"]
 """What an evaluation measures; all but `loss` on generated text."""
 
 AT_LEAST_ONE = (

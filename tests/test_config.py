@@ -857,7 +857,7 @@ def test_every_form_that_peft_documents_passes(line: str) -> None:
         (
             with_training("metric_for_best_model: eval_bleu"),
             "`training_args.metric_for_best_model`: expected one of `loss`, `bleu-4`, `rouge-1`, `rouge-2`, "
-            "`rouge-l`, found `eval_bleu` (did you mean `bleu-4`?)\n"
+            "`rouge-l`, `tool-name-accuracy`, `tool-call-accuracy`, found `eval_bleu` (did you mean `bleu-4`?)\n"
             "  --> run.yaml:5",
         ),
         (

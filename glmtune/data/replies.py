@@ -100,6 +100,20 @@ def reply_layout(renderer: ChatRenderer) -> ReplyLayout:
     )
 
 
+def called_name(section: str, layout: ReplyLayout) -> str | None:
+    """Return the name that a section would call a function by, whatever a name may look like; None where it cannot.
+
+    Of a section that is known to be right, such as a training row's, this is a name to read other answers with.
+    """
+    if layout.calls == ROLE_LINE:
+        name, newline, body = section.partition("\n")
+        return name.strip() or None if newline and body.lstrip().startswith("{") else None
+    if layout.calls == ARGUMENT_TAGS:
+        found = re.search(f"{OPEN_CALL}\\s*([^<\n]+)", section)
+        return found[1].strip() if found else None
+    return None
+
+
 def parse_reply(
     sections: str | Sequence[str], layout: ReplyLayout, tools: Sequence[dict[str, Any]] | None = None
 ) -> Reply:

@@ -1,4 +1,4 @@
-"""Scoring a model on encoded rows: loss over trained tokens, answers to every turn, BLEU and ROUGE.
+"""Scoring a model on encoded rows: loss over trained tokens, answers to every turn, BLEU, ROUGE and tool calls.
 
 Under several processes each takes its share. All of them run the same number of forward passes, some perhaps on rows
 that count for nothing: under ZeRO-3 a forward pass is a meeting that nobody may miss.
@@ -22,6 +22,7 @@ from glmtune.console import quiet_libraries, show_evaluation
 from glmtune.data.dataset import EncodedData, encode_file
 from glmtune.data.encoding import Encoder
 from glmtune.data.reading import Reject
+from glmtune.data.replies import reply_layout
 from glmtune.modeling.loading import LoadedModel
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 
@@ -31,6 +32,7 @@ from .mean_loss import mean_loss, plan_loss
 from .metrics import Scorer, means
 from .predictions import GenerationPlan, Prediction, join_shares, plan_turns, predict
 from .processes import gather, world_size
+from .tool_calls import call_metrics
 
 OnBatch = Callable[[int, int], None]
 
@@ -40,7 +42,9 @@ class Scores:
     """What an evaluation found."""
 
     metrics: dict[str, float]
-    """`loss` and `perplexity` over trained tokens; `bleu-4`, `rouge-1`, `rouge-2`, `rouge-l` from 0 to 100."""
+    """`loss` and `perplexity` over trained tokens; `bleu-4`, `rouge-1`, `rouge-2`, `rouge-l` from 0 to 100.
+
+    Where references call functions, `tool-name-accuracy`, `tool-call-accuracy` and `false-call-rate`, too."""
     predictions: tuple[Prediction, ...] = ()
     left_out: tuple[Reject, ...] = ()
     """Rows or turns that were not scored, and why."""
@@ -83,7 +87,10 @@ def evaluate(
         data = data.first(limit)
     options = {"do_sample": False} | generation_options
     plan = GenerationPlan(
-        config=generation_config(loaded.model, options), max_input_length=max_input_length, batch_size=batch_size
+        config=generation_config(loaded.model, options),
+        max_input_length=max_input_length,
+        batch_size=batch_size,
+        layout=reply_layout(encoder.renderer),
     )
     return score_model(
         loaded.model,
@@ -139,6 +146,7 @@ def score_model(
             metrics["generation_seconds"] = time.monotonic() - started
             rows = join_shares(gather(scorer.scores()))
     metrics |= means([rows[place] for place in sorted(rows)])
+    metrics |= call_metrics([prediction.tool_call for prediction in predictions])
     return Scores(metrics=metrics, predictions=tuple(predictions), left_out=(*data.rejects, *left_out))
 
 

@@ -205,6 +205,11 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str
 
     An answer may say something before it calls a tool, with `<|assistant|>` between: a newline stands there instead.
     """
+    return join_sections(decode_sections(tokenizer, ids))
+
+
+def decode_sections(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Return the texts between the `<|assistant|>` tokens of an answer, special tokens removed."""
     parts: list[list[int]] = [[]]
     border = _assistant_id(tokenizer)
     for token in ids:
@@ -212,7 +217,12 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str
             parts.append([])
         else:
             parts[-1].append(token)
-    texts = [str(tokenizer.decode(part, skip_special_tokens=True)).strip() for part in parts]
+    return [str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts]
+
+
+def join_sections(sections: Sequence[str]) -> str:
+    """Return the text of an answer, given as its sections, without outer white space."""
+    texts = [section.strip() for section in sections]
     return "\n".join(text for text in texts if text)
 
 

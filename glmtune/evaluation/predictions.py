@@ -17,11 +17,13 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from glmtune.data.dataset import EncodedData
 from glmtune.data.examples import Turn
 from glmtune.data.reading import Reject
+from glmtune.data.replies import ReplyLayout
 
 from .answering import answer_prompts
-from .generate import decode_answer
+from .generate import decode_sections, join_sections
 from .metrics import Scorer
 from .processes import gather, rank, world_size
+from .tool_calls import CallReader, compare_calls
 
 PlannedTurn = tuple[str, int, Turn]
 """Where the row stands, the number of the turn in it, and the turn."""
@@ -35,6 +37,8 @@ class GenerationPlan:
     max_input_length: int | None
     """Longest prompt in tokens; turns with a longer one are left out and reported."""
     batch_size: int
+    layout: ReplyLayout
+    """How the model writes tool calls."""
     synced_gpus: bool = False
 
 
@@ -49,10 +53,13 @@ class Prediction:
     prompt: str
     reference: str
     prediction: str
+    tool_call: str | None = None
+    """How the calls of the prediction compare with those of the reference; None where neither calls a function."""
 
     def as_line(self) -> str:
         """Return the prediction as a line of JSON."""
-        return json.dumps(vars(self), ensure_ascii=False) + "\n"
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def plan_turns(data: EncodedData, max_input_length: int | None) -> tuple[list[tuple[str, int, Turn]], list[Reject]]:
@@ -72,6 +79,18 @@ def plan_turns(data: EncodedData, max_input_length: int | None) -> tuple[list[tu
     return planned, left_out
 
 
+def has_calls(
+    tokenizer: PreTrainedTokenizerBase, data: EncodedData, layout: ReplyLayout, max_input_length: int | None
+) -> bool:
+    """Whether any turn that would be answered is to call a function, so that there is an accuracy of calls."""
+    turns, _ = plan_turns(data, max_input_length)
+    references = [decode_sections(tokenizer, turn.answer_ids) for _, _, turn in turns]
+    calls = CallReader.for_references(layout, references)
+    return any(
+        calls.read(sections, _decode(tokenizer, turn.prompt_ids)) for (_, _, turn), sections in zip(turns, references)
+    )
+
+
 def predict(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -86,12 +105,26 @@ def predict(
     The main process writes them into `output` as they come, and in order at the end.
     """
     predictions: dict[int, Prediction] = {}
+    references = [decode_sections(tokenizer, turn.answer_ids) for _, _, turn in turns]
+    calls = CallReader.for_references(plan.layout, references)
     path = output if rank() == 0 else None
     if path:
         _write(path, [])
 
+    def predicted(place: int, answer: Sequence[int]) -> Prediction:
+        where, number, turn = turns[place]
+        prompt, sections = _decode(tokenizer, turn.prompt_ids), decode_sections(tokenizer, answer)
+        return Prediction(
+            where=where,
+            turn=number,
+            prompt=prompt,
+            reference=join_sections(references[place]),
+            prediction=join_sections(sections),
+            tool_call=compare_calls(calls.read(references[place], prompt), calls.read(sections, prompt)),
+        )
+
     def keep(answers: Sequence[tuple[int, list[int]]]) -> None:
-        own = {place: _prediction(tokenizer, turns[place], ids) for place, ids in answers}
+        own = {place: predicted(place, ids) for place, ids in answers}
         scorer.add({place: (made.prediction, made.reference) for place, made in own.items()})
         fresh = join_shares(gather(own))
         predictions.update(fresh)
@@ -120,17 +153,6 @@ def predict(
 def join_shares(shares: Sequence[dict[int, Any]]) -> dict[int, Any]:
     """Return what the processes have for the places that each of them has taken."""
     return {place: value for share in shares for place, value in share.items()}
-
-
-def _prediction(tokenizer: PreTrainedTokenizerBase, planned: PlannedTurn, answer: Sequence[int]) -> Prediction:
-    where, number, turn = planned
-    return Prediction(
-        where=where,
-        turn=number,
-        prompt=_decode(tokenizer, turn.prompt_ids),
-        reference=decode_answer(tokenizer, turn.answer_ids),
-        prediction=decode_answer(tokenizer, answer),
-    )
 
 
 def _write(path: Path, predictions: Sequence[Prediction], mode: str = "w") -> None:

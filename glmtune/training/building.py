@@ -83,6 +83,7 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             config=generation_config(base, options),
             max_input_length=config.max_input_length,
             batch_size=arguments.per_device_eval_batch_size,
+            layout=prepared.layout,
             synced_gpus=torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
         )
 

@@ -13,8 +13,11 @@ from glmtune.console import notice, quiet_libraries, say
 from glmtune.data.dataset import EncodedData
 from glmtune.data.encoding import Encoder
 from glmtune.data.inspection import format_text
+from glmtune.data.replies import ReplyLayout, reply_layout
 from glmtune.data.store import encoded_folder
 from glmtune.errors import GlmtuneError
+from glmtune.evaluation.predictions import has_calls
+from glmtune.evaluation.tool_calls import CALL_METRIC_NAMES
 from glmtune.family import Family
 from glmtune.modeling.loading import load_family, load_tokenizer
 from glmtune.modeling.sources import ModelSource, find_model
@@ -33,6 +36,8 @@ class Prepared:
     family: Family
     stop_ids: frozenset[int]
     """Ids that the labels teach to stop with."""
+    layout: ReplyLayout
+    """How the model writes tool calls."""
     data_files: DataRecord
     data: dict[str, EncodedData]
     """By split: `train`, and `val` and `test` where the configuration has rows for them."""
@@ -48,6 +53,8 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     family = load_family(source, trust_remote_code=trust)
     encoder = Encoder.from_config(tokenizer, family, config)
     data = load_data(files, config, encoder)
+    layout = reply_layout(encoder.renderer)
+    _check_metric(config, data.get("val"), tokenizer, layout)
     first = data["train"].dataset[0]
     say(f"first row, trained parts in [[ ]]: {format_text(tokenizer, first['input_ids'], first['labels'])}")
     return Prepared(
@@ -56,8 +63,22 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
         tokenizer=tokenizer,
         family=family,
         stop_ids=frozenset(encoder.stop_ids),
+        layout=layout,
         data_files=as_records(files),
         data=data,
+    )
+
+
+def _check_metric(
+    config: RunConfig, data: EncodedData | None, tokenizer: PreTrainedTokenizerBase, layout: ReplyLayout
+) -> None:
+    """Raise where the best model is to be told by its tool calls, and no row to evaluate on has one."""
+    metric = (config.training_args.get("metric_for_best_model") or "").removeprefix("eval_")
+    if metric not in CALL_METRIC_NAMES or data is None or has_calls(tokenizer, data, layout, config.max_input_length):
+        return
+    raise GlmtuneError(
+        f"`training_args.metric_for_best_model`: `{metric}` cannot be measured: no row to evaluate on calls a function",
+        fix="add rows with tool calls to the validation file, or choose another metric",
     )
 
 

@@ -21,12 +21,12 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Seq2SeqTrainer
 
+from glmtune.config import METRICS
 from glmtune.data.batching import StepBatches
 from glmtune.data.collating import Collator
 from glmtune.data.dataset import EncodedData, write_rejects
 from glmtune.errors import RunFailure
 from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
-from glmtune.evaluation.metrics import METRIC_NAMES
 from glmtune.family import IGNORE_INDEX
 from glmtune.modeling.loss import LabelledLoss
 from glmtune.modeling.memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
@@ -223,7 +223,7 @@ class GlmTrainer(Seq2SeqTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **gen_kwargs: Any
     ) -> dict[str, float]:
-        """Return loss, perplexity, BLEU-4 and ROUGE; a failure of all processes is reported, and training goes on."""
+        """Return what an evaluation measures; a failure of all processes is reported, and training goes on."""
         data = eval_dataset if isinstance(eval_dataset, EncodedData) else self.eval_data
         assert data is not None, "transformers evaluates only where there are rows to evaluate on"
         step = self.state.global_step
@@ -239,7 +239,7 @@ class GlmTrainer(Seq2SeqTrainer):
                 raise
             self._report_failure(step, error)
             self.unfinished.evaluation_due = False
-            return {f"{metric_key_prefix}_{name}": math.nan for name in ("loss", *METRIC_NAMES)}
+            return {f"{metric_key_prefix}_{name}": math.nan for name in METRICS}
         finally:
             self._speed_since = time.monotonic()
         self.unfinished.evaluation_due = False

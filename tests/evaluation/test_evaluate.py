@@ -13,6 +13,7 @@ import torch
 from glmtune import evaluate
 from glmtune.data.dataset import encode_file
 from glmtune.data.encoding import Encoder
+from glmtune.data.replies import ReplyLayout
 from glmtune.evaluation.evaluate import score_model
 from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.mean_loss import mean_loss
@@ -34,7 +35,7 @@ def encoder(loaded: LoadedModel) -> Encoder:
 
 def plan_for(loaded: LoadedModel, max_input_length: int | None = None) -> GenerationPlan:
     config = generation_config(loaded.model, {"max_new_tokens": 3})
-    return GenerationPlan(config=config, max_input_length=max_input_length, batch_size=4)
+    return GenerationPlan(config=config, max_input_length=max_input_length, batch_size=4, layout=ReplyLayout())
 
 
 def test_the_loss_is_the_mean_over_trained_tokens(loaded: LoadedModel, encoder: Encoder, demo_data: Path) -> None:
@@ -82,7 +83,8 @@ def test_predictions_are_written_as_lines_of_json(loaded: LoadedModel, demo_data
     output = tmp_path / "folder" / "predictions.jsonl"
     scores = evaluate(loaded, demo_data / "dev.jsonl", output=output, max_new_tokens=2)
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    assert lines == [vars(prediction) for prediction in scores.predictions]
+    fields = ("where", "turn", "prompt", "reference", "prediction")
+    assert lines == [{name: getattr(made, name) for name in fields} for made in scores.predictions]
 
 
 def test_a_prompt_over_the_limit_is_left_out_and_listed(loaded: LoadedModel, encoder: Encoder, demo_data: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GlmForCausalLM
 from glmtune import evaluate, generate, train
 from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation
+from glmtune.demo.rows import PLAIN, build_rows, to_json
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.family import family_of
 
@@ -206,6 +208,39 @@ def test_the_best_model_is_found_by_loss_and_by_generation(
     assert state["best_metric"] == best
     assert Path(state["best_model_checkpoint"]).is_dir()
     assert len(list(run.glob("checkpoint-*"))) <= 2
+
+
+def data_with(tmp_path: Path, demo_data: Path, rows: list[dict]) -> Path:
+    """Return a data folder with the demo's rows to train on and these to evaluate on."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(demo_data / "train.jsonl", folder)
+    (folder / "dev.jsonl").write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def rows_with_calls() -> list[dict]:
+    return [row for row in build_rows(PLAIN)["dev"] if len(row["messages"]) == 5][:2]
+
+
+def test_the_best_model_is_found_by_its_tool_calls(demo_data: Path, write_config, tmp_path: Path) -> None:
+    config = write_config(max_steps=2, eval_steps=2, save_steps=2, load_best_model_at_end=True,
+                          metric_for_best_model="tool-call-accuracy")  # fmt: skip
+    run = train(data_with(tmp_path, demo_data, rows_with_calls()), "demo", config)
+    state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text(encoding="utf-8"))
+    line = next(line for line in lines_of(run / "metrics.jsonl") if "eval_loss" in line)
+    assert state["best_metric"] == line["eval_tool-call-accuracy"] == 0.0
+    assert {"eval_tool-name-accuracy", "eval_false-call-rate"} <= line.keys()
+
+
+def test_a_metric_that_the_rows_cannot_give_is_told_before_the_run(
+    demo_data: Path, write_config, tmp_path: Path
+) -> None:
+    plain = {"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好。"}]}
+    folder = data_with(tmp_path, demo_data, [plain])
+    with pytest.raises(GlmtuneError, match="`tool-name-accuracy` cannot be measured: no row to evaluate on calls"):
+        train(folder, "demo", write_config(metric_for_best_model="tool-name-accuracy"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_init_from_starts_a_new_run_with_the_old_weights(
