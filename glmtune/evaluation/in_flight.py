@@ -48,12 +48,17 @@ MAX_LENGTHS = 1000
 KNOWN_OPTIONS = {
     "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
     "max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "transformers_version",
-    "_from_model_config",
+    "_from_model_config", "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
+    "assistant_lookbehind", "target_lookbehind",
 }  # fmt: skip
-"""Those that look at the next token's probabilities alone; others may look at the padded batch as a whole."""
+"""Those that look at the next token's probabilities alone, or at an assistant that only others bring in; all others
+may look at the padded batch as a whole."""
 
-NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "length_penalty": 1.0}
-"""Values that change nothing, which some models' files spell out."""
+NEUTRAL = {
+    "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0, "length_penalty": 1.0,
+}  # fmt: skip
+"""Values that change nothing, which some models' files spell out, and transformers where it has once generated."""
 
 
 @dataclass(eq=False)

@@ -139,6 +139,18 @@ def test_what_a_model_spells_out_without_effect_does_not_keep_it_down(loaded: Lo
     assert can_fly(loaded.model, made)
 
 
+def test_transformers_defaults_spelled_out_do_not_keep_a_model_down(loaded: LoadedModel) -> None:
+    """As its trainer leaves them in a model after a prediction, and as older models' files have them."""
+    model = copy.deepcopy(loaded.model)
+    model.generation_config.update(
+        num_beams=1, num_beam_groups=1, num_return_sequences=1, repetition_penalty=1.0, length_penalty=1.0,
+        encoder_repetition_penalty=1.0, temperature=1.0, top_k=50, top_p=1.0, typical_p=1.0, max_length=20,
+        num_assistant_tokens=20, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.4,
+        assistant_lookbehind=10, target_lookbehind=10,
+    )  # fmt: skip
+    assert can_fly(model, generation_config(model, {"do_sample": False, "max_new_tokens": 4}))
+
+
 @pytest.mark.parametrize("option", [{"num_beams": 2}, {"repetition_penalty": 1.2}, {"min_new_tokens": 2}])
 def test_options_that_look_at_the_whole_batch_go_batch_by_batch(
     loaded: LoadedModel, prompts: list[list[int]], option: dict[str, Any]
