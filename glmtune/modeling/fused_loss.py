@@ -66,6 +66,9 @@ def fused_cross_entropy(
         label_smoothing: As in `torch.nn.functional.cross_entropy`.
         buffer: Memory from the step before; None for new.
     """
+    if not torch.is_grad_enabled():
+        # A weight that is trained says that it needs a gradient, in an evaluation, too.
+        hidden, weight = hidden.detach(), weight.detach()
     if hidden.device.type != "cpu" and torch.is_autocast_enabled(hidden.device.type):
         half = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(half), weight.to(half)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -223,6 +224,24 @@ def test_no_logits_are_made_for_what_has_no_label(model, batch) -> None:
     assert seen[0].shape == ()
     # Labels 9..23 in at least one row are predicted from positions 8..22.
     assert seen[1].shape == (3, 15, model.config.vocab_size)
+
+
+@pytest.mark.parametrize("way", ["fused", "without gradients"])
+def test_an_evaluation_works_out_no_gradients(model, batch, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+    whole = fused_loss._loss_and_gradients
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        loss, *gradients = whole(*arguments, **options)
+        made.extend(gradient is not None for gradient in gradients)
+        return (loss, *gradients)
+
+    monkeypatch.setattr(fused_loss, "_loss_and_gradients", watched)
+    inputs, labels = batch
+    with nullcontext() if way == "fused" else torch.no_grad():
+        loss = LabelledLoss(model).summed(model, inputs, labels)
+    assert made == [way == "fused"] * 2  # of what goes into the output layer, and of its weight
+    assert loss.requires_grad == (way == "fused")
 
 
 def test_afterwards_the_model_gives_logits_again(model, batch) -> None:
