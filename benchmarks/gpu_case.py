@@ -27,6 +27,7 @@ from work import memory
 from glmtune.config import RunConfig, config_from_mapping
 from glmtune.console import notice, quiet_libraries
 from glmtune.data.dataset import EncodedData
+from glmtune.data.replies import ReplyLayout
 from glmtune.demo.model import build_tokenizer
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.family import GLM, IGNORE_INDEX
@@ -217,6 +218,7 @@ def our_trainer(model: Any, rows: Dataset, config: RunConfig, folder: Path) -> A
         tokenizer=build_tokenizer(),
         family=GLM,
         stop_ids=frozenset(),
+        layout=ReplyLayout(),
         data_files={},
         data={"train": EncodedData(dataset=rows)},
     )
