@@ -27,7 +27,7 @@ METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
 """PEFT's name of a method to ours."""
 
 METRICS = ["loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "tool-name-accuracy", "tool-call-accuracy"]
-"""What an evaluation measures; all but `loss` on generated text."""
+"""What the best checkpoint can be chosen by; all but `loss` is measured on generated text."""
 
 AT_LEAST_ONE = (
     "tokens_per_batch",

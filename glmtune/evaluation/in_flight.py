@@ -58,7 +58,7 @@ NEUTRAL = {
     "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0, "length_penalty": 1.0,
 }  # fmt: skip
-"""Values that change nothing, which some models' files spell out, and transformers where it has once generated."""
+"""Values that change nothing, which some models' files spell out, and a model that transformers' trainer has evaluated."""
 
 
 @dataclass(eq=False)
