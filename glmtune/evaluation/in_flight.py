@@ -58,7 +58,7 @@ NEUTRAL = {
     "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0, "length_penalty": 1.0,
 }  # fmt: skip
-"""Values that change nothing, which some models' files spell out, and a model that transformers' trainer has evaluated."""
+"""Values that change nothing, but are spelled out by some models' files, and by transformers' trainer."""
 
 
 @dataclass(eq=False)
