@@ -1,8 +1,6 @@
 """Serving through vLLM where it is installed: this module only says to it what it does not know of GLM-4 by itself.
 
-Written from vLLM's documentation and source (0.10 to 0.22), and tried with 0.32 on a CPU. vLLM hands a request's tools
-to the template beside the messages; one of GLM-4's layout looks for them in a system message alone, and the model does
-not read of them.
+Written from vLLM's documentation and source (0.10 to 0.22), and tried with 0.32 on a CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftConfig
@@ -27,6 +24,8 @@ from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import load_family, load_tokenizer, stop_token_ids
 from glmtune.modeling.sources import ModelSource
+
+from .vllm_template import glm4_template
 
 BACKENDS = ("auto", "transformers", "vllm")
 PLUGIN = Path(__file__).with_name("vllm_tool_parser.py")
@@ -74,7 +73,7 @@ def vllm_command(
     max_rows: int,
     trust_remote_code: bool = False,
 ) -> list[str]:
-    """Return vLLM's command line: adapters, stop tokens and the reader of tool calls.
+    """Return vLLM's command line: adapters, stop tokens, GLM-4's way to write messages and the reader of tool calls.
 
     Args:
         source: The checkpoint.
@@ -88,21 +87,27 @@ def vllm_command(
     """
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     family = load_family(source, trust_remote_code=trust_remote_code)
-    layout = reply_layout(ChatRenderer(tokenizer, family))
+    renderer = ChatRenderer(tokenizer, family)
+    layout = reply_layout(renderer)
     lora = {name: source.adapter} if source.adapter else {}
     lora |= {other: found.adapter for other, found in adapters.items() if found.adapter}
     own_settings = _own_settings(source.base)
     stops = stop_token_ids(own_settings, tokenizer, family)
     settings = own_settings.to_diff_dict() | {"eos_token_id": stops}
+    settings_file = _write_settings(json.dumps(settings, indent=2, sort_keys=True) + "\n", "generation_config.json")
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", source.base]
     command += ["--host", host, "--port", str(port), "--max-num-seqs", str(max_rows)]
     # Where the checkpoint is an adapter, the base model goes by its own name.
     command += ["--served-model-name", name if source.adapter is None else source.base]
-    command += ["--tokenizer", source.tokenizer, "--generation-config", str(_write_settings(settings))]
+    command += ["--tokenizer", source.tokenizer, "--generation-config", str(settings_file.parent)]
     if layout.calls is not None:
         command += ["--enable-auto-tool-choice", "--tool-call-parser", PARSERS[layout.calls]]
+        command += ["--exclude-tools-when-tool-choice-none"]
         if layout.calls == ROLE_LINE:
-            command += ["--tool-parser-plugin", str(PLUGIN)]
+            template_file = _write_settings(glm4_template(renderer), "chat_template.jinja")
+            command += ["--tool-parser-plugin", str(PLUGIN), "--chat-template", str(template_file)]
+            # vLLM would look into the template for how it takes texts, and cannot see through what ours does first.
+            command += ["--chat-template-content-format", "string"]
     if lora:
         rank = max(int(getattr(PeftConfig.from_pretrained(str(folder)), "r", 8)) for folder in lora.values())
         command += ["--enable-lora", "--max-lora-rank", str(next((size for size in RANKS if size >= rank), rank))]
@@ -130,13 +135,13 @@ def _own_settings(base: str) -> GenerationConfig:
         return GenerationConfig()
 
 
-def _write_settings(settings: dict[str, Any]) -> Path:
-    """Write the settings of generation where vLLM reads them, and return the folder."""
-    text = json.dumps(settings, indent=2, sort_keys=True)
+def _write_settings(text: str, name: str) -> Path:
+    """Write a file of settings for vLLM to read, and return where it lies: a folder for each text."""
     folder = cache_folder() / "vllm" / hashlib.sha256(text.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "generation_config.json").write_text(text + "\n", encoding="utf-8")
-    return folder
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
 def _peft_type(folder: Path) -> str:

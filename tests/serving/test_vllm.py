@@ -44,11 +44,15 @@ def test_the_command_names_adapters_stops_and_the_reader_of_calls(lora: Path, de
     stops = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>", "<|observation|>"])
     written = json.loads((settings / "generation_config.json").read_text(encoding="utf-8"))
     assert written["eos_token_id"] == sorted(stops)
+    template = Path(command[command.index("--chat-template") + 1])
+    assert template.read_text(encoding="utf-8").endswith("%}\n{{ '' }}" + tokenizer.chat_template)
     assert command == [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", demo_model,
         "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
         "--served-model-name", demo_model, "--tokenizer", str(lora), "--generation-config", str(settings),
-        "--enable-auto-tool-choice", "--tool-call-parser", "glm4_role_line", "--tool-parser-plugin", str(vllm.PLUGIN),
+        "--enable-auto-tool-choice", "--tool-call-parser", "glm4_role_line",
+        "--exclude-tools-when-tool-choice-none", "--tool-parser-plugin", str(vllm.PLUGIN),
+        "--chat-template", str(template), "--chat-template-content-format", "string",
         "--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"mine={lora}", f"other={lora}",
         "--max-model-len", "4096",
     ]  # fmt: skip
