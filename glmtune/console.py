@@ -45,11 +45,20 @@ def keep_lost_interrupts() -> None:
     def send_again(lost: sys.UnraisableHookArgs) -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
             # From another thread and a moment later: an error that is raised in this function would be ignored, too.
-            threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+            threading.Timer(0.1, _press_ctrl_c).start()
         else:
             show(lost)
 
     sys.unraisablehook = send_again
+
+
+def _press_ctrl_c() -> None:
+    """Send Ctrl-C to the main thread itself: where it sleeps, it would not wake of a signal that this thread gets."""
+    main = threading.main_thread().ident
+    if sys.platform == "win32" or main is None:
+        signal.raise_signal(signal.SIGINT)
+    else:
+        signal.pthread_kill(main, signal.SIGINT)
 
 
 @contextmanager

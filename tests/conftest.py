@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
@@ -26,6 +27,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real material beside the checkout: GLM-4's tokenizer and published rows. Not part of the project."""
+
+
+def pytest_collection_finish() -> None:
+    """Set apart what the imports have made: every run collects garbage, and would look through all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 LONGEST = ("test_readme.py", "test_matrix.py", "test_tour.py")

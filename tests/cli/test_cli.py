@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,9 +74,11 @@ def test_eval_prints_json_and_writes_predictions_without_overwriting(run: Path, 
         assert (workplace / name).is_file()
 
 
-def test_infer_takes_a_prompt_a_file_and_stdin(run: Path, workplace: Path) -> None:
+def test_infer_takes_a_prompt_a_file_and_stdin(run: Path, workplace: Path, program: Path) -> None:
     options = ["--greedy", "--max-new-tokens", "6"]
-    by_prompt = in_own_process("infer", run / "checkpoint-2", "--prompt", QUESTION, *options, cwd=workplace)
+    by_prompt = in_own_process(
+        "infer", run / "checkpoint-2", "--prompt", QUESTION, *options, cwd=workplace, program=program
+    )
     by_stdin = command_line("infer", run / "checkpoint-2", *options, cwd=workplace, input=QUESTION + "\n")
     streamed = command_line("infer", run, "--prompt", QUESTION, "--stream", *options, cwd=workplace)
     rows = workplace / "questions.jsonl"
@@ -137,6 +141,11 @@ MISTAKES = {
         "  --> {data}\n"
         "hint: the folder holds `dev.jsonl`, `test.jsonl`, `train.jsonl`; set `data_config.train_file` to one of "
         "them\n",
+    ),
+    "no DeepSpeed file": (
+        ["train", "{data}", "demo", "config.yaml", "--deepspeed", "no such file"],
+        "error: `training_args.deepspeed`: there is no file `no such file`; looked for `{work}/no such file`\n"
+        '  --> --set training_args.deepspeed="no such file"\n',
     ),
     "no model": (
         ["train", "{data}", "./nothing", "config.yaml", "--set", "training_args.output_dir=x"],
@@ -213,16 +222,19 @@ def test_sampling_flags_that_make_no_sense_are_told(flags: tuple[str, ...], tmp_
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_full_without_a_traceback(mistake: str, workplace: Path, demo_data: Path) -> None:
+def test_a_mistake_is_told_in_full_without_a_traceback(
+    mistake: str, workplace: Path, demo_data: Path, program: Path
+) -> None:
     places = {
         "data": str(demo_data),
+        "work": str(workplace),
         "empty": str(workplace / "empty.jsonl"),
         "broken": str(workplace / "broken.jsonl"),
     }
     Path(places["empty"]).write_text("\n", encoding="utf-8")
     Path(places["broken"]).write_text("{broken\n", encoding="utf-8")
     arguments, message = MISTAKES[mistake]
-    call = in_own_process if mistake == "no data folder" else command_line
+    call = partial(in_own_process, program=program) if mistake == "no data folder" else command_line
     done = call(*(argument.format(**places) for argument in arguments), cwd=workplace)
     assert done.stderr.endswith(message.format(**places)), done.stderr
     assert "Traceback" not in done.stderr
@@ -243,15 +255,23 @@ def test_debug_shows_the_traceback(place: int, workplace: Path) -> None:
     assert done.returncode == 1
 
 
-def test_a_full_disk_is_a_failure_told_in_one_line(workplace: Path, demo_data: Path, demo_model: str) -> None:
-    def small_files() -> None:
-        # No file of this process may grow past 150 kB: what a full disk does, without one.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of this process may grow past 150 kB: what a full disk does, without one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heeded = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, heeded)
 
-    done = in_own_process(
+
+def test_a_full_disk_is_a_failure_told_in_one_line(
+    workplace: Path, demo_data: Path, demo_model: str, small_files: None
+) -> None:
+    done = command_line(
         "train", demo_data, "demo", "config.yaml", "--set", "training_args.output_dir=full",
-        "--set", "peft_config.r=16", cwd=workplace, preexec_fn=small_files,
+        "--set", "peft_config.r=16", cwd=workplace,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "error: the disk is full: the checkpoint could not be written" in done.stderr
@@ -265,13 +285,15 @@ def heed_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 75)])
-def test_a_signal_saves_and_ends_with_a_code_of_its_own(name: str, code: int, workplace: Path, demo_data: Path) -> None:
+def test_a_signal_saves_and_ends_with_a_code_of_its_own(
+    name: str, code: int, workplace: Path, demo_data: Path, program: Path
+) -> None:
     arguments = ["train", str(demo_data), "demo", "config.yaml", "--set", f"training_args.output_dir={name}",
                  "--set", "training_args.max_steps=100000", "--set", "training_args.save_steps=100000",
                  "--set", "training_args.logging_steps=1"]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "glmtune", *arguments],
+        [program, *arguments],
         cwd=workplace, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c,
     ) as process:  # fmt: skip
         assert process.stderr is not None
@@ -290,7 +312,9 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name: str, code: int, wo
 
 
 @pytest.mark.parametrize("verb", ["eval", "infer", "infer --stream"])
-def test_ctrl_c_while_answers_are_written_ends_with_130(verb: str, workplace: Path, demo_data: Path) -> None:
+def test_ctrl_c_while_answers_are_written_ends_with_130(
+    verb: str, workplace: Path, demo_data: Path, program: Path
+) -> None:
     name, *stream = verb.split()
     rows = workplace / "many.jsonl"
     rows.write_text((demo_data / "train.jsonl").read_text(encoding="utf-8") * 10, encoding="utf-8")
@@ -301,7 +325,7 @@ def test_ctrl_c_while_answers_are_written_ends_with_130(verb: str, workplace: Pa
         "infer": ["--input", str(rows), "--greedy", "--max-new-tokens", "20", *stream],
     }[name]
     with subprocess.Popen(
-        [sys.executable, "-m", "glmtune", name, "demo", *arguments, "--batch-size", "1"],
+        [program, name, "demo", *arguments, "--batch-size", "1"],
         cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
     ) as process:  # fmt: skip
         assert process.stdout is not None

@@ -140,7 +140,7 @@ def mixed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_prepare_keeps_the_rows_that_a_run_then_finds(mixed: Path) -> None:
+def test_prepare_keeps_the_rows_that_a_run_then_finds(mixed: Path, program: Path) -> None:
     done = data_verb("prepare", ".", "demo", "config.yaml", cwd=mixed)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
@@ -149,7 +149,7 @@ def test_prepare_keeps_the_rows_that_a_run_then_finds(mixed: Path) -> None:
     folder = Path(lines[-1].removeprefix("encoded rows are kept in "))
     before = {path: path.stat().st_ino for path in folder.glob("*/rows.arrow")}
     assert before
-    trained = in_own_process("train", ".", "demo", "config.yaml", cwd=mixed)
+    trained = in_own_process("train", ".", "demo", "config.yaml", cwd=mixed, program=program)
     assert trained.returncode == 0, trained.stderr
     assert {path: path.stat().st_ino for path in folder.glob("*/rows.arrow")} == before
     # 2 x 12 + 9 rows, but for those of the two that are evaluated on, wherever and however often they stand.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +47,3 @@ def test_every_shipped_configuration_finds_every_shipped_file_by_its_name(
     monkeypatch.chdir(tmp_path)
     config = load_config(CONFIGS / name, [f"training_args.deepspeed={path.name}"])
     assert config.training_args["deepspeed"] == str(path)
-
-
-def test_the_flag_is_the_key_in_short(demo_data: Path, write_config, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "glmtune", "train", demo_data, "demo", write_config(), "--deepspeed", "no such file"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "`training_args.deepspeed`: there is no file `no such file`" in done.stderr
