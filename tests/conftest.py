@@ -8,8 +8,10 @@ import os
 import signal
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import preloaded
 import pytest
 
 # Before transformers is imported: nothing may even look for a hub.
@@ -63,6 +65,14 @@ def demo_model() -> str:
     from glmtune.demo.model import demo_model_path
 
     return str(demo_model_path())
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A `glmtune` in a process of its own that starts at once."""
+    folder = tmp_path_factory.mktemp("program")
+    with preloaded.install(folder):
+        yield folder / "glmtune"
 
 
 @pytest.fixture(scope="session")

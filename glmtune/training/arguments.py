@@ -18,6 +18,7 @@ from glmtune.modeling.loading import default_dtype
 from .build_locks import wait_for_compilers
 from .checkpoint import STAGING
 from .fsdp import divide_on_a_cpu
+from .inference_kernel import skip_inference_kernel
 from .reports import reporters
 from .sharding import tell_deepspeed_of_the_device
 
@@ -59,6 +60,8 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         import deepspeed
 
         wait_for_compilers(notify)
+        if arguments.device.type == "cpu":
+            skip_inference_kernel()
         # ZeRO-3 deals the weights out while the model loads, and must know by then how many processes there are.
         backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
         deepspeed.init_distributed(dist_backend=backend)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "glmtune", "export", "demo", "out"]
+EXPORT = ["export", "demo", "out"]
 
 
 @pytest.mark.slow
@@ -21,7 +21,8 @@ def test_a_full_disk_is_a_failure_told_in_one_line_that_leaves_nothing(demo_mode
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, preexec_fn=small_files, check=False)
+    command = [sys.executable, "-m", "glmtune", *EXPORT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=small_files, check=False)
     assert done.returncode == 1, done.stderr
     assert f"error: `{tmp_path / 'out'}` cannot be written: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -30,9 +31,11 @@ def test_a_full_disk_is_a_failure_told_in_one_line_that_leaves_nothing(demo_mode
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_or_sigterm_leaves_nothing_behind(number: signal.Signals, demo_model: str, tmp_path: Path) -> None:
+def test_ctrl_c_or_sigterm_leaves_nothing_behind(
+    number: signal.Signals, program: Path, demo_model: str, tmp_path: Path
+) -> None:
     with subprocess.Popen(
-        COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [program, *EXPORT], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         assert process.stderr is not None
@@ -48,7 +51,8 @@ def test_ctrl_c_or_sigterm_leaves_nothing_behind(number: signal.Signals, demo_mo
 @pytest.mark.slow
 def test_stdout_holds_the_report_alone(demo_model: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
-    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True)
+    command = [sys.executable, "-m", "glmtune", *EXPORT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == (
         "out: a full model in float32, 1 file of 4.3 MB\n"
         "greedy answers: 8 of 8 are the same as before (8 general questions)\n"
