@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from glmtune.data.rendering import ChatRenderer
 
-# `ranks`: results of several calls are put in the order of the calls, as in training. The empty text at the end keeps
+# `rank`: results of several calls are put in the order of the calls, as in training. The empty text at the end keeps
 # the model's template from losing a line break that it begins with.
 _BEFORE = """\
 {%- set glm = namespace(messages=[], ids=[], results=[], offer=none) -%}
