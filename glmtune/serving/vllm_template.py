@@ -15,48 +15,48 @@ from glmtune.data.rendering import ChatRenderer
 _BEFORE = """\
 {%- set glm = namespace(messages=[], ids=[], results=[], offer=none) -%}
 {%- if tools and OFFERS_IN_MESSAGE -%}
-{%- set glm.offer = [] -%}
-{%- for tool in tools -%}
-{%- if tool.function -%}
-{%- set function = dict(tool.function.items() | rejectattr(1, 'none')) -%}
-{%- set glm.offer = glm.offer + [dict(tool, function=function)] -%}
-{%- else -%}
-{%- set glm.offer = glm.offer + [tool] -%}
-{%- endif -%}
-{%- endfor -%}
-{%- if messages[0].role not in ('system', 'developer') -%}
-{%- set glm.messages = [{'role': 'system', 'content': '', 'tools': glm.offer}] -%}
-{%- set glm.offer = none -%}
-{%- endif -%}
+  {%- set glm.offer = [] -%}
+  {%- for tool in tools -%}
+    {%- if tool.function -%}
+      {%- set function = dict(tool.function.items() | rejectattr(1, 'none')) -%}
+      {%- set glm.offer = glm.offer + [dict(tool, function=function)] -%}
+    {%- else -%}
+      {%- set glm.offer = glm.offer + [tool] -%}
+    {%- endif -%}
+  {%- endfor -%}
+  {%- if messages[0].role not in ('system', 'developer') -%}
+    {%- set glm.messages = [{'role': 'system', 'content': '', 'tools': glm.offer}] -%}
+    {%- set glm.offer = none -%}
+  {%- endif -%}
 {%- endif -%}
 {%- for message in messages -%}
-{%- if message.role in ('tool', 'function') -%}
-{%- set rank = glm.ids.index(message.tool_call_id) if message.tool_call_id in glm.ids else glm.ids | length -%}
-{%- set glm.results = glm.results + [{'role': 'OBSERVATION', 'content': message.content, 'rank': rank}] -%}
-{%- if loop.last or loop.nextitem.role not in ('tool', 'function') -%}
-{%- set glm.messages = glm.messages + (glm.results | sort(attribute='rank')) -%}
-{%- set glm.results = [] -%}
-{%- endif -%}
-{%- elif message.tool_calls -%}
-{%- if message.content -%}
-{%- set glm.messages = glm.messages + [{'role': message.role, 'content': message.content}] -%}
-{%- endif -%}
-{%- set glm.ids = message.tool_calls | map(attribute='id') | list -%}
-{%- for call in message.tool_calls -%}
-{%- set arguments = call.function.arguments -%}
-{%- set text = arguments if arguments is string else (arguments or {}) | tojson -%}
-{%- set call = {'role': message.role, 'metadata': call.function.name, 'content': text} -%}
-{%- set glm.messages = glm.messages + [call] -%}
-{%- endfor -%}
-{%- else -%}
-{%- set role = 'system' if message.role == 'developer' else message.role -%}
-{%- set message = dict(message.items() | rejectattr(1, 'none'), role=role) -%}
-{%- if glm.offer -%}
-{%- set message = dict(message, tools=glm.offer) -%}
-{%- set glm.offer = none -%}
-{%- endif -%}
-{%- set glm.messages = glm.messages + [message] -%}
-{%- endif -%}
+  {%- if message.role in ('tool', 'function') -%}
+    {%- set rank = glm.ids.index(message.tool_call_id) if message.tool_call_id in glm.ids else glm.ids | length -%}
+    {%- set glm.results = glm.results + [{'role': 'OBSERVATION', 'content': message.content, 'rank': rank}] -%}
+    {%- if loop.last or loop.nextitem.role not in ('tool', 'function') -%}
+      {%- set glm.messages = glm.messages + (glm.results | sort(attribute='rank')) -%}
+      {%- set glm.results = [] -%}
+    {%- endif -%}
+  {%- elif message.tool_calls -%}
+    {%- if message.content -%}
+      {%- set glm.messages = glm.messages + [{'role': message.role, 'content': message.content}] -%}
+    {%- endif -%}
+    {%- set glm.ids = message.tool_calls | map(attribute='id') | list -%}
+    {%- for call in message.tool_calls -%}
+      {%- set arguments = call.function.arguments -%}
+      {%- set text = arguments if arguments is string else (arguments or {}) | tojson -%}
+      {%- set call = {'role': message.role, 'metadata': call.function.name, 'content': text} -%}
+      {%- set glm.messages = glm.messages + [call] -%}
+    {%- endfor -%}
+  {%- else -%}
+    {%- set role = 'system' if message.role == 'developer' else message.role -%}
+    {%- set message = dict(message.items() | rejectattr(1, 'none'), role=role) -%}
+    {%- if glm.offer -%}
+      {%- set message = dict(message, tools=glm.offer) -%}
+      {%- set glm.offer = none -%}
+    {%- endif -%}
+    {%- set glm.messages = glm.messages + [message] -%}
+  {%- endif -%}
 {%- endfor -%}
 {%- set messages = glm.messages -%}
 {{ '' }}"""
