@@ -17,6 +17,14 @@ from glmtune.training.machine import check_machine
 REPOSITORY = Path(__file__).parents[2]
 
 
+# Compiled code draws other random numbers for dropout.
+METHODS = {
+    "lora": {"peft_type": "LORA", "r": 4, "lora_alpha": 8},
+    "ptuning_v2": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4},
+    "sft": None,
+}
+
+
 def steps(run: Path, read_losses) -> list[float]:
     losses = read_losses(run)
     return [losses[step] for step in sorted(losses)]
@@ -68,8 +76,9 @@ def test_what_does_not_go_together_with_compiling_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("quantization", [None, "4bit"])
+@pytest.mark.parametrize(("method", "quantization"), [*((method, None) for method in METHODS), ("lora", "4bit")])
 def test_a_traced_run_has_the_losses_of_a_plain_one_and_two_traces(
+    method: str,
     quantization: str | None,
     demo_data: Path,
     write_config,
@@ -81,7 +90,7 @@ def test_a_traced_run_has_the_losses_of_a_plain_one_and_two_traces(
     if quantization:
         pytest.importorskip("bitsandbytes")
     # Padded rows have other companions in a step than packed ones.
-    top = {"quantization": quantization, "packing": False}
+    top = {"quantization": quantization, "packing": False, "peft_config": METHODS[method]}
     settings = {"max_steps": 4, "eval_strategy": "no", "use_cpu": True}
     plain = train(demo_data, "demo", write_config(top=top, output_dir=str(tmp_path / "plain"), **settings))
     assert "compiled" not in capsys.readouterr().err
@@ -89,7 +98,7 @@ def test_a_traced_run_has_the_losses_of_a_plain_one_and_two_traces(
     with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
         traced = train(demo_data, "demo", write_config(top=top, torch_compile_backend="aot_eager", **settings))
     assert ", compiled on, " in capsys.readouterr().err
-    assert steps(traced, read_losses) == pytest.approx(steps(plain, read_losses), rel=1e-4)
+    assert steps(traced, read_losses) == pytest.approx(steps(plain, read_losses), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -98,11 +107,11 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one_and_resumes_exactly(
     demo_data: Path, write_config, read_losses, read_weights, tmp_path: Path
 ) -> None:
     settings = {"max_steps": 4, "save_steps": 2, "eval_steps": 2, "use_cpu": True}
-    top = {"packing": False}
+    top = {"packing": False, "peft_config": METHODS["lora"]}
     plain = train(demo_data, "demo", write_config(top=top, output_dir=str(tmp_path / "plain"), **settings))
     run = train(demo_data, "demo", write_config(top=top, torch_compile=True, **settings))
     losses, weights = read_losses(run), read_weights(run / "checkpoint-4")
-    assert steps(run, read_losses) == pytest.approx(steps(plain, read_losses), rel=1e-4)
+    assert steps(run, read_losses) == pytest.approx(steps(plain, read_losses), rel=1e-6)
 
     shutil.rmtree(run / "checkpoint-4")
     (run / "metrics.jsonl").write_text("", encoding="utf-8")
