@@ -27,6 +27,9 @@ def serve(
     backend: Annotated[
         str, typer.Option(help="`vllm`, `transformers`, or `auto`: vLLM where it is installed and there is a GPU.")
     ] = "auto",
+    vllm_args: Annotated[
+        str, typer.Option(help="More options for vLLM, in one string: `--vllm-args '--tensor-parallel-size 8'`.")
+    ] = "",
     max_length: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together; the model's limit by default.", min=2)
     ] = None,
@@ -53,6 +56,7 @@ def serve(
         adapters=adapter or (),
         api_key=api_key,
         backend=backend,
+        vllm_args=vllm_args,
         limits=Limits(
             max_length=max_length,
             max_rows=max_batch,

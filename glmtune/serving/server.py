@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import threading
@@ -59,6 +60,7 @@ def serve(
     adapters: Sequence[str] = (),
     api_key: str | None = None,
     backend: str = "auto",
+    vllm_args: str = "",
     limits: Limits | None = None,
     base_model: str | None = None,
     trust_remote_code: bool = False,
@@ -73,6 +75,7 @@ def serve(
         adapters: `NAME=PATH` of others on the same base model.
         api_key: What clients must send; `$GLMTUNE_API_KEY` by default.
         backend: `transformers`, `vllm`, or `auto`.
+        vllm_args: More options for vLLM, written as in a shell.
         limits: What the server takes on.
         base_model: Where the base model of an adapter is now, if it has moved.
         trust_remote_code: Run code that the model brings along.
@@ -84,6 +87,8 @@ def serve(
     own_name = name or model_name(checkpoint)
     others = find_adapters(list(adapters), source)
     limits = limits or Limits()
+    if host not in LOOPBACK and api_key is None:
+        notice(f"everybody who can reach `{host}` may use the model; `--api-key` or `${API_KEY_VARIABLE}` ends that")
     if takes_vllm(backend, [source, *others.values()]):
         command = vllm_command(
             source,
@@ -94,20 +99,28 @@ def serve(
             max_length=limits.max_length,
             max_rows=limits.max_rows,
             trust_remote_code=trust_remote_code,
+            more=_split(vllm_args),
         )
         run_vllm(command, api_key)
+    if vllm_args:
+        raise GlmtuneError(
+            "`--vllm-args` is for vLLM, which does not serve here", fix="`--backend vllm` says why; or leave it out"
+        )
     # Before the model is loaded, which takes minutes: the address may be taken.
     listener = _listen(host, port)
     with listener:
         application, engine = _load(source, own_name, others, api_key, limits, trust_remote_code)
-        if host not in LOOPBACK and api_key is None:
-            notice(
-                f"everybody who can reach `{host}` may use the model; `--api-key` or `${API_KEY_VARIABLE}` ends that"
-            )
         address = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
         say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
         _run(application, engine, listener, limits)
+
+
+def _split(options: str) -> list[str]:
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise GlmtuneError(f"`--vllm-args` cannot be read as words of a shell: {error}") from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,11 +1,13 @@
 """Serving through vLLM where it is installed: this module only says to it what it does not know of GLM-4 by itself.
 
-Written from vLLM's documentation and source (0.10 to 0.22), and tried with 0.32 on a CPU.
+Written from vLLM's documentation and source (0.20, the first that takes transformers 5, to 0.32), and tried with 0.32
+on a CPU.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -42,24 +44,32 @@ def takes_vllm(backend: str, sources: Sequence[ModelSource]) -> bool:
         raise GlmtuneError(f"`--backend` is `{backend}`; expected one of: {', '.join(BACKENDS)}")
     if backend == "transformers":
         return False
-    reason = _why_not(sources)
-    if backend == "vllm" and reason is not None:
+    is_asked_for = backend == "vllm"
+    reason = _why_not(sources, is_asked_for=is_asked_for)
+    if is_asked_for and reason is not None:
         raise GlmtuneError(f"vLLM cannot serve this: {reason}", fix="leave out `--backend vllm`")
-    is_installed = importlib.util.find_spec("vllm") is not None
-    if backend == "auto" and is_installed and reason is not None:
+    if reason is not None and importlib.util.find_spec("vllm") is not None:
         notice(f"served without vLLM: {reason}")
     return reason is None
 
 
-def _why_not(sources: Sequence[ModelSource]) -> str | None:
+def _why_not(sources: Sequence[ModelSource], *, is_asked_for: bool) -> str | None:
     if importlib.util.find_spec("vllm") is None:
         return "`vllm` is not installed"
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not (is_asked_for and _is_built_for_cpus()):
         return "there is no GPU"
     for source in sources:
         if source.adapter is not None and _peft_type(source.adapter) != "LORA":
             return f"the adapter `{source.adapter}` is not LoRA, and vLLM knows no other"
     return None
+
+
+def _is_built_for_cpus() -> bool:
+    """Return what vLLM itself goes by: the end of its version, as in `0.32.0+cpu`."""
+    try:
+        return "cpu" in importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def vllm_command(
@@ -72,6 +82,7 @@ def vllm_command(
     max_length: int | None,
     max_rows: int,
     trust_remote_code: bool = False,
+    more: Sequence[str] = (),
 ) -> list[str]:
     """Return vLLM's command line: adapters, stop tokens, GLM-4's way to write messages and the reader of tool calls.
 
@@ -84,6 +95,7 @@ def vllm_command(
         max_length: Tokens of prompt and answer together; the model's own limit where it is None.
         max_rows: Answers written at once.
         trust_remote_code: Whether to run code that the model brings along.
+        more: Further options of vLLM, which override what is above.
     """
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     family = load_family(source, trust_remote_code=trust_remote_code)
@@ -94,7 +106,7 @@ def vllm_command(
     own_settings = _own_settings(source.base)
     stops = stop_token_ids(own_settings, tokenizer, family)
     settings = own_settings.to_diff_dict() | {"eos_token_id": stops}
-    settings_file = _write_settings(json.dumps(settings, indent=2, sort_keys=True) + "\n", "generation_config.json")
+    settings_file = _write_file(json.dumps(settings, indent=2, sort_keys=True) + "\n", "generation_config.json")
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", source.base]
     command += ["--host", host, "--port", str(port), "--max-num-seqs", str(max_rows)]
     # Where the checkpoint is an adapter, the base model goes by its own name.
@@ -104,7 +116,7 @@ def vllm_command(
         command += ["--enable-auto-tool-choice", "--tool-call-parser", PARSERS[layout.calls]]
         command += ["--exclude-tools-when-tool-choice-none"]
         if layout.calls == ROLE_LINE:
-            template_file = _write_settings(glm4_template(renderer), "chat_template.jinja")
+            template_file = _write_file(glm4_template(renderer), "chat_template.jinja")
             command += ["--tool-parser-plugin", str(PLUGIN), "--chat-template", str(template_file)]
             # vLLM would look into the template for how it takes texts, and cannot see through what ours does first.
             command += ["--chat-template-content-format", "string"]
@@ -116,7 +128,7 @@ def vllm_command(
         command += ["--max-model-len", str(max_length)]
     if trust_remote_code:
         command += ["--trust-remote-code"]
-    return command
+    return [*command, *more]
 
 
 def run_vllm(command: Sequence[str], api_key: str | None) -> None:
@@ -135,8 +147,8 @@ def _own_settings(base: str) -> GenerationConfig:
         return GenerationConfig()
 
 
-def _write_settings(text: str, name: str) -> Path:
-    """Write a file of settings for vLLM to read, and return where it lies: a folder for each text."""
+def _write_file(text: str, name: str) -> Path:
+    """Write a file for vLLM to read, and return where it lies: a folder for each text."""
     folder = cache_folder() / "vllm" / hashlib.sha256(text.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name

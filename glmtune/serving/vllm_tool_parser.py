@@ -11,16 +11,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from glmtune.data.replies import ROLE_LINE, Piece, ReplyLayout, ReplyReader, ToolCall, parse_reply
-from glmtune.family import GLM_STOPS
+from vllm.sampling_params import StructuredOutputsParams
 
 # The classes of vLLM's protocol have moved several times; in this module they have had the same names throughout.
-try:
-    from vllm.tool_parsers import hermes_tool_parser as protocol
-    from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
-except ImportError:  # before vLLM 0.14
-    from vllm.entrypoints.openai.tool_parsers import hermes_tool_parser as protocol
-    from vllm.entrypoints.openai.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
+from vllm.tool_parsers import hermes_tool_parser as protocol
+from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
+
+from glmtune.data.replies import ROLE_LINE, Piece, ReplyLayout, ReplyReader, ToolCall, parse_reply
+from glmtune.family import GLM_STOPS
 
 BORDER = "<|assistant|>"
 STOPS = re.compile("|".join(map(re.escape, GLM_STOPS)))
@@ -32,16 +30,22 @@ class Glm4RoleLineParser(ToolParser):
     """Reads the calls of one answer."""
 
     supports_required_and_named = False
-    """vLLM would have the answer written as a JSON list, which GLM-4 does not know."""
+    """vLLM would have the answer written as a JSON list, which GLM-4 does not know; see `adjust_request`."""
 
     def __init__(self, tokenizer: Any, *others: Any) -> None:
         super().__init__(tokenizer, *others)
         self.reader: ReplyReader | None = None
 
     def adjust_request(self, request: Any) -> Any:
-        """Keep control tokens in the text: `<|assistant|>` stands between a text and its calls."""
-        if request.tools and request.tool_choice != "none":
-            request.skip_special_tokens = False
+        """Keep control tokens in the text, where `<|assistant|>` stands before a call; begin with a call if asked."""
+        if not request.tools or request.tool_choice == "none":
+            return request
+        request.skip_special_tokens = False
+        if request.tool_choice not in (None, "auto"):
+            openings = "|".join(re.escape(LAYOUT.opening(name)) for name in _wanted(request))
+            # The rest is left to the model, as in our own server: also that it calls several functions.
+            request.structured_outputs = StructuredOutputsParams(regex=rf"({openings})[\s\S]*")
+            request.response_format = None
         return request
 
     def extract_tool_calls(self, model_output: str, request: Any) -> Any:
@@ -90,6 +94,13 @@ class Glm4RoleLineParser(ToolParser):
             id=protocol.make_tool_call_id(),
             function=function.model_dump(exclude_none=True),
         )
+
+
+def _wanted(request: Any) -> list[str]:
+    """Return the names of the functions that `tool_choice` leaves: the one it names, or all."""
+    if request.tool_choice == "required":
+        return [str(tool.get("function", tool).get("name")) for tool in _tools(request)]
+    return [str(getattr(request.tool_choice, "function", request.tool_choice).name)]
 
 
 def _tools(request: Any) -> list[dict[str, Any]]:

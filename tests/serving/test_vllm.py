@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.sources import ModelSource, find_model
-from glmtune.serving import vllm
+from glmtune.serving import server, vllm
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,52 @@ def test_prefixes_are_served_without_vllm(prefix: Path, monkeypatch: pytest.Monk
     )
 
 
+def test_a_build_for_cpus_serves_where_it_is_asked_for(
+    demo_model: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    source = ModelSource(base=demo_model)
+    monkeypatch.setattr(vllm.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(vllm.importlib.metadata, "version", lambda name: "0.32.0+cpu")
+    assert vllm.takes_vllm("vllm", [source])
+    assert not vllm.takes_vllm("auto", [source])
+    assert capsys.readouterr().err == "note: served without vLLM: there is no GPU\n"
+    monkeypatch.setattr(vllm.importlib.metadata, "version", lambda name: "0.32.0")
+    with pytest.raises(GlmtuneError, match="vLLM cannot serve this: there is no GPU"):
+        vllm.takes_vllm("vllm", [source])
+
+
+class Command(Exception):
+    """Raised in the place of becoming vLLM."""
+
+
+def test_options_of_vllm_come_last(demo_model: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def run(command: list[str], api_key: str | None) -> None:
+        raise Command(command, api_key)
+
+    monkeypatch.setattr(server, "takes_vllm", lambda backend, sources: True)
+    monkeypatch.setattr(server, "run_vllm", run)
+    with pytest.raises(Command) as caught:
+        server.serve(demo_model, host="0.0.0.0", vllm_args="--tensor-parallel-size 8 --port '9 9'")
+    command, api_key = caught.value.args
+    assert command[-4:] == ["--tensor-parallel-size", "8", "--port", "9 9"]
+    assert api_key is None
+    assert capsys.readouterr().err == (
+        "note: everybody who can reach `0.0.0.0` may use the model; `--api-key` or `$GLMTUNE_API_KEY` ends that\n"
+    )
+    with pytest.raises(GlmtuneError) as refused:
+        server.serve(demo_model, vllm_args="--port '9")
+    assert str(refused.value) == "`--vllm-args` cannot be read as words of a shell: No closing quotation"
+
+
+def test_options_of_vllm_are_not_lost_where_it_does_not_serve(demo_model: str) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        server.serve(demo_model, vllm_args="--tensor-parallel-size 8")
+    assert str(caught.value) == (
+        "`--vllm-args` is for vLLM, which does not serve here\nhint: `--backend vllm` says why; or leave it out"
+    )
+
+
 class Fields(types.SimpleNamespace):
     """Stands for vLLM's pydantic classes."""
 
@@ -110,7 +157,9 @@ def parser(monkeypatch: pytest.MonkeyPatch) -> Any:
     abstract.ToolParserManager = types.SimpleNamespace(register_module=lambda name: lambda kind: kind)
     parsers = types.ModuleType("vllm.tool_parsers")
     parsers.hermes_tool_parser = protocol
-    for module in (types.ModuleType("vllm"), parsers, protocol, abstract):
+    sampling = types.ModuleType("vllm.sampling_params")
+    sampling.StructuredOutputsParams = Fields
+    for module in (types.ModuleType("vllm"), parsers, protocol, abstract, sampling):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.delitem(sys.modules, "glmtune.serving.vllm_tool_parser", raising=False)
     from glmtune.serving.vllm_tool_parser import Glm4RoleLineParser
@@ -118,9 +167,30 @@ def parser(monkeypatch: pytest.MonkeyPatch) -> Any:
     return Glm4RoleLineParser(None)
 
 
-def request() -> Any:
-    tool = Fields(type="function", function={"name": "f", "parameters": {}})
-    return Fields(tools=[tool], tool_choice="auto", skip_special_tokens=True)
+def request(tool_choice: Any = "auto") -> Any:
+    tools = [Fields(type="function", function={"name": name, "parameters": {}}) for name in ("f", "g.h")]
+    open_fields = {"structured_outputs": None, "response_format": "json"}
+    return Fields(tools=tools, tool_choice=tool_choice, skip_special_tokens=True, **open_fields)
+
+
+@pytest.mark.parametrize(
+    ("tool_choice", "names"),
+    [("auto", []), ("none", []), (None, []), ("required", ["f", "g.h"]), (Fields(function=Fields(name="f")), ["f"])],
+    ids=["auto", "none", "open", "required", "named"],
+)
+def test_the_plugin_has_answers_begin_with_the_calls_that_are_asked_for(
+    parser: Any, tool_choice: Any, names: list[str]
+) -> None:
+    asked = parser.adjust_request(request(tool_choice))
+    assert asked.skip_special_tokens is (tool_choice == "none")
+    if not names:
+        assert (asked.structured_outputs, asked.response_format) == (None, "json")
+        return
+    assert asked.response_format is None
+    allowed = re.compile(asked.structured_outputs.regex)
+    answers = {name: f'{name}\n{{"a": "北京"}}<|assistant|>f\n{{}}' for name in ("f", "g.h", "gxh", "other")}
+    assert [name for name, answer in answers.items() if allowed.fullmatch(answer)] == names
+    assert not allowed.fullmatch("\nThe weather is fine.")
 
 
 def test_the_plugin_reads_whole_answers(parser: Any) -> None:
