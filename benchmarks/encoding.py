@@ -3,8 +3,10 @@
 python benchmarks/encoding.py --tokenizer MODEL --advertisegen train.jsonl --glaive glaive_toolcall_zh_1k.json
 
 The first table compares with the algorithm of the original GLM-4 `finetune.py`, written anew: each message is rendered
-and tokenized alone, and loses its prefix. It gets rows that are parsed and converted already; glmtune reads the file,
-parses, checks and converts the rows and writes the result to disk in the same time. One process each, in turn.
+and tokenized alone, and loses its prefix. Like is compared with like, twice: from rows that are parsed and converted to
+lists of ids and labels, the original's loop and glmtune's encoder; and from a file of rows to labels on disk, where the
+original reads with `load_dataset` and goes through `map`, and glmtune detects the format and checks the rows as well.
+The rows that the original reads are in GLM-4's form already. One process each, in turn.
 """
 
 from __future__ import annotations
@@ -52,27 +54,31 @@ def speed(arguments: argparse.Namespace) -> None:
     for name, path in (("AdvertiseGen", arguments.advertisegen), ("glaive, with tools", arguments.glaive)):
         if path is None:
             continue
-        original, ours, encoder_alone = _compare(arguments.tokenizer, path)
-        ratios = [theirs / mine for theirs, mine in zip(original["seconds"], ours)]
-        rows.append(
-            [
-                name,
-                f"{original['num_rows']:,}",
-                f"{original['num_rows'] / statistics.median(original['seconds']):,.0f}",
-                f"{original['num_rows'] / statistics.median(ours):,.0f}",
-                f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f} to {max(ratios):.1f})",
-                f"{original['num_rows'] / statistics.median(encoder_alone):,.0f}",
-            ]
-        )
-    header = ["rows", "number", "original, rows/s", "glmtune, rows/s", "ratio", "glmtune's encoder alone"]
+        num_rows, rounds = _compare(arguments.tokenizer, path)
+        for way in ("rows to labels", "file to labels"):
+            original, ours = rounds[f"original, {way}"], rounds[f"glmtune, {way}"]
+            ratios = [theirs / mine for theirs, mine in zip(original, ours)]
+            rows.append(
+                [
+                    name,
+                    f"{num_rows:,}",
+                    way,
+                    f"{num_rows / statistics.median(original):,.0f}",
+                    f"{num_rows / statistics.median(ours):,.0f}",
+                    f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f} to {max(ratios):.1f})",
+                ]
+            )
+    header = ["rows", "number", "from", "original, rows/s", "glmtune, rows/s", "ratio"]
     text = f"## Encoding\n\n{table(header, rows)}\n\n"
+    text += "From rows: parsed and converted ones, to ids and labels in memory. From a file: to labels on disk; "
+    text += "the original reads with `load_dataset` and goes through `map`. "
     text += f"Medians of {NUM_ROUNDS} rounds, in turn; the ratio is that of each round. "
     text += machine("transformers", "tokenizers", "datasets") + "."
     write_section("encoding-speed", text + _how("speed", arguments))
 
 
-def _compare(tokenizer_name: str, path: Path) -> tuple[dict[str, Any], list[float], list[float]]:
-    """Return the seconds of each round: the original's loop, glmtune from file to file, its encoder alone."""
+def _compare(tokenizer_name: str, path: Path) -> tuple[int, dict[str, list[float]]]:
+    """Return the number of rows, and the seconds of each round of all four."""
     from transformers import AutoTokenizer
 
     from glmtune.data.dataset import encode_file
@@ -84,21 +90,42 @@ def _compare(tokenizer_name: str, path: Path) -> tuple[dict[str, Any], list[floa
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
     conversations = [part for row in read_rows(path) for part in row.conversations()]
     messages = [to_row(conversation)["messages"] for conversation in conversations]
-    original: list[float] = []
-    ours: list[float] = []
-    alone: list[float] = []
     expected = [_original(tokenizer, row) for row in messages[:50]]
-    for _ in range(NUM_ROUNDS):
-        original.append(_seconds(lambda: [_original(tokenizer, row) for row in messages]))
-        ours.append(_seconds(lambda: encode_file(path, Encoder(tokenizer, GLM))))
-        encoder = Encoder(tokenizer, GLM)
-        alone.append(_seconds(lambda: encoder.encode_batch(conversations)))  # noqa: B023
+    rounds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        converted = Path(folder) / "rows.jsonl"
+        lines = [json.dumps({"messages": row}, ensure_ascii=False) + "\n" for row in messages]
+        converted.write_text("".join(lines), encoding="utf-8")
+        for number in range(NUM_ROUNDS):
+            cache = Path(folder) / str(number)
+            encoder = Encoder(tokenizer, GLM)
+            ways: dict[str, Callable[[], object]] = {
+                "original, rows to labels": lambda: [_original(tokenizer, row) for row in messages],
+                "glmtune, rows to labels": lambda: encoder.encode_batch(conversations),  # noqa: B023
+                "original, file to labels": lambda: _original_from_file(tokenizer, converted, cache),  # noqa: B023
+                "glmtune, file to labels": lambda: encode_file(path, Encoder(tokenizer, GLM)),
+            }
+            for way, work in ways.items():
+                rounds.setdefault(way, []).append(_seconds(work))
     for conversation, (ids, labels) in zip(conversations, expected):
         example = encoder.encode(conversation)
         # The same ids; the original trains neither the newline behind the role token nor the token that stops.
         assert example.input_ids[: len(ids)] == ids
         assert len(labels) == len(ids)
-    return {"num_rows": len(conversations), "seconds": original}, ours, alone
+    return len(conversations), rounds
+
+
+def _original_from_file(tokenizer: Any, path: Path, cache: Path) -> None:
+    """Read and encode a file as the original does, on one process."""
+    import datasets
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
+        encoded = [_original(tokenizer, row) for row in batch["messages"]]
+        return {"input_ids": [ids for ids, _ in encoded], "labels": [labels for _, labels in encoded]}
+
+    datasets.disable_progress_bars()
+    rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(cache))
+    rows.map(encode, batched=True, remove_columns=rows.column_names)
 
 
 def _original(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[int], list[int]]:

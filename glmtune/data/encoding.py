@@ -25,12 +25,14 @@ from glmtune.family import IGNORE_INDEX, Family
 
 from .conversation import TEXT, Conversation, Message, RowError
 from .examples import Example, Part, join_parts
+from .pipeline import tokenized
 from .rendering import ChatRenderer
 from .skeletons import Skeletons
 from .spans import ChangedTurn
 from .steps import Step, StepTokenizer
 from .verification import may_reason, verify_ids, verify_prompts
 
+ROWS_PER_BATCH = 256  # small enough for the first batch to reach the tokenizer soon
 NUM_VERIFIED_ROWS = 8
 SAMPLE_EVERY = 256
 """One row in so many is rendered in both ways and compared."""
@@ -132,16 +134,19 @@ class Encoder:
         return result
 
     def encode_batch(self, conversations: Sequence[Conversation]) -> list[Example | RowError]:
-        """Encode many conversations with one call into the tokenizer; a refused row gives its error."""
+        """Encode many conversations; a refused row gives its error."""
+        starts = range(0, len(conversations), ROWS_PER_BATCH)
+        batches = (self.plan(conversations[start : start + ROWS_PER_BATCH]) for start in starts)
         try:
-            planned = self.plan(conversations)
-            return self.finish(planned, self.tokenize(planned))
+            return [
+                row for planned, text_ids in tokenized(batches, self.tokenize) for row in self.finish(planned, text_ids)
+            ]
         except QuickWayFailed:
             self._skeletons = None
             return self.encode_batch(conversations)
 
     def plan(self, conversations: Sequence[Conversation]) -> Planned:
-        """Render rows: the first of the three parts of `encode_batch`, which a pipeline takes one after the other."""
+        """Render rows: the first of the three parts of `encode_batch`."""
         rows: list[list[Step] | RowError] = []
         for conversation in conversations:
             try:

@@ -1,19 +1,15 @@
 """Rows to Arrow batches, some hundreds at a time: memory does not grow with the file.
 
-plan (Python) ──▶ tokenize (Rust, on a thread of its own) ──▶ finish (Python)
-
 While one batch is in the tokenizer the next one is read and rendered. With several processes each takes whole batches.
 """
 
 from __future__ import annotations
 
-import gc
 import itertools
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,13 +18,12 @@ import pyarrow as pa
 from glmtune.family import IGNORE_INDEX
 
 from .conversation import Conversation, RowError
-from .encoding import Encoder, Planned, TooLong
+from .encoding import ROWS_PER_BATCH, Encoder, Planned, TooLong
 from .examples import Example, Part
 from .formats import RowFormat
+from .pipeline import tokenized
 from .rows import Reject, Row
 from .splitting import row_digest
-
-ROWS_PER_BATCH = 256  # small enough for the first batch to reach the tokenizer soon
 
 SCHEMA = pa.schema(
     {
@@ -80,16 +75,15 @@ class RowEncoder:
             with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context(method)) as pool:
                 yield from _in_order(pool, (pool.submit(self.encode, batch) for batch in batches), 2 * num_processes)
             return
-        with ThreadPoolExecutor(1) as thread, _without_garbage_collection():
-            waiting: deque[tuple] = deque()
+        waiting: deque[tuple[list[Row], list[list[Conversation | RowError]]]] = deque()
+
+        def plans() -> Iterator[Planned]:
             for batch in batches:
-                conversations = self.read(batch)
-                planned = self.plan(conversations)
-                waiting.append((batch, conversations, planned, thread.submit(self.encoder.tokenize, planned)))
-                if len(waiting) > 1:
-                    yield self._finish_waiting(*waiting.popleft())
-            while waiting:
-                yield self._finish_waiting(*waiting.popleft())
+                waiting.append((batch, self.read(batch)))
+                yield self.plan(waiting[-1][1])
+
+        for planned, text_ids in tokenized(plans(), self.encoder.tokenize):
+            yield self.finish(*waiting.popleft(), planned, text_ids)
 
     def read(self, rows: Sequence[Row]) -> list[list[Conversation | RowError]]:
         """Return the conversations of every row."""
@@ -132,23 +126,6 @@ class RowEncoder:
                 builder.add(result, row.where, digest)
         batch.table = builder.table()
         return batch
-
-    def _finish_waiting(
-        self, rows: list[Row], conversations: list, planned: Planned, ids: Future[list[list[int]]]
-    ) -> EncodedBatch:
-        return self.finish(rows, conversations, planned, ids.result())
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Keep Python from looking for cycles among the many small objects of a batch, which has none: a tenth quicker."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -12,6 +12,7 @@ The encoder compares both ways on a sample of the rows it reads.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ import jinja2.nodes
 
 from .conversation import Conversation, Message, RowError
 from .steps import Step
+from .tool_lists import ToolLists
 
 # A noncharacter on both sides of a number; such characters never stand in real text.
 MARK = "\ufdef"
@@ -77,6 +79,7 @@ class Skeletons:
         """
         self._slow_steps = slow_steps
         self._known: dict[tuple, Skeleton | None] = {}
+        self._tool_lists: dict[tuple, ToolLists | None] = {}
         # A token's first two characters: quicker to look for than all of the tokens.
         self._warnings = sorted({token[:2] for token in control_tokens})
         self._first_letters = sorted({token[:1] for token in control_tokens})
@@ -135,7 +138,7 @@ class Skeletons:
         rest = self._known_or(rest_shape, lambda: self._behind_tools(conversation, weights, num_texts))
         if rest is None:
             return None
-        beginning = self._known_or(("tools", *shape[0]), lambda: self._beginning(first))
+        beginning = self._known_or(("tools", *shape[0]), lambda: self._beginning_with_tools(first, shape[0]))
         return None if beginning is None else beginning + rest
 
     def _behind_tools(self, conversation: Conversation, weights: Sequence[float], num_texts: int) -> Skeleton | None:
@@ -151,7 +154,22 @@ class Skeletons:
 
     def _beginning(self, first: Message) -> Skeleton | None:
         """Return what the template writes for the first message alone."""
-        return self._skeleton(Conversation(messages=(first,)), [0.0], int(bool(first.content)) + bool(first.metadata))
+        return _with_slots(self._marked_steps(Conversation(messages=(first,)), [0.0]), _num_texts(first))
+
+    def _beginning_with_tools(self, first: Message, shape: tuple) -> Skeleton | None:
+        """Return the same, without the template where that has been seen to write tools one after the other."""
+        key = shape[:3]
+        if key not in self._tool_lists:
+            self._tool_lists[key] = ToolLists.learn(
+                lambda tools: self._marked_steps(Conversation(messages=(replace(first, tools=tools),)), [0.0])
+            )
+        lists = self._tool_lists[key]
+        tools = first.tools or ""
+        assert self._rules is not None, "asked only where skeletons work"
+        if lists is None or any(part in tools.lower() for part in self._rules.parts):
+            return self._beginning(first)
+        steps = lists.steps(tools, self._is_plain_text)
+        return self._beginning(first) if steps is None else _with_slots(steps, _num_texts(first))
 
     def _is_plain(self, message: Message) -> bool:
         """Whether the template writes the message's text as it stands."""
@@ -178,7 +196,11 @@ class Skeletons:
 
     def _skeleton(self, conversation: Conversation, weights: Sequence[float], num_texts: int) -> Skeleton | None:
         """Return the skeleton of the row's shape; None where the marks do not come out once each and in order."""
-        number = iter(range(num_texts))
+        return _with_slots(self._marked_steps(conversation, weights), num_texts)
+
+    def _marked_steps(self, conversation: Conversation, weights: Sequence[float]) -> list[Step] | None:
+        """Return what the template writes with a mark in the place of each text."""
+        number = itertools.count()
         marked = tuple(
             replace(
                 message,
@@ -188,18 +210,9 @@ class Skeletons:
             for message in conversation.messages
         )
         try:
-            steps = self._slow_steps(Conversation(messages=marked), weights)
+            return self._slow_steps(Conversation(messages=marked), weights)
         except RowError:
             return None
-        skeleton: Skeleton = []
-        seen: list[int] = []
-        for step in steps:
-            pieces = _MARKED.split(step.text)
-            parts = [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)]
-            numbers = [part for part in parts if isinstance(part, int)]
-            seen += numbers
-            skeleton.append(Slot(tuple(part for part in parts if part != ""), step.weight) if numbers else step)
-        return skeleton if seen == list(range(num_texts)) else None
 
     def _are_written_as_they_stand(self, texts: Sequence[str]) -> bool:
         """Whether both ways agree on conversations that hold every text in every role that the template shows."""
@@ -274,6 +287,23 @@ def _is_part(node: jinja2.nodes.Node) -> bool:
 def _texts(node: jinja2.nodes.Node) -> set[str]:
     own = [node] if isinstance(node, jinja2.nodes.Const) else []
     return {const.value for const in [*own, *node.find_all(jinja2.nodes.Const)] if isinstance(const.value, str)}
+
+
+def _num_texts(message: Message) -> int:
+    return int(bool(message.content)) + bool(message.metadata)
+
+
+def _with_slots(steps: list[Step] | None, num_texts: int) -> Skeleton | None:
+    """Return the skeleton with slots for marks; None where these do not come out once each and in order."""
+    skeleton: Skeleton = []
+    seen: list[int] = []
+    for step in steps or ():
+        pieces = _MARKED.split(step.text)
+        parts = [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)]
+        numbers = [part for part in parts if isinstance(part, int)]
+        seen += numbers
+        skeleton.append(Slot(tuple(part for part in parts if part != ""), step.weight) if numbers else step)
+    return skeleton if steps is not None and seen == list(range(num_texts)) else None
 
 
 def _fill(parts: tuple[str | int, ...], texts: Sequence[str]) -> str:
