@@ -13,6 +13,7 @@ The encoder compares both ways on a sample of the rows it reads.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ import jinja2.nodes
 
 from .conversation import Conversation, Message, RowError
 from .steps import Step
-from .tool_lists import ToolLists
+from .tool_lists import FIRST, SECOND, ToolLists
 
 # A noncharacter on both sides of a number; such characters never stand in real text.
 MARK = "\ufdef"
@@ -32,7 +33,8 @@ _MARKED = re.compile(f"{MARK}(\\d+){MARK}")
 MAX_SHAPES = 4096
 """Shapes and tools remembered."""
 
-SOME_TOOLS = '[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]'
+QUESTION = Message(role="user", content="a")
+SOME_TOOLS, OTHER_TOOLS = (json.dumps(tools) for tools in ([FIRST], [SECOND, FIRST]))
 
 PROBES = (
     *(
@@ -130,46 +132,48 @@ class Skeletons:
     ) -> Skeleton | None:
         """Return the skeleton of a row whose first message offers tools, put together of that message and the rest.
 
-        Tools differ from row to row, and what stands behind them does not: each is rendered once. None where the
-        template does not write a message with tools as it would alone.
+        Tools differ from row to row, and what stands behind them does not: each is rendered once. None where what
+        the template writes behind the first message depends on the tools.
         """
         first = conversation.messages[0]
         rest_shape = ("behind tools", *shape[0][:3], *shape[1:])
         rest = self._known_or(rest_shape, lambda: self._behind_tools(conversation, weights, num_texts))
         if rest is None:
             return None
-        beginning = self._known_or(("tools", *shape[0]), lambda: self._beginning_with_tools(first, shape[0]))
+        beginning = self._known_or(("tools", *shape[0]), lambda: self._beginning(first, shape[0][:3]))
         return None if beginning is None else beginning + rest
 
     def _behind_tools(self, conversation: Conversation, weights: Sequence[float], num_texts: int) -> Skeleton | None:
         """Return what stands behind the first message of a row, whatever tools it offers."""
-        first = replace(conversation.messages[0], tools=SOME_TOOLS)
-        whole = self._skeleton(Conversation(messages=(first, *conversation.messages[1:])), weights, num_texts)
-        beginning = self._beginning(first)
-        if whole is None or beginning is None or whole[: len(beginning)] != beginning:
-            return None
-        rest = whole[len(beginning) :]
-        # A control token comes next: text that goes on there would be cut into tokens otherwise.
-        return rest if rest and isinstance(rest[0], Step) and rest[0].ids else None
+        rests: list[Skeleton] = []
+        for tools in (SOME_TOOLS, OTHER_TOOLS):
+            first = replace(conversation.messages[0], tools=tools)
+            whole = self._skeleton(Conversation(messages=(first, *conversation.messages[1:])), weights, num_texts)
+            beginning = _with_slots(self._first_message(first), _num_texts(first))
+            if whole is None or beginning is None or whole[: len(beginning)] != beginning:
+                return None
+            rests.append(whole[len(beginning) :])
+        return rests[0] if rests[0] == rests[1] else None
 
-    def _beginning(self, first: Message) -> Skeleton | None:
-        """Return what the template writes for the first message alone."""
-        return _with_slots(self._marked_steps(Conversation(messages=(first,)), [0.0]), _num_texts(first))
-
-    def _beginning_with_tools(self, first: Message, shape: tuple) -> Skeleton | None:
-        """Return the same, without the template where that has been seen to write tools one after the other."""
-        key = shape[:3]
-        if key not in self._tool_lists:
-            self._tool_lists[key] = ToolLists.learn(
-                lambda tools: self._marked_steps(Conversation(messages=(replace(first, tools=tools),)), [0.0])
-            )
-        lists = self._tool_lists[key]
-        tools = first.tools or ""
+    def _beginning(self, first: Message, shape: tuple) -> Skeleton | None:
+        """Return what the template writes for the first message; without it, where it writes one tool as the other."""
+        if shape not in self._tool_lists:
+            self._tool_lists[shape] = ToolLists.learn(lambda tools: self._first_message(replace(first, tools=tools)))
+        lists, tools = self._tool_lists[shape], first.tools or ""
         assert self._rules is not None, "asked only where skeletons work"
-        if lists is None or any(part in tools.lower() for part in self._rules.parts):
-            return self._beginning(first)
-        steps = lists.steps(tools, self._is_plain_text)
-        return self._beginning(first) if steps is None else _with_slots(steps, _num_texts(first))
+        steps = None
+        if lists is not None and not any(part in tools.lower() for part in self._rules.parts):
+            steps = lists.steps(tools, self._is_plain_text)
+        return _with_slots(self._first_message(first) if steps is None else steps, _num_texts(first))
+
+    def _first_message(self, first: Message) -> list[Step] | None:
+        """Return what the template writes of the first message, up to the control token of the question behind it."""
+        steps = self._marked_steps(Conversation(messages=(first, QUESTION)), [0.0, 0.0])
+        mark = f"{MARK}{_num_texts(first)}{MARK}"
+        question = next((index for index, step in enumerate(steps or ()) if mark in step.text), 0)
+        # Text that went on there would be cut into tokens otherwise.
+        borders = [index for index, step in enumerate((steps or [])[:question]) if step.ids]
+        return steps[: borders[-1]] if steps and borders else None
 
     def _is_plain(self, message: Message) -> bool:
         """Whether the template writes the message's text as it stands."""

@@ -98,7 +98,7 @@ class ToolLists(NamedTuple):
         cut = _common_length(shorter, longer)
         end = cut + len(longer) - len(shorter)
         writing = Writing.of_text(longer[cut:end], SECOND)
-        if writing is None or not shorter[:cut].endswith(writing.fill(FIRST)):
+        if writing is None:
             return None
         lists = cls(one, place, shorter[:cut].removesuffix(writing.fill(FIRST)), shorter[cut:], writing)
         probes = [json.dumps(tools, ensure_ascii=False) for tools in PROBES]
@@ -112,7 +112,7 @@ class ToolLists(NamedTuple):
             is_plain: Whether the template writes a name as it stands.
         """
         offered = json.loads(tools)
-        if not all(_is_usual(tool) and is_plain(tool["function"]["name"]) for tool in offered):
+        if not offered or not all(_is_usual(tool) and is_plain(tool["function"]["name"]) for tool in offered):
             return None
         text = self.before + "".join(map(self.writing.fill, offered)) + self.after
         steps = list(self.message)
