@@ -105,6 +105,10 @@ class RunConfig:
     """How the loss is computed: `auto` makes logits for some labelled positions at a time, and never holds them all;
     `liger` is Liger's kernel for GPUs (needs the package `liger-kernel`); `logits` holds those of all labelled
     positions at once."""
+    fused_layers: bool = True
+    """Train norms, gated MLPs and LoRA's matrices with less memory, and fewer passes over it, where the model has them
+    as Llama and GLM do (tried at the start): the same results but for rounding. False leaves them to transformers and
+    PEFT."""
     trust_remote_code: bool = False
     """Run Python code that lies beside the model's weights. It can do whatever you can do."""
     force_fp16: bool = False

@@ -10,7 +10,8 @@ full in float32, in numbers per token:
 - attention: queries, keys and values (both as wide as the queries by then) and the result: 4a
 - the MLP: gate and up in one tensor, silu(gate), and the product that the last projection takes: 4i
 
-Together 6h + 4a + 4i; for GLM-4-9B 95,744 numbers or 383 kB a token and layer. But the sum is another one for each
+Together 6h + 4a + 4i; for GLM-4-9B 95,744 numbers or 383 kB a token and layer. Fused layers (`fused_layers.py`) keep no
+normalized input, and of the MLP gate and up alone: 4h + 4a + 2i, 60,160 numbers. But the sum is another one for each
 adapter (LoRA keeps what goes into its dropout and its two matrices, and nothing for the frozen weight), for each data
 type (autocast keeps copies), with a mask, with experts, and for each architecture; and the backward pass needs room of
 its own. So it is not written down here, but counted: the model's own layers run forward and backward on fake tensors,
@@ -21,7 +22,7 @@ A test holds the count against the formula above, `benchmarks/estimate_accuracy.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from torch.utils._pytree import tree_leaves
 
 from glmtune.errors import GlmtuneError
 
+from .fused_layers import KINDS, FusedLayers
 from .loss_memory import fused_loss
 
 ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"
@@ -94,6 +96,7 @@ def step_memory(
     autocast: torch.dtype | None,
     has_gradients: bool,
     device: str,
+    fused: Collection[str] = KINDS,
 ) -> dict[bool, StepMemory]:
     """Return what a forward and backward pass takes, without and with gradient checkpointing (False and True).
 
@@ -103,6 +106,7 @@ def step_memory(
         autocast: The type that is computed in, where it is not that of the weights.
         has_gradients: Whether gradients of an earlier micro-batch are there already (gradient accumulation).
         device: `cpu` or `cuda`, which the loss is computed on.
+        fused: The kinds of layers that are trained in their cheaper form.
 
     Raises:
         GlmtuneError: The model computes something that depends on more than shapes.
@@ -123,7 +127,8 @@ def step_memory(
             _set_checkpointing(model, checkpointing)
             for n in counted:
                 decoder.layers = nn.ModuleList(layers[-n:])
-                found.append(_count(model, batch, autocast=autocast, has_gradients=has_gradients, device=device))
+                with FusedLayers(model, recomputes=checkpointing, kinds=fused).in_use():
+                    found.append(_count(model, batch, autocast=autocast, has_gradients=has_gradients, device=device))
     return {
         checkpointing: StepMemory(
             start=_extrapolate(found[0].start, found[-1].start, num_missing),

@@ -1,13 +1,19 @@
-"""Weights that FSDP2 has divided over the processes, made whole for as long as something needs them so."""
+"""Weights that are divided over the processes: told from others, and made whole for as long as that is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+
+
+def is_whole(weight: torch.Tensor) -> bool:
+    """Whether a weight is always there in full: not where ZeRO-3 or FSDP deals it out."""
+    return not isinstance(weight, DTensor) and not hasattr(weight, "ds_id")
 
 
 def divide_again(model: nn.Module) -> None:

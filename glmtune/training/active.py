@@ -31,6 +31,7 @@ def describe_active(trainer: GlmTrainer) -> str:
     parts = {
         "attention": _attention(base),
         "loss": trainer.loss.kernel,
+        "layers": _fused(trainer),
         "weights": _weights(model, base),
         "checkpointing": _on(checkpoints_activations(base)),
         "packing": _on(trainer.collator.is_packed),
@@ -48,6 +49,11 @@ def checkpoints_activations(model: nn.Module) -> bool:
     Up to 5.17 transformers asks with `is_gradient_checkpointing`, from 5.23 with another name; both look at this.
     """
     return any(vars(module).get("gradient_checkpointing", False) for module in model.modules())
+
+
+def _fused(trainer: GlmTrainer) -> str:
+    names = trainer.fused_layers.names if trainer.fused_layers else []
+    return f"fused ({', '.join(names)})" if names else ""
 
 
 def _attention(model: PreTrainedModel) -> str:

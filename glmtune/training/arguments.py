@@ -30,6 +30,11 @@ def checkpointing_is_on(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("gradient_checkpointing") or settings.get("activation_checkpointing"))
 
 
+def compiling_is_on(settings: Mapping[str, Any]) -> bool:
+    """Whether the model is compiled; transformers takes the backend or the mode alone for a yes, too."""
+    return any(settings.get(f"torch_compile{key}") for key in ("", "_backend", "_mode"))
+
+
 def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[str], None]) -> Seq2SeqTrainingArguments:
     """Return transformers' arguments of a run; this starts the process group where `torchrun` asks for one.
 

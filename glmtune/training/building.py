@@ -98,6 +98,8 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             tokens_per_batch=config.tokens_per_batch,
             # What is compiled must not change from call to call, as the output layer does.
             loss_kernel="logits" if arguments.torch_compile else config.loss_kernel,
+            # What is compiled is fused by the compiler.
+            may_fuse_layers=config.fused_layers and not arguments.torch_compile,
             run_folder=run_folder,
             tokenizer=prepared.tokenizer,
             train_data=prepared.data["train"],

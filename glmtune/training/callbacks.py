@@ -19,6 +19,7 @@ from glmtune.errors import GlmtuneError, RunFailure
 
 from . import checkpoint
 from .active import describe_active
+from .fusing import fuse_layers
 from .packing import pad_unless_exact, settle_loss
 from .weight_check import saved_shapes
 
@@ -94,6 +95,7 @@ class FirstEvaluation(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         pad_unless_exact(self.trainer)
         settle_loss(self.trainer)
+        fuse_layers(self.trainer)
         say(describe_active(self.trainer))
         self.trainer.first_evaluation()
 

@@ -22,13 +22,14 @@ from glmtune.console import quiet_libraries
 from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
 from glmtune.modeling.estimate import Memory, Sharding, device_memory, is_known_optimizer, sharding_of
+from glmtune.modeling.fused_layers import KINDS, MLPS
 from glmtune.modeling.loading import load_model_config
 from glmtune.modeling.packing import reason_against_packing
 from glmtune.modeling.shapes import Weight, shape_model, weights_of
 from glmtune.modeling.sources import ModelSource, find_model
 from glmtune.modeling.step_memory import Batch, StepMemory, step_memory
 
-from .arguments import DTYPES, checkpointing_is_on, load_dtype
+from .arguments import DTYPES, checkpointing_is_on, compiling_is_on, load_dtype
 
 OTHER_METHODS: dict[str, dict[str, Any] | None] = {
     "lora": {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 32, "lora_dropout": 0.1},
@@ -157,7 +158,7 @@ class _Plan:
         checkpointing = checkpointing_is_on(arguments)
         found = []
         for sharding in shardings:
-            weights, steps = self._count(method, is_divided=sharding.stage > 0)
+            weights, steps = self._count(method, sharding.stage)
             for is_on, step in steps.items():
                 memory, host = device_memory(
                     weights,
@@ -201,10 +202,11 @@ class _Plan:
             for each in SHARDINGS
         ]
 
-    def _count(self, method: str, *, is_divided: bool) -> tuple[list[Weight], dict[bool, StepMemory]]:
+    def _count(self, method: str, zero_stage: int) -> tuple[list[Weight], dict[bool, StepMemory]]:
         """Return weights and step, in the types that DeepSpeed trains in or those without it."""
         config = replace(self.config, peft_config=self.methods[method])
         half = self.compute_dtype
+        is_divided = zero_stage > 0
         settings: Any = SimpleNamespace(
             bf16=half is torch.bfloat16, fp16=half is torch.float16, deepspeed=is_divided or None
         )
@@ -212,7 +214,8 @@ class _Plan:
         accumulates = config.training_args.get("gradient_accumulation_steps", 1) > 1 and not is_divided
         everything = (half or torch.float32) if is_divided else None
         autocast = None if is_divided else half
-        key = (method, everything or dtype, autocast, accumulates)
+        fused = self._fused(zero_stage)
+        key = (method, everything or dtype, autocast, accumulates, fused)
         if key not in self._counted:
             model = shape_model(
                 self.model_config,
@@ -228,9 +231,22 @@ class _Plan:
             weights = weights_of(model)
             if config.peft_config is None:
                 self.num_parameters = sum(each.num_elements for each in weights)
-            steps = step_memory(model, self.batch(), autocast=autocast, has_gradients=accumulates, device=self.device)
+            steps = step_memory(
+                model,
+                self.batch(),
+                autocast=autocast,
+                has_gradients=accumulates,
+                device=self.device,
+                fused=fused,
+            )
             self._counted[key] = weights, steps
         return self._counted[key]
+
+    def _fused(self, zero_stage: int) -> tuple[str, ...]:
+        """Return the kinds of layers that a run fuses; under ZeRO-3 those without weights of their own."""
+        if not self.config.fused_layers or compiling_is_on(self.config.training_args):
+            return ()
+        return (MLPS,) if zero_stage == 3 else KINDS
 
 
 def quantization_bits(config: RunConfig) -> int | None:

@@ -17,7 +17,7 @@ from glmtune.config_sections import training_fields
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_device
 
-from .arguments import checkpointing_is_on
+from .arguments import checkpointing_is_on, compiling_is_on
 from .sharding import zero_stage
 
 
@@ -67,7 +67,7 @@ def check_machine(config: RunConfig) -> None:
     device = torch.device("cpu") if arguments["use_cpu"] else default_device()
     _check_quantization(config, arguments)
     _check_optimizer(str(arguments["optim"]), arguments, device)
-    if arguments["torch_compile"] or arguments["torch_compile_backend"] or arguments["torch_compile_mode"]:
+    if compiling_is_on(arguments):
         _check_compiler(config, arguments, device)
 
 

@@ -15,6 +15,8 @@ from glmtune.modeling.loading import load_model_config
 from glmtune.modeling.packing import attention_for, leak_between_rows, reason_against_packing
 from glmtune.modeling.sources import ModelSource
 
+from .arguments import compiling_is_on
+
 if TYPE_CHECKING:
     from .trainer import GlmTrainer
 
@@ -31,7 +33,7 @@ def attention_of_run(config: RunConfig, source: ModelSource) -> str | None:
 
 def reason_to_pad(config: RunConfig, model_config: PretrainedConfig) -> str | None:
     """Return why rows must be padded in a run; None where nothing is known against packing."""
-    if any(config.training_args.get(f"torch_compile{key}") for key in ("", "_backend", "_mode")):
+    if compiling_is_on(config.training_args):
         return "batches of ever new lengths would be compiled again and again"
     return reason_against_packing(model_config)
 

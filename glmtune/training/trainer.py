@@ -28,6 +28,7 @@ from glmtune.data.dataset import EncodedData, write_rejects
 from glmtune.errors import RunFailure
 from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
 from glmtune.family import IGNORE_INDEX
+from glmtune.modeling.fused_layers import FusedLayers
 from glmtune.modeling.loss import LabelledLoss
 from glmtune.modeling.memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
 from glmtune.modeling.packing import PACKED_INPUTS
@@ -60,6 +61,7 @@ class GlmTrainer(Seq2SeqTrainer):
         asked: Mapping[str, Any],
         tokens_per_batch: int | None = None,
         loss_kernel: str = "auto",
+        may_fuse_layers: bool = True,
         save_total_limit: int | None = None,
         swanlab: str | None = None,
         **kwargs: Any,
@@ -75,6 +77,7 @@ class GlmTrainer(Seq2SeqTrainer):
             asked: The configuration, saved with every checkpoint: what a later one is compared with.
             tokens_per_batch: Tokens to fill a micro-batch with; None for a number of rows.
             loss_kernel: As in the configuration.
+            may_fuse_layers: Whether layers are trained in a cheaper way where there is one.
             save_total_limit: Checkpoints to keep.
             swanlab: Where SwanLab records the run, where it does: `local` or `cloud`; None is its own choice.
             kwargs: For `Seq2SeqTrainer`; its `data_collator` is a `Collator`.
@@ -99,6 +102,8 @@ class GlmTrainer(Seq2SeqTrainer):
         # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
         self.model_accepts_loss_kwargs = True
         self.loss = LabelledLoss(self.model, kernel=loss_kernel)
+        self.may_fuse_layers = may_fuse_layers
+        self.fused_layers: FusedLayers | None = None  # known once the loop has prepared the model
         self.tokens_per_batch = tokens_per_batch
         self._num_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._speed_since = time.monotonic()
@@ -155,7 +160,10 @@ class GlmTrainer(Seq2SeqTrainer):
                 f"{place} ({length} tokens)" for place, length in zip(self._places(rows), lengths.tolist())
             )
 
-        with memory_errors_explained(f"training on {len(rows)} rows", LESS_IN_TRAINING, where=sizes):
+        with (
+            memory_errors_explained(f"training on {len(rows)} rows", LESS_IN_TRAINING, where=sizes),
+            self.fused_layers.in_use() if self.fused_layers else nullcontext(),
+        ):
             loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise RunFailure(

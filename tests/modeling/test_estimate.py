@@ -162,11 +162,12 @@ def test_lora_on_every_linear_layer_of_glm_4_9b(glm_tokenizer) -> None:
     assert {each.bytes_each for each in trained} == {4}
 
 
-def test_a_layer_keeps_what_the_formula_counts() -> None:
-    four, five = (small_step(layers=layers)[False].start for layers in (4, 5))
+@pytest.mark.parametrize(("fused", "of_norms", "of_mlp"), [((), 6, 4), (("norms", "MLPs"), 4, 2)], ids=["", "fused"])
+def test_a_layer_keeps_what_the_formula_counts(fused: tuple[str, ...], of_norms: int, of_mlp: int) -> None:
+    four, five = (small_step(layers=layers, fused=fused)[False].start for layers in (4, 5))
     h, a, i, heads, tokens = 64, 64, 160, 4, 96
     # Beside the formula: the factor of each norm, and of attention the sum of its exponentials.
-    expected = tokens * (6 * h + 4 * a + 4 * i + 2 + heads) * 4
+    expected = tokens * (of_norms * h + 4 * a + of_mlp * i + 2 + heads) * 4
     # And the cosines and sines of the positions, for half of the head size.
     positions = 48 * 2 * 8 * 4
     assert five.activations - four.activations == expected + positions

@@ -18,8 +18,8 @@ def active_line(told: str) -> str:
 def test_a_run_says_once_what_is_active(demo_data: Path, write_config, capsys) -> None:
     train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no", use_cpu=True, optim="adamw_torch"))
     assert active_line(capsys.readouterr().err) == (
-        "active: attention packed_sdpa, loss fused over labelled positions, weights float32 (trained float32), "
-        "checkpointing off, packing on, optimizer adamw_torch"
+        "active: attention packed_sdpa, loss fused over labelled positions, layers fused (norms, MLPs, LoRA), "
+        "weights float32 (trained float32), checkpointing off, packing on, optimizer adamw_torch"
     )
 
 
@@ -29,17 +29,18 @@ def test_the_line_is_read_off_the_model(key: str, demo_data: Path, write_config,
     settings = {key: True, "optim": "adafactor", "use_cpu": True, "max_steps": 1, "eval_strategy": "no"}
     train(demo_data, "demo", write_config(top=top, **settings))
     assert active_line(capsys.readouterr().err) == (
-        "active: attention eager, loss fused over labelled positions, weights bfloat16 (trained float32), "
-        "checkpointing on, packing on, optimizer adafactor"
+        "active: attention eager, loss fused over labelled positions, layers fused (norms, MLPs, LoRA), "
+        "weights bfloat16 (trained float32), checkpointing on, packing on, optimizer adafactor"
     )
 
 
 def test_padding_and_logits_are_named_where_they_were_asked_for(demo_data: Path, write_config, capsys) -> None:
-    top = {"packing": False, "loss_kernel": "logits"}
+    top = {"packing": False, "loss_kernel": "logits", "fused_layers": False}
     train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no", use_cpu=True, top=top))
     line = active_line(capsys.readouterr().err)
     assert line.startswith("active: attention sdpa, loss logits of labelled positions, ")
     assert "packing off" in line
+    assert "layers" not in line
 
 
 def test_weights_that_are_all_trained_have_one_type(demo_data: Path, write_config, capsys) -> None:
