@@ -71,6 +71,10 @@ def packed_sdpa(
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
     prefix = key.shape[2] - query.shape[2]
+    if torch.is_autocast_enabled(query.device.type):
+        # As autocast does for torch's own attention: rotation by angles in float32 has made float32 of the queries.
+        half = torch.get_autocast_dtype(query.device.type)
+        query, key, value = (states.to(half) for states in (query, key, value))
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _in_one_call(query, key, value, cu_seq_lens_q, max_length_q, prefix, scaling), None
     starts = cu_seq_lens_q.tolist()
