@@ -1,6 +1,5 @@
 """What a GPU would compute, without one: the forward pass of a step on fake tensors, which have a device and a type.
 
-
 Needs a build of torch that knows CUDA; a GPU is not needed, nor a driver.
 """
 
