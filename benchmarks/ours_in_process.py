@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
 from work import LORA, StepReport, Work, read_work
 
 from glmtune.config import RunConfig, config_from_mapping
@@ -28,6 +29,7 @@ def main() -> None:
     run_folder = Path(work.output)
     run_folder.mkdir(parents=True)
     settings = training_arguments(config, run_folder, notice)
+    set_seed(settings.seed)  # of an adapter's first weights
     trainer = build_trainer(prepared, settings, build_model(prepared, settings, None), run_folder)
     trainer.add_callback(StepReport())
     fit(trainer, run_folder, None)

@@ -50,7 +50,7 @@ class FusedLayers:
         mlps = [(module, _mlp_forward(module)) for module in model.modules() if MLPS in kinds]
         self._norms = {module: _norm_forward(module) for module in norms}
         self._mlps: dict[nn.Module, Forward] = {
-            module: functools.partial(forward, module, remakes=not recomputes)
+            module: functools.partial(forward, module, remakes=not recomputes and _is_whole(module))
             for module, forward in mlps
             if forward is not None
         }
@@ -98,6 +98,11 @@ def _is_equal(module: Any, forward: Forward, device: torch.device) -> bool:
         found = module(states)
     unit = expected.float().std() * TOLERANCE.get(expected.dtype, HALF_TOLERANCE)
     return found.dtype == expected.dtype and bool((found - expected).abs().max() <= unit)
+
+
+def _is_whole(module: nn.Module) -> bool:
+    # What is kept through hooks, as the product is, keeps a weight that was gathered for the forward pass, too.
+    return all(is_whole(weight) for weight in module.parameters())
 
 
 @contextmanager

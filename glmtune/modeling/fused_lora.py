@@ -74,6 +74,8 @@ class _InPlace:
         fits = torch.is_autocast_enabled(x.device.type) or result.dtype == x.dtype == down.weight.dtype
         if not fits or not result.is_contiguous():
             return result + up(down(x.to(down.weight.dtype))) * scaling
+        if result._base is not None:  # a view from inside of bitsandbytes' function for 8 bits: not to be written to
+            result = result.clone()
         with torch.autocast(x.device.type, enabled=False):
             added = _AddProduct.apply(result, x, down.weight, up.weight, scaling)
         assert isinstance(added, torch.Tensor)

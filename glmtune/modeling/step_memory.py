@@ -22,7 +22,7 @@ A test holds the count against the formula above, `benchmarks/estimate_accuracy.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -38,7 +38,7 @@ from torch.utils._pytree import tree_leaves
 
 from glmtune.errors import GlmtuneError
 
-from .fused_layers import KINDS, FusedLayers
+from .fused_layers import KINDS, MLPS, FusedLayers
 from .loss_memory import fused_loss
 
 ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"
@@ -96,7 +96,8 @@ def step_memory(
     autocast: torch.dtype | None,
     has_gradients: bool,
     device: str,
-    fused: Collection[str] = KINDS,
+    fuses_layers: bool = True,
+    deals_out_weights: bool = False,
 ) -> dict[bool, StepMemory]:
     """Return what a forward and backward pass takes, without and with gradient checkpointing (False and True).
 
@@ -106,13 +107,15 @@ def step_memory(
         autocast: The type that is computed in, where it is not that of the weights.
         has_gradients: Whether gradients of an earlier micro-batch are there already (gradient accumulation).
         device: `cpu` or `cuda`, which the loss is computed on.
-        fused: The kinds of layers that are trained in their cheaper form.
+        fuses_layers: Whether layers are trained in their cheaper form, see `fused_layers.py`.
+        deals_out_weights: Whether weights are whole only inside of their modules (ZeRO-3).
 
     Raises:
         GlmtuneError: The model computes something that depends on more than shapes.
     """
     decoder = _decoder(model)
     layers = list(decoder.layers)
+    kinds = KINDS if not deals_out_weights else (MLPS,)
     counted = [n for n in NUM_LAYERS_COUNTED if n <= len(layers)]
     if len(counted) < len(NUM_LAYERS_COUNTED):
         counted = [len(layers)]
@@ -127,7 +130,8 @@ def step_memory(
             _set_checkpointing(model, checkpointing)
             for n in counted:
                 decoder.layers = nn.ModuleList(layers[-n:])
-                with FusedLayers(model, recomputes=checkpointing, kinds=fused).in_use():
+                fused = FusedLayers(model, recomputes=checkpointing or deals_out_weights, kinds=kinds)
+                with fused.in_use() if fuses_layers else nullcontext():
                     found.append(_count(model, batch, autocast=autocast, has_gradients=has_gradients, device=device))
     return {
         checkpointing: StepMemory(

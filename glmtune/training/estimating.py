@@ -22,7 +22,6 @@ from glmtune.console import quiet_libraries
 from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
 from glmtune.modeling.estimate import Memory, Sharding, device_memory, is_known_optimizer, sharding_of
-from glmtune.modeling.fused_layers import KINDS, MLPS
 from glmtune.modeling.loading import load_model_config
 from glmtune.modeling.packing import reason_against_packing
 from glmtune.modeling.shapes import Weight, shape_model, weights_of
@@ -214,8 +213,7 @@ class _Plan:
         accumulates = config.training_args.get("gradient_accumulation_steps", 1) > 1 and not is_divided
         everything = (half or torch.float32) if is_divided else None
         autocast = None if is_divided else half
-        fused = self._fused(zero_stage)
-        key = (method, everything or dtype, autocast, accumulates, fused)
+        key = (method, everything or dtype, autocast, accumulates, zero_stage == 3)
         if key not in self._counted:
             model = shape_model(
                 self.model_config,
@@ -237,16 +235,11 @@ class _Plan:
                 autocast=autocast,
                 has_gradients=accumulates,
                 device=self.device,
-                fused=fused,
+                fuses_layers=config.fused_layers and not compiling_is_on(config.training_args),
+                deals_out_weights=zero_stage == 3,
             )
             self._counted[key] = weights, steps
         return self._counted[key]
-
-    def _fused(self, zero_stage: int) -> tuple[str, ...]:
-        """Return the kinds of layers that a run fuses; under ZeRO-3 those without weights of their own."""
-        if not self.config.fused_layers or compiling_is_on(self.config.training_args):
-            return ()
-        return (MLPS,) if zero_stage == 3 else KINDS
 
 
 def quantization_bits(config: RunConfig) -> int | None:

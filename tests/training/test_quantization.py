@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from glmtune import GlmtuneError, load_config, resume, train
+from glmtune.evaluation.evaluate import quiet_evaluation
 from glmtune.family import family_of
 from glmtune.modeling.adapters import adapt
+from glmtune.modeling.fused_layers import FusedLayers
 from glmtune.modeling.loading import load_base_model
 from glmtune.modeling.sources import find_model
 from glmtune.training.machine import check_machine
@@ -143,6 +145,38 @@ def test_gradients_pass_rounded_weights_under_checkpointing_after_an_evaluation(
     plain, checkpointed = gradients(checkpointing=False), gradients(checkpointing=True)
     assert sum(gradient.abs().sum().item() for gradient in checkpointed) > 0
     assert all(torch.equal(one, other) for one, other in zip(plain, checkpointed))
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_fused_layers_have_the_same_gradients_over_rounded_weights(quantization: str, demo_model: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    base = load_base_model(
+        find_model(demo_model), dtype=torch.float32, quantization=quantization, device=torch.device("cpu")
+    )
+    settings = ADAPTERS["lora"] | {"target_modules": ["q_proj", "o_proj", "gate_up_proj", "down_proj"]}
+    model = adapt(base, settings, family_of("glm"), gradient_checkpointing=False, notify=print).train()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    fused = FusedLayers(model, recomputes=False)
+    with quiet_evaluation(model):
+        assert fused.drop_what_differs(torch.device("cpu")) == []
+    assert fused.names == ["norms", "MLPs", "LoRA"]
+    ids = torch.arange(40).reshape(2, 20)
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.requires_grad]
+
+    expected = gradients()
+    with fused.in_use():
+        found = gradients()
+    # In 8 bits what goes into a layer is rounded, too: a last digit more or less moves it to the next step.
+    tolerance = 1e-5 if quantization == "4bit" else 0.02
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max().item())
 
 
 def test_the_error_of_four_bits_is_small_and_the_last_layer_is_left_alone(demo_model: str) -> None:
