@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from .fused_lora import added_in_place, plain_lora_layers
 from .fused_mlp import joined_mlp, split_mlp
@@ -130,8 +131,8 @@ def _norm_forward(module: Any) -> Forward:
 
 def _mlp_forward(module: Any) -> Callable[..., torch.Tensor] | None:
     """Return the function that does what a gated MLP does; None for everything else."""
-    if "forward" in vars(module):
-        return None
+    if "forward" in vars(module) or any(isinstance(weight, DTensor) for weight in module.parameters()):
+        return None  # FSDP makes the weights of a decoder layer whole, and an MLP cannot be tried alone
     parts = dict(module.named_children())
     for activation, names, forward in (
         ("activation_fn", {"gate_up_proj", "down_proj"}, joined_mlp),

@@ -155,7 +155,9 @@ def test_a_process_that_fails_ends_all_with_its_own_message(
     ended = run_group("train", "rows", "demo", "config.yaml", happening=happening, is_good=False)
     assert ended.seconds < 30
     if happening == "is killed":
-        assert ended.error.count(") is gone (killed?): this process ends, too\n") == 1
+        # Whoever sees it first tells it: torchrun, on a busy machine, ends the other process before it has spoken.
+        is_told = ended.error.count(") is gone (killed?): this process ends, too\n")
+        assert is_told == 1 or (is_told == 0 and "Signal 9 (SIGKILL) received by PID" in ended.report)
         assert "Traceback" not in ended.error
     else:
         assert ended.error.count("RuntimeError: a wire came off") == 1
