@@ -77,12 +77,18 @@ def packed_sdpa(
         query, key, value = (states.to(half) for states in (query, key, value))
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _in_one_call(query, key, value, cu_seq_lens_q, max_length_q, prefix, scaling), None
+    dtype = query.dtype
+    if cu_seq_lens_q.device.type == "cpu":
+        # A CPU multiplies float32 faster than bfloat16: short rows two to three times, long ones somewhat.
+        wide = torch.promote_types(dtype, torch.float32)
+        query, key, value = (states.to(wide) for states in (query, key, value))
     starts = cu_seq_lens_q.tolist()
-    rows = [
-        _one_row(query, key, value, slice(start, end), prefix, dropout, scaling)
-        for start, end in itertools.pairwise(starts)
-    ]
-    return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+    with torch.autocast(query.device.type, enabled=False):
+        rows = [
+            _one_row(query, key, value, slice(start, end), prefix, dropout, scaling)
+            for start, end in itertools.pairwise(starts)
+        ]
+    return torch.cat(rows, dim=2).to(dtype).transpose(1, 2).contiguous(), None
 
 
 def _one_row(

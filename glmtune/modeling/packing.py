@@ -11,7 +11,7 @@ from glmtune.data.collating import collate_packed
 from .packed_attention import register_packed_attention
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""How far logits may move, in standard deviations of all of them, by another order of sums."""
+"""How far logits may move, in standard deviations of all of them, by another kernel's order of sums."""
 HALF_TOLERANCE = 0.1
 """For bfloat16 and float16. A row that sees its neighbour moves its logits by about one."""
 
@@ -40,7 +40,7 @@ def reason_against_packing(config: PretrainedConfig) -> str | None:
 
 
 @torch.no_grad()
-def leak_between_rows(model: nn.Module, device: torch.device) -> str | None:
+def leak_between_rows(model: nn.Module, device: torch.device, *, in_half: bool = False) -> str | None:
     """Try two rows end to end; returns what is wrong with that, or None.
 
     The second row must have the logits that it has alone, and keep them when the first row changes. Every process of
@@ -49,6 +49,7 @@ def leak_between_rows(model: nn.Module, device: torch.device) -> str | None:
     Args:
         model: In evaluation mode; possibly wrapped by DDP or DeepSpeed.
         device: Where it computes.
+        in_half: Whether it computes in bfloat16 or float16 (autocast), whatever the type of its logits.
     """
     first, other, second = (
         [start + 7 * place for place in range(length)] for start, length in ((11, 9), (13, 9), (17, 6))
@@ -57,10 +58,11 @@ def leak_between_rows(model: nn.Module, device: torch.device) -> str | None:
     alone = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
     together = _logits_of_last(model, [first, second], device)
     changed = _logits_of_last(model, [other, second], device)
-    unit = alone.std() * TOLERANCE.get(alone.dtype, HALF_TOLERANCE)
+    unit = alone.std() * (HALF_TOLERANCE if in_half else TOLERANCE.get(alone.dtype, HALF_TOLERANCE))
     if not (changed - together).abs().max() <= unit:
         return "a row's logits change with the row before it"
-    if not (together - alone).abs().max() <= unit:
+    # Another kernel rounds in another way, and of a million logits one is always far off: hence their mean square.
+    if not (together - alone).float().square().mean().sqrt() <= unit:
         return "a row behind another has other logits than alone"
     return None
 

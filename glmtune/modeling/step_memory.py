@@ -22,7 +22,7 @@ A test holds the count against the formula above, `benchmarks/estimate_accuracy.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -209,7 +209,7 @@ def _count(model: Any, batch: Batch, *, autocast: torch.dtype | None, has_gradie
             tensors.count(weight.grad, GRADIENTS)
     handles = [weight.register_post_accumulate_grad_hook(tensors.call_gradient) for weight in trained]
     last_layer_since = _watch_last_layer(model, tensors, handles)
-    inputs = _inputs(batch)
+    inputs = _inputs(batch, device)
     with tensors, _loss_for_logits(model, batch.num_labelled, tensors, device):
         with torch.autocast("cpu", dtype=autocast) if autocast else nullcontext():
             loss = model(**inputs, use_cache=False).logits
@@ -227,14 +227,18 @@ def _count(model: Any, batch: Batch, *, autocast: torch.dtype | None, has_gradie
 class _Starts(list):
     """Where rows begin that lie end to end: of all tensors of a batch the one whose values decide about memory."""
 
+    def __init__(self, starts: Iterable[int], device: str) -> None:
+        super().__init__(starts)
+        self.device = torch.device(device)
+
     def tolist(self) -> list[int]:
         return self
 
 
-def _inputs(batch: Batch) -> dict[str, Any]:
+def _inputs(batch: Batch, device: str) -> dict[str, Any]:
     ids = torch.zeros(batch.num_rows, batch.length_tokens, dtype=torch.long)
     if batch.is_packed:
-        starts = _Starts(range(0, ids.numel() + 1, batch.length_tokens))
+        starts = _Starts(range(0, ids.numel() + 1, batch.length_tokens), device)
         return {"input_ids": ids.view(1, -1), "cu_seq_lens_q": starts, "max_length_q": batch.length_tokens}
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids) if batch.has_mask else None}
 

@@ -44,7 +44,8 @@ def pad_unless_exact(trainer: GlmTrainer) -> None:
         return
     with quiet_evaluation(trainer.model_wrapped):
         try:
-            reason = leak_between_rows(trainer.model_wrapped, trainer.args.device)
+            in_half = trainer.args.bf16 or trainer.args.fp16
+            reason = leak_between_rows(trainer.model_wrapped, trainer.args.device, in_half=in_half)
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     if reason is not None:

@@ -34,6 +34,14 @@ def test_the_line_is_read_off_the_model(key: str, demo_data: Path, write_config,
     )
 
 
+@pytest.mark.parametrize("method", ["lora", "ptuning_v2", "sft"])
+def test_in_bfloat16_rows_are_packed_although_kernels_round_in_different_ways(
+    method: str, demo_data: Path, write_config, capsys
+) -> None:
+    train(demo_data, "demo", write_config(method, max_steps=1, eval_strategy="no", use_cpu=True, bf16=True))
+    assert "packing on" in active_line(capsys.readouterr().err)
+
+
 def test_padding_and_logits_are_named_where_they_were_asked_for(demo_data: Path, write_config, capsys) -> None:
     top = {"packing": False, "loss_kernel": "logits", "fused_layers": False}
     train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no", use_cpu=True, top=top))
