@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -102,6 +102,16 @@ def test_loss_and_gradients_are_the_same(architecture: str, lora: dict[str, Any]
     with quiet_evaluation(model):
         assert fused.drop_what_differs(torch.device("cpu")) == []
     assert fused.names == ["norms", "MLPs", *(["LoRA"] if lora is not None else [])]
+    assert_same(model, fused)
+
+
+@pytest.mark.parametrize("architecture", ["glm", "llama"])
+def test_the_gradient_of_a_prefix_is_the_same(architecture: str) -> None:
+    shape = {"num_layers": 2, "num_attention_heads": 2, "token_dim": 16, "num_transformer_submodules": 1}
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, **shape)
+    model: Any = get_peft_model(build(architecture), config).train()
+    fused = FusedLayers(model, recomputes=False)
+    assert fused.names == ["norms", "MLPs"]
     assert_same(model, fused)
 
 
