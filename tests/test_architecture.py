@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 ROOMS = [
     "errors",
     "console",
+    "compat",
     "launching",
     "text_table",
     "family",

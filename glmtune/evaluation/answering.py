@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from .in_flight import Answer, answer_in_flight, can_fly
+from glmtune.console import notice
+
+from .in_flight import Answer, answer_in_flight, reason_against_flight
 from .processes import rank, world_size
 
 OnAnswers = Callable[[list[tuple[int, list[int]]]], None]
@@ -57,7 +60,9 @@ def answer_prompts(
     reports = num_reports(len(prompts), batch_size, num_processes)
     if not reports:
         return
-    if not can_fly(model, config):
+    reason = reason_against_flight(model, config)
+    if reason is not None:
+        say_once_that_batches_wait(reason)
         for number in range(reports):
             places = share[number * batch_size : (number + 1) * batch_size]
             batch = [prompts[place] for place in places or order[-1:]]  # the shortest counts for nothing
@@ -89,6 +94,12 @@ def answer_prompts(
         on_pass=on_pass,
     )
     report(reports)
+
+
+@cache
+def say_once_that_batches_wait(reason: str) -> None:
+    """Tell the user that answers take longer than they might; a run evaluates often, and once is enough."""
+    notice(f"answers are written batch by batch, each as slow as its longest: {reason}")
 
 
 def generate_batch(

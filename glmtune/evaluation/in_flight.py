@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ import torch.nn.functional as F
 from peft import PeftModel
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
+
+from glmtune.compat import CACHE
 
 from .processes import highest
 
@@ -83,15 +85,30 @@ Choose = Callable[[Sequence[Answer], torch.Tensor], torch.Tensor]
 
 
 def can_fly(model: Any, config: GenerationConfig) -> bool:
-    """Whether rows can come and go: plain keys and values in the cache, and options that need no others."""
+    """Whether rows can come and go."""
+    return reason_against_flight(model, config) is None
+
+
+def reason_against_flight(model: Any, config: GenerationConfig) -> str | None:
+    """Return why rows cannot come and go; None where the cache holds plain keys and values, and all options fit."""
     active = {name for name, value in config.to_dict().items() if value and value != NEUTRAL.get(name)}
-    if active - KNOWN_OPTIONS or config.use_cache is False:
-        return False
+    if unfit := sorted(active - KNOWN_OPTIONS):
+        return f"{', '.join(f'`{name}`' for name in unfit)} may look at a batch as a whole"
+    if config.use_cache is False:
+        return "`use_cache: false` keeps no keys and values"
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not {"past_key_values", "position_ids", "attention_mask"} <= set(inspect.signature(base.forward).parameters):
-        return False
+    absent = [name for name in (CACHE, "position_ids", "attention_mask") if name not in _arguments(base)]
+    if absent:
+        return f"`{type(base).__name__}` does not take {', '.join(f'`{name}`' for name in absent)}"
     layers = DynamicCache(config=base.config.get_text_config(decoder=True)).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    if not layers or not all(type(layer) is DynamicLayer for layer in layers):
+        return f"`{type(base).__name__}` keeps more than keys and values while it answers"
+    return None
+
+
+def _arguments(model: Any) -> Collection[str]:
+    """Return the names of what a model takes; decorators that rename arguments do not hide them."""
+    return inspect.signature(model.forward).parameters
 
 
 def answer_in_flight(
@@ -244,9 +261,9 @@ class Flight:
         places = torch.arange(width, device=self.lengths.device)
         inputs = self.model.prepare_inputs_for_generation(
             self.tokens,
-            past_key_values=self.cache,
             attention_mask=(places >= (width - 1 - self.lengths)[:, None]).long(),  # (B, W + 1)
             position_ids=self.lengths[:, None],
+            **{CACHE: self.cache},
             **self.model_kwargs,
         )
         self.tokens = self._choose(self.rows, self.model(**inputs, return_dict=True).logits)
@@ -261,15 +278,16 @@ class Flight:
         mask = self._on_device([[0] * (width - len(text)) + [1] * len(text) for text in texts])
         inputs = self.model.prepare_inputs_for_generation(
             input_ids,
-            past_key_values=DynamicCache(config=self.model.config.get_text_config(decoder=True)),
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
             is_first_iteration=True,
+            **{CACHE: DynamicCache(config=self.model.config.get_text_config(decoder=True))},
             **self.model_kwargs,
         )
         output = self.model(**inputs, return_dict=True)
-        self.num_prefix = output.past_key_values.get_seq_length() - width
-        return output.logits, output.past_key_values
+        cache = inputs[CACHE]  # ours, or the one that PEFT has put a prefix into
+        self.num_prefix = cache.get_seq_length() - width
+        return output.logits, cache
 
     def _choose(self, rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
         """Return the next token of each row, (B, 1)."""

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from glmtune.errors import GlmtuneError
 from glmtune.family import CHATGLM_TARGETS, Family
 
-from .ptuning import allow_checkpointing
+from .ptuning import allow_checkpointing, check_prefix
 
 Notify = Callable[[str], None]
 
@@ -34,6 +34,7 @@ def adapt(
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise GlmtuneError(f"`peft_config` does not fit the model: {error}") from error
+    check_prefix(adapted)
     prepare(adapted, gradient_checkpointing=gradient_checkpointing)
     return adapted
 

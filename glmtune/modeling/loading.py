@@ -24,6 +24,7 @@ from glmtune.data.rendering import ChatRenderer
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family, family_of
 
+from .ptuning import check_prefix
 from .quantization import make_trainable, quantization_options
 from .sources import ADAPTER_WEIGHTS, ModelSource
 
@@ -133,13 +134,15 @@ def load_model(
 def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default") -> PeftModel:
     """Put a saved adapter on its base model; PEFT calls it `name`."""
     try:
-        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
+        adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
     except (RuntimeError, ValueError) as error:
         raise GlmtuneError(
             f"the adapter does not fit the base model: {str(error).splitlines()[0]}",
             where=str(folder),
             fix="give the model that it was trained on with `--base-model`",
         ) from error
+    check_prefix(adapted)
+    return adapted
 
 
 def load_adapter_weights(model: PeftModel, folder: Path) -> None:

@@ -1,16 +1,21 @@
-"""P-Tuning v2 (PEFT's prefix tuning) under gradient checkpointing.
+"""P-Tuning v2 (PEFT's prefix tuning): that the prefix arrives, also under gradient checkpointing.
 
 Shape legend: B batch, H key/value heads, P prefix tokens, T tokens, D head size.
 
 P-Tuning v2 (Liu et al. 2021, section 3) trains keys and values, (B, H, P, D) a layer, that every token attends to.
-PEFT hands them to the model as `past_key_values`. Under gradient checkpointing transformers takes the cache away
-from the layers, because a layer that runs twice would write into it twice: the prefix is lost and the attention
-mask no longer fits. Here the cache only reads, and a hook inside the checkpointed stretch gives it back to each
-attention module, so that the recomputation sees exactly the same prefix.
+PEFT hands them to the model as a cache of keys and values that are there already. Under gradient checkpointing
+transformers takes the cache away from the layers, because a layer that runs twice would write into it twice: the
+prefix is lost and the attention mask no longer fits. Here the cache only reads, and a hook inside the checkpointed
+stretch gives it back to each attention module, so that the recomputation sees exactly the same prefix.
+
+A model that loses its prefix computes all the same, and answers as if it had not been trained. Which names the
+libraries use for the cache has changed before: hence `check_prefix`, a trial without any arithmetic.
 """
 
 from __future__ import annotations
 
+import inspect
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +25,12 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import DynamicCache
 
+from glmtune.compat import CACHE, PEFT_CACHE, let_peft_find_the_cache
 from glmtune.errors import GlmtuneError
 
 from .whole_weights import whole_trained_weights
+
+let_peft_find_the_cache()
 
 
 class ReadOnlyCache(DynamicCache):
@@ -47,17 +55,18 @@ class PrefixHooks:
     def keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Before the base model runs: make its cache read-only and remember it."""
         self.cache = None
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE, kwargs.get(PEFT_CACHE))
         if module.training and isinstance(cache, DynamicCache):
             self.cache = ReadOnlyCache()
             self.cache.layers = cache.layers
-            kwargs = kwargs | {"past_key_values": self.cache, "use_cache": False}
+            others = {name: value for name, value in kwargs.items() if name != PEFT_CACHE}
+            kwargs = others | {CACHE: self.cache, "use_cache": False}
         return args, kwargs
 
     def give(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Before an attention module runs: give it the prefix that the checkpoint took away."""
         if module.training and self.cache is not None:
-            kwargs = kwargs | {"past_key_values": self.cache}
+            kwargs = kwargs | {CACHE: self.cache}
         return args, kwargs
 
 
@@ -94,7 +103,7 @@ def allow_checkpointing(model: PeftModel) -> None:
     """Make gradient checkpointing work on a prefix-tuned model; other uses of the model stay untouched."""
     base: Any = model.get_base_model()
     attentions = [module for name, module in base.named_modules() if name.endswith("self_attn")]
-    if len(attentions) != base.config.get_text_config().num_hidden_layers:
+    if len(attentions) != base.config.get_text_config().num_hidden_layers or not all(map(_takes_cache, attentions)):
         raise GlmtuneError(
             f"P-Tuning v2 does not know the attention modules of {type(base).__name__}",
             fix="use LoRA, or set `training_args.gradient_checkpointing: false`",
@@ -103,3 +112,64 @@ def allow_checkpointing(model: PeftModel) -> None:
     base.register_forward_pre_hook(hooks.keep, with_kwargs=True)
     for attention in attentions:
         attention.register_forward_pre_hook(hooks.give, with_kwargs=True)
+
+
+def check_prefix(model: PeftModel) -> None:
+    """Raise where the model would compute without its trained prefix; nothing is computed, and no weight is read.
+
+    Training passes the prefix through PEFT's `forward`, and generation through what PEFT prepares.
+    """
+    if model.active_peft_config.peft_type != "PREFIX_TUNING" or model.device.type == "meta":
+        return
+    width = model.active_peft_config.num_virtual_tokens
+    lost_by = [
+        name
+        for name, cache in (("`forward`", _cache_in_forward(model)), ("`generate`", _cache_in_generate(model)))
+        if not isinstance(cache, DynamicCache) or cache.get_seq_length() != width
+    ]
+    if lost_by:
+        versions = ", ".join(f"{package} {version(package)}" for package in ("transformers", "peft"))
+        raise GlmtuneError(
+            f"the trained prefix does not reach {type(model.get_base_model()).__name__} through "
+            f"{' and '.join(lost_by)} ({versions}): it would answer as if it had not been trained",
+            fix="install versions of transformers and peft that `pyproject.toml` allows",
+        )
+
+
+class _Arrived(Exception):
+    """Ends the trial where the layers would begin; carries the cache that they would get."""
+
+
+def _cache_in_forward(model: PeftModel) -> Any:
+    def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        raise _Arrived(kwargs.get(CACHE))
+
+    base: Any = model.get_base_model()
+    handle = base.get_decoder().register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model(**_one_token(model))
+    except _Arrived as arrived:
+        return arrived.args[0]
+    finally:
+        handle.remove()
+    return None
+
+
+def _cache_in_generate(model: PeftModel) -> Any:
+    base: Any = model.get_base_model()
+    prepare: Any = model.prepare_inputs_for_generation
+    cache = DynamicCache(config=base.config.get_text_config(decoder=True))
+    with torch.no_grad():
+        inputs = prepare(**_one_token(model), **{CACHE: cache}, is_first_iteration=True)
+    return inputs.get(CACHE) if _takes_cache(base) else None
+
+
+def _one_token(model: PeftModel) -> dict[str, torch.Tensor]:
+    ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _takes_cache(module: nn.Module) -> bool:
+    """Whether its `forward` has an argument for the cache; decorators that rename arguments do not hide it."""
+    return CACHE in inspect.signature(module.forward).parameters

@@ -13,7 +13,7 @@ from peft import PeftConfig, PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.in_flight import can_fly
+from glmtune.evaluation.in_flight import reason_against_flight
 from glmtune.family import Family
 from glmtune.modeling.loading import load_adapter, load_model, load_tokenizer
 from glmtune.modeling.sources import DEMO, ModelSource, find_model
@@ -70,10 +70,10 @@ def load_models(
         )
     loaded = load_model(ModelSource(base=source.base), trust_remote_code=trust_remote_code)
     base: Any = loaded.model
-    if not can_fly(base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id)):
+    reason = reason_against_flight(base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id))
+    if reason is not None:
         raise GlmtuneError(
-            f"`{type(base).__name__}` keeps more than keys and values while it answers, so that its rows cannot come "
-            "and go",
+            f"{reason}, so that its rows cannot come and go",
             fix="serve it with `transformers serve` or vLLM",
         )
     folders = {name: source.adapter} if source.adapter else {}

@@ -12,9 +12,9 @@ from peft import get_peft_model
 from peft.tuners import LoraConfig, PrefixTuningConfig
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
-from glmtune.evaluation.answering import answer_prompts, generate_batch, num_reports
+from glmtune.evaluation.answering import answer_prompts, generate_batch, num_reports, say_once_that_batches_wait
 from glmtune.evaluation.generate import generation_config
-from glmtune.evaluation.in_flight import can_fly
+from glmtune.evaluation.in_flight import can_fly, reason_against_flight
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.sources import find_model
 
@@ -210,3 +210,28 @@ def test_an_error_in_a_report_ends_the_answers(loaded: LoadedModel, prompts: lis
     with pytest.raises(KeyboardInterrupt):
         answer_prompts(loaded.model, loaded.tokenizer, prompts, config, batch_size=2, on_answers=stop)
     assert len(reports) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"num_beams": 2}, "`num_beams` may look at a batch as a whole"),
+     ({"repetition_penalty": 1.2}, "`repetition_penalty` may look at a batch as a whole"),
+     ({"use_cache": False}, "`use_cache: false` keeps no keys and values")],
+    ids=["beams", "penalty", "no cache"],
+)  # fmt: skip
+def test_answers_batch_by_batch_are_told_once_with_the_reason(
+    loaded: LoadedModel, capsys: pytest.CaptureFixture[str], options: dict[str, Any], reason: str
+) -> None:
+    say_once_that_batches_wait.cache_clear()
+    settings = generation_config(loaded.model, {"max_new_tokens": 2, **options})
+    for _ in range(2):
+        answers_of(loaded.model, loaded, [[20, 21], [22]], settings, 2)
+    told = f"note: answers are written batch by batch, each as slow as its longest: {reason}\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_model_that_keeps_more_than_keys_and_values_says_so() -> None:
+    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    model = MistralForCausalLM(MistralConfig(**small, num_attention_heads=2, num_key_value_heads=2, sliding_window=4))
+    reason = reason_against_flight(model, GenerationConfig(max_new_tokens=2))
+    assert reason == "`MistralForCausalLM` keeps more than keys and values while it answers"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import PrefixTuningConfig, get_peft_model
+from peft import PeftModelForCausalLM, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
 from glmtune.modeling.adapters import adapt
-from glmtune.modeling.ptuning import allow_checkpointing
+from glmtune.modeling.loading import load_adapter
+from glmtune.modeling.ptuning import allow_checkpointing, check_prefix
 
 BATCH = {"input_ids": torch.arange(20, 60).view(2, 20), "attention_mask": torch.ones(2, 20, dtype=torch.long)}
 BATCH["attention_mask"][1, 15:] = 0
@@ -111,3 +113,58 @@ def test_two_rows_do_not_share_state_between_steps(demo_model: str, seed: int) -
     model.zero_grad()
     second, _ = prefix_gradient(model)
     assert torch.equal(first, second)
+
+
+def without_prefix_in_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a PEFT that hands the prefix over under a name that the model does not know."""
+    monkeypatch.setattr(PeftModelForCausalLM, "forward", lambda self, **inputs: self.base_model(**inputs))
+
+
+def without_prefix_in_generate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        PeftModelForCausalLM,
+        "prepare_inputs_for_generation",
+        lambda self, **inputs: self.base_model_prepare_inputs_for_generation(**inputs),
+    )
+
+
+@pytest.mark.parametrize(
+    ("lose", "way"), [(without_prefix_in_forward, "`forward`"), (without_prefix_in_generate, "`generate`")]
+)
+@pytest.mark.parametrize("is_loaded", [False, True], ids=["fresh", "loaded"])
+def test_a_prefix_that_does_not_arrive_is_an_error(
+    demo_model: str, tmp_path, monkeypatch: pytest.MonkeyPatch, lose, way: str, is_loaded: bool
+) -> None:
+    prefix_model(demo_model, checkpointing=False).save_pretrained(str(tmp_path))
+    model = AutoModelForCausalLM.from_pretrained(demo_model)
+    settings = {"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3}
+    lose(monkeypatch)
+
+    def make() -> object:
+        if is_loaded:
+            return load_adapter(model, tmp_path, is_trainable=False)
+        return adapt(model, settings, family_of("glm"), gradient_checkpointing=False, notify=lambda text: None)
+
+    with pytest.raises(GlmtuneError, match=f"prefix does not reach GlmForCausalLM through {way}"):
+        make()
+
+
+def test_the_trial_of_the_prefix_reads_no_weight_and_leaves_no_hook(demo_model: str) -> None:
+    model = prefix_model(demo_model, checkpointing=True)
+    base = model.get_base_model()
+    calls: list[object] = []
+    for module in base.modules():
+        module.register_forward_hook(lambda *_: calls.append(1))
+    hooks = [len(module._forward_pre_hooks) for module in base.modules()]
+    check_prefix(model)
+    assert not calls
+    assert [len(module._forward_pre_hooks) for module in base.modules()] == hooks
+    assert model.training
+
+
+def test_attention_that_takes_no_cache_is_not_checkpointed(demo_model: str) -> None:
+    model = prefix_model(demo_model, checkpointing=False)
+    attention = model.get_base_model().model.layers[1].self_attn
+    attention.forward = lambda hidden_states, **kwargs: hidden_states
+    with pytest.raises(GlmtuneError, match="does not know the attention modules"):
+        allow_checkpointing(model)

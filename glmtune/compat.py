@@ -1,0 +1,55 @@
+"""Where the versions of other libraries that `pyproject.toml` allows differ: the only place that asks for a version.
+
+Every difference says which version brought it and which ends it; `tests/test_compat.py` fails where one can go.
+"""
+
+from __future__ import annotations
+
+from functools import cache, wraps
+from importlib.metadata import version
+from typing import Any
+
+TRANSFORMERS = tuple(int(part) for part in version("transformers").split(".")[:2])
+"""The installed version, such as (5, 24), previews of it included."""
+
+RENAMED_CACHE = (5, 24)
+"""transformers calls the argument `cache` from here on, `past_key_values` before. Until 5.40 decorators take the old
+name from whoever passes it, but the layers, and what `prepare_inputs_for_generation` returns, have the new one alone.
+`CACHE` can go, with the name itself in its place, where the lowest version of transformers is this one."""
+
+CACHE = "cache" if TRANSFORMERS >= RENAMED_CACHE else "past_key_values"
+"""The name under which models and layers take keys and values."""
+
+PEFT_CACHE = "past_key_values"
+"""The name under which PEFT (0.21) passes a trained prefix, whatever transformers calls it."""
+
+
+@cache
+def let_peft_find_the_cache() -> None:
+    """Let PEFT's preparation of inputs for `generate` meet the cache under the name that it knows.
+
+    PEFT up to 0.21 looks for `past_key_values` in what the base model prepares. From transformers 5.24 on it finds
+    none, takes every token for the first one, and hands its prefix over beside `cache`, which wins: the model answers
+    without its prefix, or with an attention mask of another width. This can go where the lowest version of PEFT looks
+    for `cache`.
+    """
+    from peft import PeftModelForCausalLM
+
+    if CACHE == PEFT_CACHE:
+        return
+    theirs: Any = PeftModelForCausalLM.prepare_inputs_for_generation
+
+    @wraps(theirs)
+    def prepare(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        of_base = self.base_model_prepare_inputs_for_generation
+        self.base_model_prepare_inputs_for_generation = lambda *a, **k: _renamed(of_base(*a, **k), CACHE, PEFT_CACHE)
+        try:
+            return _renamed(theirs(self, *args, **kwargs), PEFT_CACHE, CACHE)
+        finally:
+            self.base_model_prepare_inputs_for_generation = of_base
+
+    PeftModelForCausalLM.prepare_inputs_for_generation = prepare  # type: ignore[method-assign]
+
+
+def _renamed(inputs: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if name == old else name: value for name, value in inputs.items()}

@@ -1,0 +1,82 @@
+"""Version differences: each is still needed, and both of its sides do the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, PeftModelForCausalLM, PrefixTuningConfig, PromptEncoderConfig, get_peft_model
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from glmtune.compat import CACHE, PEFT_CACHE, RENAMED_CACHE, TRANSFORMERS
+from glmtune.modeling import ptuning
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+PROMPT = {"input_ids": torch.arange(20, 32)[None], "attention_mask": torch.ones(1, 12, dtype=torch.long)}
+
+
+def lowest_allowed(package: str) -> tuple[int, ...]:
+    found = re.search(rf'"{package}>=([\d.]+)', PYPROJECT.read_text(encoding="utf-8"))
+    assert found is not None
+    return tuple(map(int, found[1].split(".")[:2]))
+
+
+def prompt_model(demo_model: str, settings: PrefixTuningConfig | PromptEncoderConfig) -> PeftModel:
+    torch.manual_seed(3)
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32), settings).eval()
+
+
+def test_versions_are_asked_for_in_one_place() -> None:
+    package = Path(ptuning.__file__).parents[1]
+    asking = re.compile(r"(transformers|peft|accelerate|torch|datasets)\.__version__\s*[<>=]|[vV]ersion\(.*\) *[<>]")
+    found = [path.name for path in sorted(package.rglob("*.py")) if asking.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_there_are_two_names_of_the_cache_among_the_allowed_versions() -> None:
+    """Fails where `CACHE` can go: write `cache` in its place then."""
+    assert lowest_allowed("transformers") < RENAMED_CACHE
+
+
+def test_models_take_the_cache_under_the_name_of_their_version(demo_model: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).eval()
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(**PROMPT, **{CACHE: cache})
+    assert cache.get_seq_length() == 12
+    assert (CACHE == "cache") == (TRANSFORMERS >= (5, 24))
+
+
+@pytest.mark.skipif(CACHE == PEFT_CACHE, reason="transformers and PEFT have one name for the cache")
+def test_peft_alone_does_not_find_the_cache(demo_model: str) -> None:
+    """Fails where PEFT does: `let_peft_find_the_cache` can go then, as soon as that is the lowest version allowed."""
+    model = prompt_model(demo_model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
+    theirs = PeftModelForCausalLM.prepare_inputs_for_generation.__wrapped__
+    inputs = theirs(model, **PROMPT, **{CACHE: DynamicCache(config=model.config)})
+    assert inputs[CACHE].get_seq_length() == 0
+    assert inputs[PEFT_CACHE].get_seq_length() == 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+     PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=16)],
+    ids=["prefix", "prompt"],
+)  # fmt: skip
+def test_generate_writes_what_a_forward_over_all_predicts(
+    demo_model: str, settings: PrefixTuningConfig | PromptEncoderConfig
+) -> None:
+    model = prompt_model(demo_model, settings)
+    written = model.generate(**PROMPT, max_new_tokens=6, do_sample=False, eos_token_id=[])
+    with torch.no_grad():
+        logits = model(input_ids=written, attention_mask=torch.ones_like(written)).logits
+    assert written[0, 12:].tolist() == logits.argmax(-1)[0, -7:-1].tolist()
+
+
+def test_the_base_model_prepares_its_inputs_as_before_once_a_prefix_has_generated(demo_model: str) -> None:
+    model = prompt_model(demo_model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
+    model.generate(**PROMPT, max_new_tokens=2, do_sample=False)
+    base = model.get_base_model()
+    assert CACHE in base.prepare_inputs_for_generation(**PROMPT, **{CACHE: DynamicCache(config=base.config)})
