@@ -17,9 +17,10 @@ from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 
 from .conversation import Conversation
-from .encoding import NUM_VERIFIED_ROWS, Encoder, QuickWayFailed
+from .encoding import NUM_VERIFIED_ROWS, ROWS_PER_BATCH, Encoder, QuickWayFailed
 from .examples import Turn, turns_of
 from .formats import AUTO, RowFormat
+from .pipeline import garbage_collection_paused
 from .reading import read_rows
 from .row_encoding import EncodedBatch, RowEncoder
 from .rows import Reject, Row
@@ -93,6 +94,7 @@ def encode_file(
     num_proc: int = 1,
     strict: bool = False,
     content_hash: str | None = None,
+    limit: int | None = None,
 ) -> EncodedData:
     """Encode every row of a file.
 
@@ -103,6 +105,8 @@ def encode_file(
         num_proc: Processes to encode with, where the file is large enough.
         strict: Whether the first row that cannot be trained on is an error.
         content_hash: Of the file; where it is given, the encoded file is kept and found again.
+        limit: Return the first so many examples alone, and read no more rows than that takes; not of a file that is
+            kept.
 
     Raises:
         GlmtuneError: The file has no row, or none that can be trained on, or the chat template fails its check.
@@ -110,8 +114,10 @@ def encode_file(
     if content_hash is None:
         with tempfile.TemporaryDirectory(prefix="glmtune-") as folder:
             stored = StoredFile(Path(folder) / "encoded")
-            _write(stored, path, encoder, row_format, num_proc, strict)
-            return _checked(stored, path, strict)
+            _write(stored, path, encoder, row_format, num_proc, strict, limit)
+            data = _checked(stored, path, strict)
+            return data if limit is None else data.first(limit)
+    assert limit is None, "what is kept is whole"
     cache = encoded_folder()
     stored = StoredFile(cache / cache_key(content_hash, str(path), encoder, row_format))
     if not stored.is_complete:
@@ -143,29 +149,51 @@ def write_rejects(path: Path, data: Sequence[EncodedData]) -> None:
 
 
 def _write(
-    stored: StoredFile, path: Path | str, encoder: Encoder, row_format: RowFormat, num_proc: int, strict: bool
+    stored: StoredFile,
+    path: Path | str,
+    encoder: Encoder,
+    row_format: RowFormat,
+    num_proc: int,
+    strict: bool,
+    limit: int | None = None,
 ) -> None:
     """Encode a file into its folder."""
-    try:
-        stored.write(_encoded(path, encoder, row_format, num_proc, strict))
-    except QuickWayFailed:
-        notice(f"the chat template looks into the text of some messages of `{path}`: it renders every row itself")
-        stored.write(_encoded(path, encoder.without_skeletons(), row_format, num_proc, strict))
+    with garbage_collection_paused():
+        try:
+            stored.write(_encoded(path, encoder, row_format, num_proc, strict, limit))
+        except QuickWayFailed:
+            notice(f"the chat template looks into the text of some messages of `{path}`: it renders every row itself")
+            whole = encoder.without_skeletons()
+            stored.write(_encoded(path, whole, row_format, num_proc, strict, limit))
 
 
 def _encoded(
-    path: Path | str, encoder: Encoder, row_format: RowFormat, num_proc: int, strict: bool
+    path: Path | str, encoder: Encoder, row_format: RowFormat, num_proc: int, strict: bool, limit: int | None
 ) -> Iterator[EncodedBatch]:
-    """Yield the encoded rows of a file, the first of them checked."""
+    """Yield the encoded rows of a file, the first of them checked, until `limit` examples have come of them."""
     rows = read_rows(path, row_format)
-    first = list(itertools.islice(rows, 2 * MIN_ROWS_PER_PROCESS))
+    num_first = 2 * MIN_ROWS_PER_PROCESS if limit is None else min(2 * NUM_VERIFIED_ROWS, 2 * limit)
+    first = list(itertools.islice(rows, num_first))
     if not first:
         raise GlmtuneError("the file has no rows", where=str(path))
     _verify(first, encoder, row_format)
     is_large = len(first) == 2 * MIN_ROWS_PER_PROCESS
     num_processes = min(num_proc, os.cpu_count() or 1) if is_large else 1
-    batches = RowEncoder(encoder, row_format).encode_all(itertools.chain(first, rows), num_processes=num_processes)
+    row_encoder = RowEncoder(encoder, row_format)
+    if limit is None:
+        batches = row_encoder.encode_all(itertools.chain(first, rows), num_processes=num_processes)
+    else:
+        batches = _until(limit, row_encoder, itertools.chain(first, rows))
     yield from _accounted(batches, encoder, strict)
+
+
+def _until(num_examples: int, row_encoder: RowEncoder, rows: Iterator[Row]) -> Iterator[EncodedBatch]:
+    """Yield the encoded batches of the first rows: as many as give so many examples, and no row more."""
+    missing = num_examples
+    while missing > 0 and (batch := list(itertools.islice(rows, min(missing, ROWS_PER_BATCH)))):
+        encoded = row_encoder.encode(batch)
+        missing -= encoded.table.num_rows
+        yield encoded
 
 
 def _verify(rows: Sequence[Row], encoder: Encoder, row_format: RowFormat) -> None:

@@ -25,7 +25,7 @@ from glmtune.family import IGNORE_INDEX, Family
 
 from .conversation import TEXT, Conversation, Message, RowError
 from .examples import Example, Part, join_parts
-from .pipeline import tokenized
+from .pipeline import garbage_collection_paused, tokenized
 from .rendering import ChatRenderer
 from .skeletons import Skeletons
 from .spans import ChangedTurn
@@ -138,9 +138,9 @@ class Encoder:
         starts = range(0, len(conversations), ROWS_PER_BATCH)
         batches = (self.plan(conversations[start : start + ROWS_PER_BATCH]) for start in starts)
         try:
-            return [
-                row for planned, text_ids in tokenized(batches, self.tokenize) for row in self.finish(planned, text_ids)
-            ]
+            with garbage_collection_paused():
+                pairs = tokenized(batches, self.tokenize)
+                return [row for planned, text_ids in pairs for row in self.finish(planned, text_ids)]
         except QuickWayFailed:
             self._skeletons = None
             return self.encode_batch(conversations)

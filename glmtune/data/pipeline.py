@@ -25,7 +25,7 @@ def tokenized(plans: Iterator[Plan], tokenize: Callable[[Plan], Ids]) -> Iterato
     first = next(plans, None)
     if first is None:
         return
-    with ThreadPoolExecutor(1) as thread, _without_garbage_collection():
+    with ThreadPoolExecutor(1) as thread:
         waiting, ids = first, thread.submit(tokenize, first)
         for plan in plans:
             following = thread.submit(tokenize, plan)
@@ -35,8 +35,12 @@ def tokenized(plans: Iterator[Plan], tokenize: Callable[[Plan], Ids]) -> Iterato
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Keep Python from looking for cycles among the many small objects of a batch, which has none: a tenth quicker."""
+def garbage_collection_paused() -> Iterator[None]:
+    """Keep Python from looking for cycles among the many small objects of a batch, which has none: a tenth quicker.
+
+    For functions that take a pipeline's batches to the end, never for a generator: one that nobody takes further and
+    nobody closes, such as behind an error that is kept, would leave the collection switched off.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -5,6 +5,7 @@ While one batch is in the tokenizer the next one is read and rendered. With seve
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 from collections import deque
@@ -72,7 +73,9 @@ class RowEncoder:
         if num_processes > 1:
             # Forked, where that is possible: a fresh interpreter would import torch before it encodes a row.
             method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-            with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context(method)) as pool:
+            context = multiprocessing.get_context(method)
+            # A forked process would take over that its parent has paused the collection of garbage.
+            with ProcessPoolExecutor(num_processes, mp_context=context, initializer=gc.enable) as pool:
                 yield from _in_order(pool, (pool.submit(self.encode, batch) for batch in batches), 2 * num_processes)
             return
         waiting: deque[tuple[list[Row], list[list[Conversation | RowError]]]] = deque()

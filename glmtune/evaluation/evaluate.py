@@ -82,9 +82,7 @@ def evaluate(
     refuse_folder(Path(data_file))
     loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
     encoder = Encoder(loaded.tokenizer, loaded.family, train_on="last" if combine else "all")
-    data = encode_file(Path(data_file), encoder)
-    if limit is not None:
-        data = data.first(limit)
+    data = encode_file(Path(data_file), encoder, limit=limit)
     options = {"do_sample": False} | generation_options
     plan = GenerationPlan(
         config=generation_config(loaded.model, options),

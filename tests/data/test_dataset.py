@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
+import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +160,63 @@ def test_truncation_error_rejects_rows_that_are_bad_otherwise(demo_tokenizer, tm
     path = write(tmp_path / "rows.jsonl", SHORT, json.dumps({"messages": [{"role": "over the limit"}]}))
     data = encode_file(path, Encoder(demo_tokenizer, GLM, max_length_tokens=LIMIT, truncation="error"))
     assert [reject.where for reject in data.rejects] == [f"{path}:2"]
+
+
+@pytest.mark.parametrize("num_good_rows", [0, 300, 600])
+def test_an_error_that_is_kept_does_not_keep_garbage_from_being_collected(
+    num_good_rows: int, encoder: Encoder, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "rows.jsonl", *[SHORT] * num_good_rows, "{", *[SHORT] * 600)
+    with pytest.raises(GlmtuneError) as kept:
+        encode_file(path, encoder, strict=True)
+    assert gc.isenabled()
+    assert kept.value.where == f"{path}:{num_good_rows + 1}"
+
+
+def test_a_tokenizer_that_dies_does_not_keep_garbage_from_being_collected(demo_tokenizer, tmp_path: Path) -> None:
+    class Dying(Encoder):
+        def tokenize(self, planned: Any) -> Any:
+            raise MemoryError(len(planned.texts))
+
+    dying = Dying(demo_tokenizer, GLM, use_skeletons=False)
+    with pytest.raises(MemoryError) as kept:
+        dying.encode_batch([to_conversation(row(*SHORT))] * 600)
+    assert gc.isenabled()
+    assert kept.value.args[0] > 256
+
+
+@pytest.mark.parametrize("limit", [1, 5, 255, 256, 257, 700])
+def test_no_more_rows_are_encoded_than_a_limit_wants(limit: int, demo_tokenizer, tmp_path: Path) -> None:
+    class Counting(Encoder):
+        num_rows = 0
+
+        def plan(self, conversations: Any) -> Any:
+            self.num_rows += len(conversations)
+            return super().plan(conversations)
+
+    encoder = Counting(demo_tokenizer, GLM)
+    path = write(tmp_path / "rows.jsonl", "{", *[SHORT] * 1_000)
+    data = encode_file(path, encoder, limit=limit)
+    assert encoder.num_rows <= limit + 8  # eight are verified
+    assert data.dataset["where"][:] == [f"{path}:{number + 2}" for number in range(limit)]
+    assert [reject.where for reject in data.rejects] == [f"{path}:1"]
+
+
+def test_rows_behind_those_that_a_limit_wants_are_not_read(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", *[SHORT] * 40)
+    path.write_bytes(gzip.compress(path.read_bytes() + random.Random(0).randbytes(1 << 20))[: -(1 << 18)])
+    path = path.rename(tmp_path / "rows.jsonl.gz")
+    assert len(encode_file(path, encoder, limit=3).dataset) == 3
+    with pytest.raises(GlmtuneError, match="the file cannot be read"):
+        encode_file(path, encoder)
+
+
+@pytest.mark.parametrize("limit", [2, 3, 100])
+def test_a_limit_beyond_the_file_gives_all_of_it(
+    limit: int, mixed: EncodedData, limited: Encoder, tmp_path: Path
+) -> None:
+    data = encode_file(tmp_path / "rows.jsonl", limited, limit=limit)
+    assert data.dataset.to_list() == mixed.dataset.to_list()[:limit]
 
 
 def test_a_tokenizer_that_fails_the_check_stops_before_the_rows_are_encoded(demo_tokenizer, tmp_path: Path) -> None:

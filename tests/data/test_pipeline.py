@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from glmtune.data.pipeline import tokenized
+from glmtune.data.pipeline import garbage_collection_paused, tokenized
 
 
 def ids_of(plan: int) -> list[list[int]]:
@@ -56,9 +56,20 @@ def test_an_error_in_planning_comes_out_at_its_place() -> None:
     assert gc.isenabled()
 
 
-def test_garbage_is_collected_again_also_where_nobody_takes_the_rest() -> None:
+def test_batches_that_nobody_takes_further_leave_the_collection_of_garbage_alone() -> None:
     batches = tokenized(iter([0, 1, 2]), ids_of)
     next(batches)
-    assert not gc.isenabled()
+    assert gc.isenabled()
     batches.close()
+
+
+def test_garbage_is_collected_again_behind_a_pause_and_behind_an_error_in_it() -> None:
+    with garbage_collection_paused():
+        assert not gc.isenabled()
+        with garbage_collection_paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(KeyboardInterrupt), garbage_collection_paused():
+        raise KeyboardInterrupt
     assert gc.isenabled()
