@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from .conversation import RowError
@@ -21,8 +22,46 @@ def parse(text: str) -> Any:
         raise RowError("not JSON: nested too deeply") from None
     except RowError:
         raise
+    except json.JSONDecodeError as error:
+        raise RowError(f"not JSON: {error}{likely_cause(error)}") from None
     except ValueError as error:
         raise RowError(f"not JSON: {error}") from None
+
+
+def likely_cause(error: json.JSONDecodeError) -> str:
+    """Return in words what a person or a program did who wrote such a text; empty where it may be many things."""
+    here, rest = error.doc[error.pos : error.pos + 1], error.doc[error.pos :].strip()
+    before = error.doc[: error.pos].rstrip()[-1:]
+    if error.msg == "Extra data" and rest == ",":
+        return "; a comma stands behind the row: take it away"
+    if error.msg == "Extra data" and rest.lstrip(", \r\n\t").startswith(("{", "[")):
+        return "; another value begins there: give every row a line of its own"
+    if error.msg.startswith("Illegal trailing comma") or (here in ("}", "]") and before == ","):
+        return f"; a comma stands before `{error.doc[error.pos :].lstrip(', ')[:1]}`: take it away"
+    if error.msg == "Invalid control character at":
+        names = {"\n": "line break", "\r": "line break", "\t": "tab"}
+        return f"; a {names[here]} in a text is written as `{json.dumps(here)[1:-1]}`" if here in names else ""
+    if error.msg.startswith("Invalid \\escape"):
+        return "; a backslash in a text is written as `\\\\`"
+    for signs, cause in _CAUSES.items():
+        if here and here in signs:
+            return f"; {cause}"
+    word = re.match(r"(None|True|False|undefined)\b", rest)
+    if word:
+        return f"; `{word[0]}` is written as `{_WORDS[word[0]]}`"
+    if re.match(r"\w+\s*:", rest) and "property name" in error.msg:
+        return '; a key stands in double quotes, too: `"key"`'
+    return ""
+
+
+_CAUSES = {
+    "'": "single quotes are Python's; JSON has double ones, as `json.dumps` writes them",
+    "“”„‟‘’＂": 'these quotes are typographic; JSON has `"`',
+    "：，": "this sign is full-width; JSON has `:` and `,`",
+    "/#": "JSON has no comments: take them away",
+}
+"""What stands where JSON expects something else: why."""
+_WORDS = {"None": "null", "True": "true", "False": "false", "undefined": "null"}
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

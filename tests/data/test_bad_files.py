@@ -45,6 +45,7 @@ def utf8(position: int, byte: str = "c4") -> str:
     return f"byte {position} of the row, 0x{byte}, is not UTF-8; expected a file saved as UTF-8"
 
 
+ANOTHER = "; another value begins there: give every row a line of its own"
 LENGTH = "the row is longer than 16 MiB; expected one conversation, or one text, in a row"
 
 # Name of the file, what stands in it, and what becomes of each row: its place and the reason.
@@ -62,7 +63,11 @@ BAD_ROWS: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
         jsonl(GOOD, "{'messages': []}", GOOD),
         [
             ("1", OK),
-            ("2", "not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+            (
+                "2",
+                "not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); "
+                "single quotes are Python's; JSON has double ones, as `json.dumps` writes them",
+            ),
             ("3", OK),
         ],
     ),
@@ -74,22 +79,29 @@ BAD_ROWS: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "two rows on a line": (
         "a.jsonl",
         jsonl(GOOD + " " + GOOD),
-        [("1", f"not JSON: Extra data: line 1 column {len(GOOD) + 2} (char {len(GOOD) + 1})")],
+        [("1", f"not JSON: Extra data: line 1 column {len(GOOD) + 2} (char {len(GOOD) + 1}){ANOTHER}")],
     ),
     "lines that end with a carriage return alone": (
         "a.jsonl",
         f"{GOOD}\r{GOOD}\r".encode(),
-        [("1", f"not JSON: Extra data: line 1 column {len(GOOD) + 2} (char {len(GOOD) + 1})")],
+        [("1", f"not JSON: Extra data: line 1 column {len(GOOD) + 2} (char {len(GOOD) + 1}){ANOTHER}")],
     ),
     "a comma behind every row": (
         "a.jsonl",
         jsonl(GOOD + ",", GOOD),
-        [("1", f"not JSON: Extra data: line 1 column {len(GOOD) + 1} (char {len(GOOD)})"), ("2", OK)],
+        [
+            (
+                "1",
+                f"not JSON: Extra data: line 1 column {len(GOOD) + 1} (char {len(GOOD)}); "
+                "a comma stands behind the row: take it away",
+            ),
+            ("2", OK),
+        ],
     ),
-    "an array in a file for lines": (
+    "a list in a file of lines": (
         "a.jsonl",
-        jsonl(f"[{GOOD}]"),
-        [("1", "the row is a list; expected an object with `messages`")],
+        jsonl(f"[{GOOD}]", GOOD),
+        [("1", "the row is a list; expected an object with `messages`"), ("2", OK)],
     ),
     "a BOM": ("a.jsonl", b"\xef\xbb\xbf" + jsonl(GOOD, GOOD), [("1", OK), ("2", OK)]),
     "a BOM between two joined files": (
@@ -166,7 +178,14 @@ BAD_ROWS: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "an element with a line break inside a text": (
         "a.json",
         b'[{"a": "x\ny"},\n' + GOOD.encode() + b"\n]",
-        [("1", "not JSON: Invalid control character at: line 1 column 9 (char 8)"), ("3", OK)],
+        [
+            (
+                "1",
+                "not JSON: Invalid control character at: line 1 column 9 (char 8); "
+                "a line break in a text is written as `\\n`",
+            ),
+            ("3", OK),
+        ],
     ),
     "an element with two equal keys": (
         "a.json",
@@ -183,10 +202,10 @@ BAD_ROWS: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
         "a.json",
         f'[1, "a",\nnull, {GOOD}]'.encode(),
         [
-            ("1", "the row is a number; expected an object with `messages`"),
-            ("1", "the row is text; expected an object with `messages`"),
-            ("2", "the row is null; expected an object with `messages`"),
-            ("2", OK),
+            ("1 (row 1)", "the row is a number; expected an object with `messages`"),
+            ("1 (row 2)", "the row is text; expected an object with `messages`"),
+            ("2 (row 3)", "the row is null; expected an object with `messages`"),
+            ("2 (row 4)", OK),
         ],
     ),
     "a table with a cell too many": (
@@ -241,7 +260,8 @@ BAD_ROWS: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
             (
                 "2",
                 "column `messages` is not JSON: "
-                "Expecting property name enclosed in double quotes: line 1 column 3 (char 2)",
+                "Expecting property name enclosed in double quotes: line 1 column 3 (char 2); "
+                "single quotes are Python's; JSON has double ones, as `json.dumps` writes them",
             ),
             ("3", OK),
         ],

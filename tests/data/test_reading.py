@@ -25,9 +25,14 @@ def write(path: Path, content: str) -> Path:
 
 def rows_of(path: Path) -> list[tuple[int, str]]:
     """Return every row with the number of its line."""
+    return [(int(place), text) for place, text in places_of(path)]
+
+
+def places_of(path: Path) -> list[tuple[str, str]]:
+    """Return every row with its place within the file."""
     rows = list(read_rows(path))
     assert all(row.where.startswith(f"{path}:") for row in rows)
-    return [(int(row.where.removeprefix(f"{path}:")), row.text) for row in rows]
+    return [(row.where.removeprefix(f"{path}:"), row.text) for row in rows]
 
 
 def error_of(path: Path) -> str:
@@ -75,20 +80,24 @@ def test_lines_become_rows_that_know_their_line(
 @pytest.mark.parametrize(
     ("content", "rows"),
     [
-        ('[{"a": 1}, {"b": 2}]', [(1, '{"a": 1}'), (1, '{"b": 2}')]),
-        ('[\n  {"a": 1},\n  {"b": 2}\n]\n', [(2, '{"a": 1}'), (3, '{"b": 2}')]),
-        ('\ufeff\n [\r\n{\r\n"a": 1\r\n}\r\n,\r\n{"b": 2}]', [(3, '{\r\n"a": 1\r\n}'), (7, '{"b": 2}')]),
-        ('[{"a": "]\\n,["},\n\n3, null, [\n1]]', [(1, '{"a": "]\\n,["}'), (3, "3"), (3, "null"), (3, "[\n1]")]),
-        ('[{"a": "\u2028"},\n{"b": 2}]', [(1, '{"a": "\u2028"}'), (2, '{"b": 2}')]),
+        ('[{"a": 1}, {"b": 2}]', [("1 (row 1)", '{"a": 1}'), ("1 (row 2)", '{"b": 2}')]),
+        ('[{"a": 1},\n{"b": 2}, {}]', [("1", '{"a": 1}'), ("2 (row 2)", '{"b": 2}'), ("2 (row 3)", "{}")]),
+        ('[\n  {"a": 1},\n  {"b": 2}\n]\n', [("2", '{"a": 1}'), ("3", '{"b": 2}')]),
+        ('\ufeff\n [\r\n{\r\n"a": 1\r\n}\r\n,\r\n{"b": 2}]', [("3", '{\r\n"a": 1\r\n}'), ("7", '{"b": 2}')]),
+        (
+            '[{"a": "]\\n,["},\n\n3, null, [\n1]]',
+            [("1", '{"a": "]\\n,["}'), ("3 (row 2)", "3"), ("3 (row 3)", "null"), ("3 (row 4)", "[\n1]")],
+        ),
+        ('[{"a": "\u2028"},\n{"b": 2}]', [("1", '{"a": "\u2028"}'), ("2", '{"b": 2}')]),
         ("[]", []),
         (" [\n] ", []),
     ],
-    ids=["one line", "pretty", "BOM and CRLF", "values of all kinds", "U+2028", "empty", "blank"],
+    ids=["one line", "two lines", "pretty", "BOM and CRLF", "values of all kinds", "U+2028", "empty", "blank"],
 )  # fmt: skip
 def test_elements_of_an_array_know_the_line_they_start_on(
-    content: str, rows: list[tuple[int, str]], tmp_path: Path
+    content: str, rows: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    assert rows_of(write(tmp_path / "rows.json", content)) == rows
+    assert places_of(write(tmp_path / "rows.json", content)) == rows
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
@@ -121,7 +130,7 @@ def test_rows_are_read_one_by_one(tmp_path: Path) -> None:
 
 
 def test_an_integer_of_5000_digits_costs_no_other_row(tmp_path: Path) -> None:
-    assert rows_of(write(tmp_path / "rows.json", f"[{'1' * 5000}, 2]")) == [(1, "1" * 5000), (1, "2")]
+    assert rows_of(write(tmp_path / "rows.json", f"[{'1' * 5000},\n2]")) == [(1, "1" * 5000), (2, "2")]
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
