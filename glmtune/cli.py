@@ -32,8 +32,9 @@ from glmtune.cli_options import (
 )
 from glmtune.cli_serve import serve
 from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notice, say
-from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError
+from glmtune.errors import DISK_FULL, EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError, RunFailure
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
+from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
 
 app = typer.Typer(
     name="glmtune",
@@ -235,12 +236,12 @@ def infer(
     check_model(model, base_model=base_model)
     from glmtune.evaluation.ask import answer_all, read_prompts, split_reference
 
-    prompts = read_prompts(prompt, input)
+    prompts = read_prompts(argument_text(prompt) if prompt else prompt, input)
     answers = answer_all(
         model,
         prompts,
         stream=stream and not as_json,
-        system=system,
+        system=argument_text(system) if system else system,
         seed=seed,
         thinking=thinking,
         batch_size=batch_size,
@@ -308,8 +309,17 @@ def _free_path(path: Path) -> Path:
     return candidate
 
 
+def _os_error(error: OSError) -> GlmtuneError:
+    """Return what a system's refusal of a file means for its user."""
+    fix = "free some space" if error.errno in DISK_FULL else "see whether this user may read and write there"
+    return RunFailure(
+        f"{error.strerror or error}", where=str(error.filename), fix=f"{fix}; `--debug` shows where it happened"
+    )
+
+
 def main() -> None:
     """Run the command line; a user's mistake is told in three lines, without a traceback."""
+    prepare_streams()
     if "--debug" in sys.argv:
         # Taken out here, so that it may stand behind the verb, too.
         sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -320,18 +330,24 @@ def main() -> None:
     end_with_launcher()
     adopt_deepspeed_launcher()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # now, when it can still be told that this fails
     except GlmtuneError as error:
+        if isinstance(error, OutputLost) and error.is_reader_gone:
+            sys.exit(EXIT_FAILURE)  # `| head` has read enough; nothing is wrong
         if os.environ.get("GLMTUNE_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if os.environ.get("GLMTUNE_DEBUG") or error.filename is None:
+            raise
+        print(f"error: {_os_error(error)}", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)
     except SystemExit as ended:
         # Typer ends with this code at Ctrl-C, without a word.
         if ended.code == EXIT_INTERRUPTED and not isinstance(ended, GroupEnded):
             say("interrupted")
         raise
-    except BrokenPipeError:
-        # Whoever read the output has gone (`| head`); nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILURE)

@@ -22,6 +22,7 @@ from glmtune.cli_options import (
     sampling_options,
 )
 from glmtune.errors import GlmtuneError
+from glmtune.standard_streams import argument_text
 
 
 def chat(
@@ -83,7 +84,7 @@ def chat(
     run(
         model,
         url=url,
-        system=system,
+        system=argument_text(system) if system else system,
         tools=tools,
         tool_timeout_seconds=tool_timeout,
         max_tool_rounds=max_tool_rounds,

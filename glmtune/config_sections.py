@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.config_types import Mismatch, check_fields, complain_unknown, fit
-from glmtune.errors import nearest
+from glmtune.errors import GlmtuneError, nearest
+from glmtune.text_encoding import read_utf8
 from glmtune.yaml_source import Source, found
 
 TRAINING_DEFAULTS = {
@@ -128,10 +129,12 @@ def find_deepspeed_file(source: Source, config_folder: Path | None) -> None:
         return
     source.set(key, str(file), source.where(key))
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_utf8(file))
     except json.JSONDecodeError as error:
         source.complain(key, f"broken JSON: {error.msg}", where=f"{file}:{error.lineno}")
-    except (OSError, UnicodeDecodeError) as error:
+    except GlmtuneError as error:
+        source.complain(key, error.what, error.fix, where=error.where)
+    except OSError as error:
         source.complain(key, f"cannot read `{file}`: {error}")
     else:
         if not isinstance(content, dict):

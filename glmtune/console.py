@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 def is_main_process() -> bool:
@@ -18,9 +18,16 @@ def is_main_process() -> bool:
 
 
 def say(text: str) -> None:
-    """Print a line for the user."""
-    if is_main_process():
-        print(text, file=sys.stderr, flush=True)
+    """Print a line for the user, where there is anybody to read it."""
+    # None: a program without a window or a terminal; `print` would take stdout for it.
+    if is_main_process() and sys.stderr is not None:
+        with suppress(OSError):  # a terminal that is gone, a full disk: the work goes on, and nobody can be told
+            print(text, file=sys.stderr, flush=True)
+
+
+def is_watched() -> bool:
+    """Whether a person looks at stderr while the command works."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def notice(text: str) -> None:
@@ -30,7 +37,7 @@ def notice(text: str) -> None:
 
 def show_evaluation(done: int, total: int) -> None:
     """Show on a terminal how far an evaluation is, in batches; the line goes away at its end."""
-    if is_main_process() and sys.stderr.isatty():
+    if is_main_process() and is_watched():
         text = f"evaluating {done}/{total}" if done < total else ""
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
@@ -95,7 +102,7 @@ def quiet_libraries() -> Iterator[None]:
     from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     rows_shown = not datasets.are_progress_bars_disabled()
-    weights_shown = is_progress_bar_enabled() and not sys.stderr.isatty()
+    weights_shown = is_progress_bar_enabled() and not is_watched()
     bitsandbytes = logging.getLogger("bitsandbytes")
     level = bitsandbytes.level
     with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import importlib.util
 from types import ModuleType
@@ -11,6 +12,9 @@ EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 EXIT_INTERRUPTED = 130
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What systems say where nothing more can be written: a full disk, a quota, a file as large as they get."""
 
 
 class GlmtuneError(Exception):

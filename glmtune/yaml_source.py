@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from glmtune.errors import GlmtuneError, nearest
+from glmtune.text_encoding import read_utf8
 
 SECRET_KEYS = ("hub_token", "push_to_hub_token")
 """Keys whose values are never written to a file or a message."""
@@ -162,11 +163,11 @@ def read_source(path: str | Path) -> Source:
     """Read a YAML file of keys and values; a file that is missing, empty or broken is a `GlmtuneError`."""
     origin = str(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_utf8(Path(path))
     except FileNotFoundError:
         others = sorted(str(other) for other in Path(path).parent.glob("*.yaml"))
         raise GlmtuneError(f"there is no configuration `{origin}`{nearest(origin, others)}", where=origin) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise GlmtuneError(f"cannot read `{origin}`: {error}", where=origin) from error
     values, places, problems = _parse(text, lambda line: f"{origin}:{line}")
     if values is None:

@@ -19,8 +19,10 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 # From the ground up; a room may import from itself and from rooms below it.
 ROOMS = [
     "errors",
+    "text_encoding",
     "console",
     "compat",
+    "standard_streams",
     "launching",
     "text_table",
     "family",

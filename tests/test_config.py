@@ -222,7 +222,7 @@ def test_a_folder_and_a_file_that_is_no_text_cannot_be_read() -> None:
     with pytest.raises(GlmtuneError, match=r"^cannot read `\.`: .*Is a directory"):
         load_config(".")
     Path("run.yaml").write_bytes(b"a: \xff\xfe\n")
-    with pytest.raises(GlmtuneError, match=r"^cannot read `run\.yaml`: 'utf-8' codec"):
+    with pytest.raises(GlmtuneError, match=r"^the file is not UTF-8\n  --> run\.yaml:1\nhint: save it as UTF-8"):
         load_config("run.yaml")
 
 

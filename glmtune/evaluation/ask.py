@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation
 from glmtune.data.reading import Row, read_rows
 from glmtune.errors import GlmtuneError
+from glmtune.standard_streams import read_input
 
 from .generate import as_loaded, encode_question, generate, generation_config, refuse_folder, stream_answer
 
@@ -27,7 +27,7 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
     if path is not None:
         refuse_folder(path)
         return [_read_prompt(row) for row in read_rows(path)]
-    text = prompt if prompt is not None else sys.stdin.read()
+    text = prompt if prompt is not None else read_input()
     if not text.strip():
         raise GlmtuneError(
             "there is nothing to ask", fix="give `--prompt TEXT`, `--input rows.jsonl`, or text on stdin"

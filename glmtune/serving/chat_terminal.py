@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from glmtune.console import is_watched
 from glmtune.errors import GlmtuneError
+from glmtune.standard_streams import input_text
 
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 """Characters that move a cursor, or worse: in a terminal they are shown, not sent. Tabs and newlines stay."""
@@ -25,7 +27,7 @@ class ChatTerminal:
     def __init__(self) -> None:
         self.is_interactive = sys.stdin.isatty()
         self._read = _line_editor() if self.is_interactive else _read_plainly
-        self._is_dim = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        self._is_dim = is_watched() and "NO_COLOR" not in os.environ
         self._unfinished: TextIO | None = None
         """Where a line was begun and not ended."""
 
@@ -73,7 +75,7 @@ def _read_plainly(prompt: str) -> str:
         print(prompt, end="", file=sys.stderr, flush=True)
         raw = sys.stdin.buffer.readline()
         print(raw.decode(errors="replace").rstrip("\r\n"), file=sys.stderr, flush=True)
-        line = raw.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+        line = input_text(raw, "what was typed").removesuffix("\n").removesuffix("\r")
         if not raw and not lines:
             raise EOFError
         if not raw or not line.endswith("\\"):

@@ -25,6 +25,7 @@ from glmtune.data import json_text
 from glmtune.data.conversation import RowError
 from glmtune.data.formats.tools import tools_text
 from glmtune.errors import GlmtuneError
+from glmtune.text_encoding import read_utf8
 
 from .function_worker import error_text, serve_functions
 
@@ -63,8 +64,8 @@ def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
     if path.suffix != ".json":
         raise GlmtuneError(f"`{path}` is neither a Python module (`.py`) nor a JSON file (`.json`) of tools")
     try:
-        text = tools_text(json_text.parse(path.read_text(encoding="utf-8")), "the file")
-    except (RowError, UnicodeDecodeError) as error:
+        text = tools_text(json_text.parse(read_utf8(path)), "the file")
+    except RowError as error:
         raise GlmtuneError(str(error), where=str(path)) from None
     return Tools(schemas=json.loads(text or "[]"), source=path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from glmtune.console import say, show_evaluation
+from glmtune.console import is_watched, say, show_evaluation
 from glmtune.errors import GlmtuneError, RunFailure
 
 from . import checkpoint
@@ -39,7 +38,7 @@ class ProgressLine(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started = time.monotonic()
         self.first_step = state.global_step
-        if state.is_world_process_zero and sys.stderr.isatty():
+        if state.is_world_process_zero and is_watched():
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

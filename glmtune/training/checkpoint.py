@@ -7,7 +7,6 @@ all of it has reached the disk, and renames the folder. Older checkpoints are de
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from glmtune.console import notice
 from glmtune.data.durable import sync, sync_tree
 from glmtune.data.store import file_hash
-from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.errors import DISK_FULL, GlmtuneError, RunFailure
 from glmtune.modeling.sources import CHECKPOINT_NAME, checkpoints_of
 
 from .weight_check import Shapes, check_weights
@@ -28,7 +27,6 @@ from .weight_check import Shapes, check_weights
 MANIFEST = "manifest.json"
 STAGING = ".saving"
 DELETED = "deleted-"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def publish(staged: Path, run_folder: Path, shapes: Shapes) -> Path:
