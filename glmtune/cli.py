@@ -34,6 +34,7 @@ from glmtune.cli_serve import serve
 from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notice, say
 from glmtune.errors import DISK_FULL, EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError, RunFailure
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
+from glmtune.new_file import free_path, refuse_taken
 from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
 
 app = typer.Typer(
@@ -174,10 +175,11 @@ def evaluate(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score a model on a file: BLEU-4, ROUGE-1/2/L, tool calls, loss and perplexity."""
+    path = output or free_path(Path(f"predictions-{data_file.stem}.jsonl"))
+    refuse_taken(path)
     check_model(model, base_model=base_model)
     from glmtune.evaluation.evaluate import evaluate as score
 
-    path = output or _free_path(Path(f"predictions-{data_file.stem}.jsonl"))
     scores = score(
         model,
         data_file,
@@ -200,7 +202,8 @@ def infer(
     model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
     prompt: Annotated[str | None, typer.Option(help="Text to ask; stdin is read where nothing is given.")] = None,
     input: Annotated[
-        Path | None, typer.Option(help="JSON lines with `prompt` (text) or `messages`; one answer a line.")
+        Path | None,
+        typer.Option(help="JSON lines with `prompt` (text) or `messages`, with `system`, `tools`; an answer a line."),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
@@ -297,16 +300,6 @@ def _options(
 def _setting(deepspeed: str | None) -> list[str]:
     """Return the override that a `--deepspeed` stands for."""
     return [] if deepspeed is None else [f"training_args.deepspeed={json.dumps(deepspeed)}"]
-
-
-def _free_path(path: Path) -> Path:
-    """Return the path, or one with a number behind it where a file stands already."""
-    number = 2
-    candidate = path
-    while candidate.exists():
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        number += 1
-    return candidate
 
 
 def _os_error(error: OSError) -> GlmtuneError:

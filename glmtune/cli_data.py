@@ -12,6 +12,7 @@ import typer
 
 from glmtune.console import say
 from glmtune.errors import GlmtuneError
+from glmtune.new_file import check_new
 
 data_app = typer.Typer(
     help="Look at data before it is trained on, convert it, encode it ahead.",
@@ -42,6 +43,8 @@ def inspect(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show every token of a row with its id and its label."""
+    if html is not None:
+        check_new(html)
     from glmtune.data.inspection import format_text, format_tokens
     from glmtune.training.data_inspection import inspect_rows, write_html
 
@@ -85,6 +88,9 @@ def check(
 
     if plot is not None and model is None:
         raise GlmtuneError("`--plot` needs a MODEL, whose tokenizer counts tokens")
+    if plot is not None:
+        for path in _plots(plot, has_config=config is not None):
+            check_new(path)
     found = check_data(data, model, config=config, trust_remote_code=trust_remote_code)
     if as_json:
         print(json.dumps({split: each.as_dict() for split, each in found.items()}, ensure_ascii=False, indent=2))
@@ -95,7 +101,7 @@ def check(
         if plot is not None:
             from glmtune.data.histogram import draw_lengths
 
-            path = plot if len(found) == 1 else plot.with_stem(f"{plot.stem}-{split}")
+            path = plot if len(found) == 1 else _plot_of(plot, split)
             draw_lengths(path, each.lengths, each.max_length_tokens)
             say(f"lengths drawn to {path}")
     num_bad = sum(each.num_rejected for each in found.values())
@@ -154,6 +160,16 @@ def prepare(
 
     settings = [*(overrides or ()), *(["data_config.strict=true"] if strict else [])]
     say(f"encoded rows are kept in {prepare_data(data_dir, model, config, overrides=settings)}")
+
+
+def _plot_of(plot: Path, split: str) -> Path:
+    """Return where the lengths of a split are drawn, where there are several."""
+    return plot.with_stem(f"{plot.stem}-{split}")
+
+
+def _plots(plot: Path, *, has_config: bool) -> list[Path]:
+    """Return every file that the lengths may be drawn to: which splits there are, the rows alone can tell."""
+    return [plot, *(_plot_of(plot, split) for split in ("train", "val", "test") if has_config)]
 
 
 def _columns(entries: list[str]) -> dict[str, str]:

@@ -49,7 +49,9 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def run_tour(output: Path) -> None:
     """Train, evaluate, ask and resume in `output`, and print what came of it."""
-    if output.exists() and any(output.iterdir()):
+    if (output.is_symlink() or output.exists()) and not output.is_dir():
+        raise GlmtuneError(f"`{output}` is no folder", fix="choose another with `--output`")
+    if output.is_dir() and any(output.iterdir()):
         raise GlmtuneError(f"`{output}` is not empty", fix="remove it, or choose another with `--output`")
     started = time.monotonic()
     write_rows(output / "data")

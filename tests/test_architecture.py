@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 # From the ground up; a room may import from itself and from rooms below it.
 ROOMS = [
     "errors",
+    "new_file",
     "text_encoding",
     "console",
     "compat",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from glmtune.errors import GlmtuneError, nearest
+from glmtune.new_file import check_new, refuse_taken
 
 from .conversation import Conversation
 from .formats import AUTO, FORMATS, RowFormat, to_row
@@ -62,10 +63,7 @@ def convert(files: Sequence[DataFile], out: Path, *, row_format: RowFormat = AUT
     """
     if not str(out).endswith(SUFFIXES):
         raise GlmtuneError(f"cannot write `{out.name}`: expected a name that ends with `.jsonl` or `.jsonl.gz`")
-    if out.exists():
-        raise GlmtuneError(f"`{out}` exists already", fix="choose another name, or remove it first")
-    if not out.parent.is_dir():
-        raise GlmtuneError(f"folder `{out.parent}` does not exist", fix="make it first")
+    check_new(out)
     converted = Converted()
     staging = out.with_name(f".{out.name}.{os.getpid()}")
     try:
@@ -76,6 +74,7 @@ def convert(files: Sequence[DataFile], out: Path, *, row_format: RowFormat = AUT
         if not converted.num_rows:
             first = converted.rejects[0] if converted.rejects else Reject(where=str(files[0].path), reason="no rows")
             raise GlmtuneError(f"no row could be converted; the first: {first.reason}", where=first.where)
+        refuse_taken(out)
         staging.rename(out)
     finally:
         staging.unlink(missing_ok=True)

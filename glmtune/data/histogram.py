@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from glmtune.errors import GlmtuneError, require
+from glmtune.new_file import check_new
 
 ROUND_STEPS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # close enough that at least two thirds of the bars asked for are drawn
 MAX_TEXT_BARS = 11  # and one more for what lies beyond the 99th percentile
@@ -50,7 +51,7 @@ def draw_lengths(path: Path, lengths: Sequence[int], limit: int | None = None) -
     """Draw how many rows have how many tokens as a PNG of 800 x 500 pixels, with a line at the length limit.
 
     Raises:
-        GlmtuneError: matplotlib is not installed, or there is no length to draw.
+        GlmtuneError: matplotlib is not installed, there is no length to draw, or something stands at `path` already.
     """
     require("matplotlib", extra="report")
     from matplotlib.figure import Figure  # a Figure of its own: pyplot would keep global state and choose a backend
@@ -84,6 +85,7 @@ def draw_lengths(path: Path, lengths: Sequence[int], limit: int | None = None) -
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    check_new(path)
     figure.savefig(path, format="png")
 
 

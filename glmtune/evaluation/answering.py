@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -11,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glmtune.console import notice
+from glmtune.modeling.context import context_tokens
 
 from .in_flight import Answer, answer_in_flight, reason_against_flight
 from .processes import rank, world_size
@@ -88,6 +90,7 @@ def answer_prompts(
         model,
         [prompts[place] for place in share],
         config,
+        rooms=rooms_for_answers(model, [prompts[place] for place in share], config),
         batch_size=batch_size,
         max_tokens=batch_size * (len(prompts[order[0]]) + (config.max_new_tokens or 1)),
         in_group=in_group,
@@ -118,6 +121,10 @@ def generate_batch(
     so after a token, the answers end there.
     """
     longest = max(len(prompt) for prompt in prompts)
+    rooms = rooms_for_answers(model, prompts, config)
+    if max(rooms) < (config.max_new_tokens or 1):
+        config = copy.deepcopy(config)
+        config.max_new_tokens = max(rooms)
     device = model.device
     input_ids = torch.full((len(prompts), longest), tokenizer.pad_token_id, dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
@@ -135,7 +142,13 @@ def generate_batch(
             stopping_criteria=[lambda ids, scores: torch.full((len(ids),), stop(), device=ids.device)],
         )
     stops = set(config.eos_token_id or [])
-    return [_until_stop(row[longest:].tolist(), stops) for row in output]
+    return [_until_stop(row[longest:].tolist(), stops)[:room] for row, room in zip(output, rooms)]
+
+
+def rooms_for_answers(model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[int]:
+    """Return how long the answer to each prompt may become: as the options say, within the model's context."""
+    limit, most = context_tokens(model), config.max_new_tokens or 1
+    return [most if limit is None else max(1, min(most, limit - len(prompt))) for prompt in prompts]
 
 
 def _until_stop(ids: list[int], stops: set[int]) -> list[int]:

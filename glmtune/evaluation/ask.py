@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from glmtune.console import notice
+from glmtune.data.conversation import RowError
 from glmtune.data.encoding import Encoder
-from glmtune.data.formats import to_conversation
+from glmtune.data.formats import to_conversation, to_row
+from glmtune.data.formats.messages import conversation_of, read_messages
+from glmtune.data.formats.pairs import alpaca_question
+from glmtune.data.formats.sharegpt import with_system
 from glmtune.data.reading import Row, read_rows
 from glmtune.errors import GlmtuneError
 from glmtune.standard_streams import read_input
 
-from .generate import as_loaded, encode_question, generate, generation_config, refuse_folder, stream_answer
+from .generate import (
+    answer_ids,
+    as_loaded,
+    check_context,
+    encode_question,
+    generation_config,
+    refuse_folder,
+    stream_answer,
+)
 
 Prompt = str | list[dict[str, Any]]
+
+QUESTION_KEYS: dict[str, type] = {"prompt": str, "messages": list}
+"""What a row asks under, and what stands there."""
+SETTING_KEYS = ("system", "tools", "history")
+"""What the model is shown besides."""
 
 
 def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
@@ -26,7 +45,12 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
         raise GlmtuneError("both `--prompt` and `--input` are given", fix="leave one of them out")
     if path is not None:
         refuse_folder(path)
-        return [_read_prompt(row) for row in read_rows(path)]
+        unread: Counter[str] = Counter()
+        prompts = [_read_prompt(row, unread) for row in read_rows(path)]
+        if unread:
+            listed = ", ".join(f"`{key}` ({number:,} row{'s' * (number > 1)})" for key, number in unread.most_common())
+            notice(f"keys that are not read: {listed}")
+        return prompts
     text = prompt if prompt is not None else read_input()
     if not text.strip():
         raise GlmtuneError(
@@ -53,17 +77,19 @@ def answer_all(
     To close a generator of pieces before its end stops the writing.
     """
     loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+    encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)
+    # All of them first: what cannot be asked is told before the first answer, not after a thousand.
+    prompt_ids = [encode_question(encoder, prompt, system, thinking=thinking) for prompt in prompts]
+    check_context(loaded.model, prompt_ids, options)
+    config = generation_config(loaded.model, options)
     if seed is not None:
         torch.manual_seed(seed)
     if stream:
-        encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)
-        config = generation_config(loaded.model, options)
-        for prompt in prompts:
-            yield stream_answer(loaded, encode_question(encoder, prompt, system, thinking=thinking), config)
+        for ids in prompt_ids:
+            yield stream_answer(loaded, ids, config)
         return
     for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        for answer in generate(loaded, batch, system=system, batch_size=batch_size, thinking=thinking, **options):
+        for answer in answer_ids(loaded, prompt_ids[start : start + batch_size], config, batch_size=batch_size):
             yield (text for text in [answer])
 
 
@@ -81,7 +107,8 @@ def split_reference(prompt: Prompt) -> tuple[Prompt, str | None]:
     return prompt[:end], "\n".join(text for answer in answers for text in (answer.metadata, answer.content) if text)
 
 
-def _read_prompt(row: Row) -> Prompt:
+def _read_prompt(row: Row, unread: Counter[str]) -> Prompt:
+    """Return what a row asks; keys of it that are not read are counted."""
     if row.problem:
         raise GlmtuneError(row.problem, where=row.where)
     try:
@@ -90,8 +117,30 @@ def _read_prompt(row: Row) -> Prompt:
         raise GlmtuneError(f"not JSON: {error}", where=row.where) from None
     if isinstance(value, str):
         return value
-    if isinstance(value, dict) and isinstance(value.get("prompt"), str):
-        return value["prompt"]
-    if isinstance(value, dict) and isinstance(value.get("messages"), list):
-        return value["messages"]
-    raise GlmtuneError("the row has neither `prompt` (text) nor `messages` (a list)", where=row.where)
+    keys = [key for key, kind in QUESTION_KEYS.items() if isinstance(value, dict) and isinstance(value.get(key), kind)]
+    if not keys:
+        raise GlmtuneError("the row has neither `prompt` (text) nor `messages` (a list)", where=row.where)
+    if len(keys) > 1:
+        raise GlmtuneError("the row has both `prompt` and `messages`; expected one of them", where=row.where)
+    [key] = keys
+    others = {name: held for name, held in value.items() if name != key and held is not None}
+    read = {name: others.pop(name) for name in SETTING_KEYS if name in others}
+    unread.update(others.keys())
+    if not read:
+        return value[key]
+    try:
+        return _whole_question(value[key], read)
+    except RowError as error:
+        raise GlmtuneError(f"cannot ask this: {error}", where=row.where) from None
+
+
+def _whole_question(question: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages of a question, what stands beside it in its row among them."""
+    if isinstance(question, str):
+        messages = alpaca_question({"instruction": question, "history": settings.get("history")})
+    elif settings.get("history"):
+        raise RowError("`history` stands beside `messages`, where it has no place; expected one of them")
+    else:
+        messages = read_messages(question, "messages")
+    conversation = conversation_of(with_system(messages, settings.get("system")), settings.get("tools"))
+    return to_row(conversation)["messages"]

@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from glmtune.data.dataset import EncodedData, encode_file
 from glmtune.data.encoding import Encoder
 from glmtune.data.reading import Reject
 from glmtune.data.replies import reply_layout
+from glmtune.modeling.context import context_tokens
 from glmtune.modeling.loading import LoadedModel
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
+from glmtune.new_file import reserved
 
 from .answering import num_reports
 from .generate import as_loaded, generation_config, refuse_folder
@@ -70,7 +72,8 @@ def evaluate(
     Args:
         model: A checkpoint, model folder, run folder, hub name or `demo`; or a model loaded before.
         data_file: Rows in a format that training takes.
-        output: Where predictions go, one line of JSON each, as they come; at the end in the order of the data.
+        output: Where predictions go, one line of JSON each, as they come; at the end in the order of the data. A
+            file that is there already is an error.
         base_model: Where the base model of an adapter is now, if it has moved.
         batch_size: Rows and prompts at once where all are as long as the longest; more of them where they are shorter.
         max_input_length: Longest prompt in tokens; None for no limit.
@@ -80,25 +83,33 @@ def evaluate(
         generation_options: Fields of `transformers.GenerationConfig`.
     """
     refuse_folder(Path(data_file))
-    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
-    encoder = Encoder(loaded.tokenizer, loaded.family, train_on="last" if combine else "all")
-    data = encode_file(Path(data_file), encoder, limit=limit)
-    options = {"do_sample": False} | generation_options
-    plan = GenerationPlan(
-        config=generation_config(loaded.model, options),
-        max_input_length=max_input_length,
-        batch_size=batch_size,
-        layout=reply_layout(encoder.renderer),
-    )
-    return score_model(
-        loaded.model,
-        loaded.tokenizer,
-        data,
-        batch_size=batch_size,
-        plan=plan,
-        output=output,
-        on_batch=show_evaluation,
-    )
+    with reserved(Path(output)) if output is not None else nullcontext():
+        loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+        encoder = Encoder(
+            loaded.tokenizer,
+            loaded.family,
+            train_on="last" if combine else "all",
+            # A row that the model has no room for is left out, and reported: its loss would mean nothing.
+            max_length_tokens=context_tokens(loaded.model),
+            truncation="drop",
+        )
+        data = encode_file(Path(data_file), encoder, limit=limit)
+        options = {"do_sample": False} | generation_options
+        plan = GenerationPlan(
+            config=generation_config(loaded.model, options),
+            max_input_length=max_input_length,
+            batch_size=batch_size,
+            layout=reply_layout(encoder.renderer),
+        )
+        return score_model(
+            loaded.model,
+            loaded.tokenizer,
+            data,
+            batch_size=batch_size,
+            plan=plan,
+            output=output,
+            on_batch=show_evaluation,
+        )
 
 
 def score_model(

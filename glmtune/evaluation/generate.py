@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, PromptLearningConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TextIteratorStreamer
 
-from glmtune.console import quiet_libraries
+from glmtune.console import notice, quiet_libraries
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation
 from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
 from glmtune.errors import GlmtuneError
+from glmtune.modeling.context import check_prompt, context_tokens
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.modeling.sources import find_model
@@ -51,17 +51,64 @@ def generate(
         trust_remote_code: Run code that the model brings along.
         generation_options: Fields of `transformers.GenerationConfig`, such as `max_new_tokens`, `temperature`.
     """
+    prompts = _list_of_prompts(prompts)
     loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
     encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)
     prompt_ids = [encode_question(encoder, prompt, system, thinking=thinking) for prompt in prompts]
-    options = generation_config(loaded.model, generation_options)
+    check_context(loaded.model, prompt_ids, generation_options)
     if seed is not None:
         torch.manual_seed(seed)
+    return answer_ids(loaded, prompt_ids, generation_config(loaded.model, generation_options), batch_size=batch_size)
+
+
+@quiet_libraries()
+@memory_errors_explained("answering", LESS_IN_ANSWERING)
+def answer_ids(
+    loaded: LoadedModel, prompt_ids: Sequence[Sequence[int]], config: GenerationConfig, *, batch_size: int
+) -> list[str]:
+    """Return the answers to encoded prompts, in order."""
     answers: dict[int, list[int]] = {}
-    answer_prompts(
-        loaded.model, loaded.tokenizer, prompt_ids, options, batch_size=batch_size, on_answers=answers.update
-    )
-    return [decode_answer(loaded.tokenizer, answers[place]) for place in range(len(prompts))]
+    answer_prompts(loaded.model, loaded.tokenizer, prompt_ids, config, batch_size=batch_size, on_answers=answers.update)
+    return [decode_answer(loaded.tokenizer, answers[place]) for place in range(len(prompt_ids))]
+
+
+def check_context(model: Any, prompt_ids: Sequence[Sequence[int]], options: Mapping[str, Any]) -> None:
+    """Raise where a prompt leaves no room for an answer; says so where answers may end before they are as asked for.
+
+    Args:
+        model: Possibly with an adapter.
+        prompt_ids: Of all prompts.
+        options: The generation options that were asked for.
+    """
+    limit = context_tokens(model)
+    for number, ids in enumerate(prompt_ids, start=1):
+        what = f"prompt {number}" if len(prompt_ids) > 1 else "the prompt"
+        check_prompt(len(ids), limit, what, "shorten it, or take a model with a longer context")
+    longest = max(map(len, prompt_ids), default=0)
+    asked = options.get("max_new_tokens")
+    if limit is not None and asked is not None and longest + asked > limit:
+        notice(
+            f"`max_new_tokens` is {asked:,}, but an answer ends where the model's context does: at {limit:,} tokens "
+            f"together with its prompt, of which the longest has {longest:,}"
+        )
+
+
+def _list_of_prompts(prompts: Any) -> list[str | Sequence[Mapping[str, Any]]]:
+    """Return the prompts as a list; raises where one prompt stands in the place of many."""
+    if isinstance(prompts, (str, bytes, Mapping)):
+        raise GlmtuneError("`prompts` is one prompt; expected a list of them", fix="write `generate(model, [prompt])`")
+    listed = list(prompts)
+    if listed and all(isinstance(entry, Mapping) for entry in listed):
+        raise GlmtuneError(
+            "`prompts` is the messages of one prompt; expected a list of prompts",
+            fix="write `generate(model, [messages])`",
+        )
+    for number, prompt in enumerate(listed, start=1):
+        if not isinstance(prompt, str) and not (
+            isinstance(prompt, Sequence) and all(isinstance(entry, Mapping) for entry in prompt)
+        ):
+            raise GlmtuneError(f"prompt {number} is of type `{type(prompt).__name__}`; expected text, or messages")
+    return listed
 
 
 @quiet_libraries()
@@ -119,16 +166,6 @@ def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfi
     if not config.do_sample:
         config.temperature = config.top_p = config.top_k = None
     return config
-
-
-def context_tokens(model: Any) -> int | None:
-    """Return how many tokens prompt and answer may have together; None where the configuration sets no limit."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    limit = base.config.get_text_config(decoder=True).to_dict().get("max_position_embeddings")
-    if limit is not None and isinstance(model, PeftModel):
-        adapter = model.active_peft_config
-        limit -= adapter.num_virtual_tokens if isinstance(adapter, PromptLearningConfig) else 0
-    return limit
 
 
 def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[str]:

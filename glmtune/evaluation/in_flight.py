@@ -116,6 +116,7 @@ def answer_in_flight(
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
+    rooms: Sequence[int],
     batch_size: int,
     max_tokens: int,
     in_group: bool,
@@ -127,13 +128,14 @@ def answer_in_flight(
         model: Possibly with an adapter.
         prompts: Ids; under several processes those of this one, perhaps none.
         config: Whose options `can_fly` found fit.
+        rooms: How many tokens the answer to each prompt may have.
         batch_size: Rows at once where all are as long as the longest; the fewest that `MAX_ROWS` may not cut down.
         max_tokens: Rows times tokens, prefixes not counted, that the cache may hold.
         in_group: Whether all processes answer together.
         on_pass: Called after every forward pass, equally often on all processes, with the answers that it finished
             and the number of prompts that were unfinished before it, on the process that has most of them left.
     """
-    answers = [Answer(index, prompt, config.max_new_tokens or 1) for index, prompt in enumerate(prompts)]
+    answers = [Answer(index, prompt, room) for index, (prompt, room) in enumerate(zip(prompts, rooms))]
 
     def fly(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
         def choose(rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:

@@ -144,7 +144,7 @@ def predict(
     )
     in_order = [predictions[place] for place in range(len(turns))]
     if path:
-        aside = path.with_name(f"{path.name}.sorting")
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
         _write(aside, in_order)
         os.replace(aside, path)
     return in_order

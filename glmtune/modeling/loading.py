@@ -24,6 +24,7 @@ from glmtune.data.rendering import ChatRenderer
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family, family_of
 
+from .context import check_vocabulary
 from .ptuning import check_prefix
 from .quantization import make_trainable, quantization_options
 from .sources import ADAPTER_WEIGHTS, ModelSource
@@ -123,7 +124,9 @@ def load_model(
     """Load model, adapter and tokenizer for inference, in the dtype that suits the device unless another is given."""
     device = device or default_device()
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    family = load_family(source, trust_remote_code=trust_remote_code)
+    config = load_model_config(source, trust_remote_code=trust_remote_code)
+    check_vocabulary(tokenizer, config)
+    family = family_of(config.model_type)
     model: Any = load_base_model(source, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code)
     set_stop_tokens(model, tokenizer, family)
     if source.adapter is not None:

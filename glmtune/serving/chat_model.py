@@ -11,8 +11,9 @@ from transformers import GenerationConfig
 
 from glmtune.data.encoding import Encoder
 from glmtune.data.replies import reply_layout
-from glmtune.errors import GlmtuneError, RunFailure
-from glmtune.evaluation.generate import as_loaded, context_tokens, encode_question, generation_config, stream_reply
+from glmtune.errors import RunFailure
+from glmtune.evaluation.generate import as_loaded, encode_question, generation_config, stream_reply
+from glmtune.modeling.context import check_prompt, context_tokens
 
 from .chat_session import BEGIN_ANEW, Answers, Event, Message
 
@@ -58,11 +59,7 @@ def _fitting(config: GenerationConfig, num_prompt_tokens: int, limit: int | None
     """Return the settings with no longer an answer than the model's context has room for."""
     if limit is None:
         return config
-    if num_prompt_tokens >= limit:
-        raise GlmtuneError(
-            f"the conversation has {num_prompt_tokens:,} tokens, and the model's context ends at {limit:,}",
-            fix=BEGIN_ANEW,
-        )
+    check_prompt(num_prompt_tokens, limit, "the conversation", BEGIN_ANEW)
     fitting = copy.deepcopy(config)
     fitting.max_new_tokens = min(config.max_new_tokens or limit, limit - num_prompt_tokens)
     return fitting

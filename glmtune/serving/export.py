@@ -99,7 +99,7 @@ def export(
         GlmtuneError: Something that the user can mend, told before anything is computed.
         RunFailure: The exported model is another model, and nothing is left of it; or what follows has failed.
     """
-    folder = Path(out).absolute()
+    folder = Path(out).resolve()  # a link to an empty folder is filled, not replaced
     _check_options(folder, dtype, max_shard_size)
     if push_to is not None:
         check_push(push_to)

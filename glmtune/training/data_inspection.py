@@ -23,6 +23,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.family import IGNORE_INDEX
 from glmtune.modeling.loading import load_family, load_tokenizer
 from glmtune.modeling.sources import find_model
+from glmtune.new_file import check_new
 
 from .run_data import SPLITS, row_format_of
 
@@ -188,8 +189,7 @@ def _readable(conversation: Conversation) -> RowError | None:
 
 def write_html(path: Path, inspected: Inspected, *, title: str, limit: int) -> int:
     """Write rows as a web page and return how many; a file that stands there already is left alone."""
-    if path.exists():
-        raise GlmtuneError(f"`{path}` exists already", fix="choose another name, or remove it first")
+    check_new(path)
     rows = list(itertools.islice(inspected.rows, limit))
     pages = (
         PageRow(

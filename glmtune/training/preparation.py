@@ -18,8 +18,9 @@ from glmtune.data.store import encoded_folder
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.predictions import has_calls
 from glmtune.evaluation.tool_calls import CALL_METRIC_NAMES
-from glmtune.family import Family
-from glmtune.modeling.loading import load_family, load_tokenizer
+from glmtune.family import Family, family_of
+from glmtune.modeling.context import check_vocabulary, context_of
+from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
 from glmtune.modeling.sources import ModelSource, find_model
 
 from .run_data import RunFiles, as_records, find_run_files, load_data
@@ -50,7 +51,10 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     files = files or find_run_files(request.data_dir, config)
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
-    family = load_family(source, trust_remote_code=trust)
+    model_config = load_model_config(source, trust_remote_code=trust)
+    check_vocabulary(tokenizer, model_config)
+    _check_lengths(config, context_of(model_config))
+    family = family_of(model_config.model_type)
     encoder = Encoder.from_config(tokenizer, family, config)
     data = load_data(files, config, encoder)
     layout = reply_layout(encoder.renderer)
@@ -66,6 +70,21 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
         layout=layout,
         data_files=as_records(files),
         data=data,
+    )
+
+
+def _check_lengths(config: RunConfig, limit: int | None) -> None:
+    """Raise where a row may be longer than what the model was made for."""
+    num_virtual = (config.peft_config or {}).get("num_virtual_tokens", 0)
+    asked = config.max_input_length + config.max_output_length + num_virtual
+    if limit is None or asked <= limit:
+        return
+    parts = f"`max_input_length` ({config.max_input_length:,}) and `max_output_length` ({config.max_output_length:,})"
+    if num_virtual:
+        parts += f", with {num_virtual:,} virtual tokens"
+    raise GlmtuneError(
+        f"{parts} are {asked:,} tokens together, and the model's context ends at {limit:,}",
+        fix="lower them; rows are then cut or left out as `truncation` says",
     )
 
 

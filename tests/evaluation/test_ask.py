@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from glmtune.data.encoding import Encoder
+from glmtune.data.formats import to_conversation
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.ask import read_prompts
+from glmtune.evaluation.ask import answer_all, read_prompts
+from glmtune.evaluation.generate import encode_question
+from glmtune.modeling.loading import LoadedModel, load_model
+from glmtune.modeling.sources import find_model
+from glmtune.serving.sample_prompts import sample_prompts
+
+
+@pytest.fixture(scope="module")
+def loaded(demo_model: str) -> LoadedModel:
+    return load_model(find_model(demo_model))
 
 
 def test_prompts_are_read_from_rows(tmp_path: Path) -> None:
@@ -30,3 +42,74 @@ def test_a_row_that_is_no_prompt_is_an_error(content: bytes, message: str, tmp_p
     with pytest.raises(GlmtuneError) as caught:
         read_prompts(None, path)
     assert str(caught.value) == f"{message}\n  --> {path}:2"
+
+
+TOOLS = [{"type": "function", "function": {"name": "query_stock", "description": "查询库存", "parameters": {}}}]
+QUESTION = {"role": "user", "content": "有货吗？"}
+
+
+@pytest.mark.parametrize(
+    ("row", "asked"),
+    [
+        ({"messages": [QUESTION], "tools": TOOLS}, ["query_stock", "有货吗？"]),
+        ({"messages": [QUESTION], "tools": json.dumps(TOOLS)}, ["query_stock", "有货吗？"]),
+        ({"messages": [QUESTION], "system": "只说英文"}, ["只说英文", "有货吗？"]),
+        ({"messages": [QUESTION], "system": "只说英文", "tools": TOOLS}, ["query_stock", "只说英文", "有货吗？"]),
+        ({"messages": [{"role": "system", "content": "只说英文"}, QUESTION], "tools": TOOLS}, ["只说英文"]),
+        ({"prompt": "你好", "system": "只说英文"}, ["只说英文", "你好"]),
+        ({"prompt": "你好", "tools": TOOLS}, ["query_stock", "你好"]),
+        ({"prompt": "你好", "history": [["早", "早上好"]]}, ["早", "早上好", "你好"]),
+        ({"prompt": "你好", "system": None, "tools": [], "history": []}, ["你好"]),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_what_stands_beside_the_question_is_shown_to_the_model(row, asked, tmp_path, loaded, capsys) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row), encoding="utf-8")
+    encoder = Encoder(loaded.tokenizer, loaded.family)
+    [prompt] = read_prompts(None, path)
+    text = loaded.tokenizer.decode(encode_question(encoder, prompt, None))
+    places = [text.find(part) for part in asked]
+    assert places[0] >= 0
+    assert places == sorted(places)
+    if "messages" in row and "system" not in row:  # what training shows before an answer
+        trained = row | {"messages": [*row["messages"], {"role": "assistant", "content": "答"}]}
+        assert loaded.tokenizer.decode(encoder.encode(to_conversation(trained)).input_ids).startswith(text)
+    assert "not read" not in capsys.readouterr().err
+    # The check of an export asks the same.
+    assert sample_prompts(path, {}, encoder)[0] == [encode_question(encoder, prompt, None)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "messages": [QUESTION]}, "the row has both `prompt` and `messages`; expected one of them"),
+        ({"prompt": "a", "tools": "[{"}, "cannot ask this: `tools` is text that is not JSON"),
+        ({"prompt": "a", "tools": 5}, "cannot ask this: `tools` is a number; expected a list of tool objects"),
+        ({"prompt": "a", "history": "x"}, "cannot ask this: `history` is text; expected a list of pairs"),
+        ({"messages": [QUESTION], "history": [["a", "b"]]}, "cannot ask this: `history` stands beside `messages`"),
+        ({"messages": [{"role": "system", "content": "a"}, QUESTION], "system": "b"},
+         "cannot ask this: the row has a `system` text and another in its first message; expected one of them"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shown_to_the_model_is_an_error(row, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(GlmtuneError) as caught:
+        read_prompts(None, path)
+    assert caught.value.what.startswith(message)
+    assert caught.value.where == f"{path}:1"
+
+
+def test_keys_that_are_not_read_are_told(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "id": 1, "note": null}\n{"prompt": "b", "id": 2, "score": 3}\n', encoding="utf-8")
+    assert read_prompts(None, path) == ["a", "b"]
+    assert capsys.readouterr().err == "note: keys that are not read: `id` (2 rows), `score` (1 row)\n"
+
+
+def test_a_prompt_that_has_no_room_is_told_before_the_first_answer(loaded: LoadedModel, monkeypatch) -> None:
+    monkeypatch.setattr(loaded.model.config, "max_position_embeddings", 32)
+    for stream in (False, True):
+        with pytest.raises(GlmtuneError, match=r"^prompt 2 has [\d]+ tokens, and the model's context ends at 32\n"):
+            next(answer_all(loaded, ["a", "b c d " * 20], stream=stream, batch_size=1, max_new_tokens=2))

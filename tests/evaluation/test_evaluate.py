@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -144,3 +145,18 @@ def test_an_evaluation_shows_on_a_terminal_how_far_it_is(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     evaluate(loaded, demo_data / "dev.jsonl", limit=1, max_new_tokens=1)
     assert capsys.readouterr().err == "\r\x1b[Kevaluating 1/2\r\x1b[K"
+
+
+def test_a_row_beyond_the_models_context_is_left_out_and_reported(
+    loaded: LoadedModel, demo_data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    rows = (demo_data / "dev.jsonl").read_text(encoding="utf-8")
+    messages = [{"role": "user", "content": "长" * 300}, {"role": "assistant", "content": "答"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(rows + json.dumps({"messages": messages}) + "\n", encoding="utf-8")
+    monkeypatch.setattr(loaded.model.config, "max_position_embeddings", 250)
+    scores = evaluate(loaded, path, max_new_tokens=2)
+    [reject] = scores.left_out
+    assert reject.where == f"{path}:7"
+    assert re.fullmatch(r"\d+ tokens, over the limit of 250", reject.reason)
+    assert scores.metrics["loss"] == evaluate(loaded, demo_data / "dev.jsonl", max_new_tokens=2).metrics["loss"]

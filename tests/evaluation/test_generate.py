@@ -13,6 +13,7 @@ from transformers import GlmForCausalLM
 from glmtune import evaluate, generate
 from glmtune.data.encoding import Encoder
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.evaluation.answering import answer_prompts
 from glmtune.evaluation.generate import (
     AnswerStreamer,
     context_tokens,
@@ -141,3 +142,49 @@ def test_a_text_and_the_tool_call_behind_it_are_kept_apart(loaded: LoadedModel) 
 def test_an_answer_that_names_a_control_token_keeps_it_as_text(loaded: LoadedModel) -> None:
     ids = loaded.tokenizer("a<|assistant|>b", split_special_tokens=True, add_special_tokens=False)["input_ids"]
     assert decode_answer(loaded.tokenizer, ids) == "a<|assistant|>b"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("text", "`prompts` is one prompt; expected a list of them"),
+        ({"role": "user", "content": "text"}, "`prompts` is one prompt; expected a list of them"),
+        ([{"role": "user", "content": "text"}], "`prompts` is the messages of one prompt; expected a list of prompts"),
+        (["text", 5], "prompt 2 is of type `int`; expected text, or messages"),
+        ([["text"]], "prompt 1 is of type `list`; expected text, or messages"),
+    ],
+)
+def test_one_prompt_in_the_place_of_many_is_an_error(prompts, message: str, loaded: LoadedModel) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        generate(loaded, prompts)
+    assert caught.value.what == message
+
+
+def test_prompts_may_come_from_a_generator(loaded: LoadedModel) -> None:
+    options = {"max_new_tokens": 3, "do_sample": False}
+    assert generate(loaded, (text for text in QUESTIONS[:2]), **options) == generate(loaded, QUESTIONS[:2], **options)
+
+
+def test_a_prompt_beyond_the_context_is_an_error_that_names_both_numbers(loaded: LoadedModel, monkeypatch) -> None:
+    monkeypatch.setattr(loaded.model.config, "max_position_embeddings", 30)
+    with pytest.raises(GlmtuneError, match=r"^prompt 2 has 1[\d]+ tokens, and the model's context ends at 30\nhint: "):
+        generate(loaded, ["a", "b c d " * 20])
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["in flight", "in a batch"])
+def test_an_answer_ends_where_the_models_context_does(options, loaded: LoadedModel, monkeypatch, capsys) -> None:
+    """Each at its own place: a long prompt does not cut the answers to shorter ones."""
+    encoder = Encoder(loaded.tokenizer, loaded.family)
+    lengths = [len(encode_question(encoder, text, None)) for text in ("a", "a b c d e f g h")]
+    limit = lengths[1] + 3
+    monkeypatch.setattr(loaded.model.config, "max_position_embeddings", limit)
+    monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", [10**6])  # so that nothing else ends them
+    config = generation_config(loaded.model, {"max_new_tokens": 1000, "do_sample": False, **options})
+    answers: dict[int, list[int]] = {}
+    prompts = [encode_question(encoder, text, None) for text in ("a", "a b c d e f g h")]
+    answer_prompts(loaded.model, loaded.tokenizer, prompts, config, batch_size=2, on_answers=answers.update)
+    assert [len(answers[place]) for place in (0, 1)] == [limit - length for length in lengths]
+    generate(loaded, ["a"], max_new_tokens=1000, do_sample=False, **options)
+    assert f"note: `max_new_tokens` is 1,000, but an answer ends where the model's context does: at {limit}" in (
+        capsys.readouterr().err
+    )
