@@ -21,6 +21,7 @@ from glmtune.config_sections import (
 )
 from glmtune.config_types import check_fields
 from glmtune.errors import GlmtuneError, nearest
+from glmtune.python_arguments import expect_overrides, expect_paths
 from glmtune.yaml_source import SECRET_KEYS, Source, found, read_source
 
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
@@ -157,6 +158,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         GlmtuneError: with every mistake in file and overrides at once.
     """
+    expect_paths(config=path)
+    expect_overrides(overrides)
     source = read_source(path)
     for override in overrides:
         source.override(override)
@@ -167,6 +170,7 @@ def config_from_mapping(source: Mapping[str, Any], *, where: str, overrides: Seq
     """Return the checked configuration of a run folder's saved `source`; `where` names it in messages."""
     if not isinstance(source, Mapping):
         raise GlmtuneError(f"expected keys and values, found {found(source)}", where=where)
+    expect_overrides(overrides)
     values = Source(origin=where, values=dict(source))
     for override in overrides:
         values.override(override)

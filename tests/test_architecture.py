@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 ROOMS = [
     "errors",
     "new_file",
+    "python_arguments",
     "text_encoding",
     "console",
     "compat",

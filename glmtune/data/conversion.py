@@ -13,6 +13,7 @@ from typing import IO
 
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.new_file import check_new, refuse_taken
+from glmtune.python_arguments import expect_paths
 
 from .conversation import Conversation
 from .formats import AUTO, FORMATS, RowFormat, to_row
@@ -49,6 +50,7 @@ def convert_data(
         columns: Key of the format: what the file calls it.
         strict: Whether the first row that cannot be converted is an error; otherwise such rows are returned.
     """
+    expect_paths(data=data, out=out)
     rows_are = row_format(from_format, columns or {}, "--from")
     return convert(command_line_files(str(data)), Path(out), row_format=rows_are, strict=strict)
 

@@ -27,6 +27,7 @@ from glmtune.modeling.context import context_tokens
 from glmtune.modeling.loading import LoadedModel
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.new_file import reserved
+from glmtune.python_arguments import expect_paths
 
 from .answering import num_reports
 from .generate import as_loaded, generation_config, refuse_folder
@@ -82,6 +83,7 @@ def evaluate(
         trust_remote_code: Run code that the model brings along.
         generation_options: Fields of `transformers.GenerationConfig`.
     """
+    expect_paths(data_file=data_file, output=output)
     refuse_folder(Path(data_file))
     with reserved(Path(output)) if output is not None else nullcontext():
         loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)

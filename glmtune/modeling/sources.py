@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glmtune.errors import GlmtuneError
+from glmtune.python_arguments import expect_paths
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -39,6 +40,7 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
         base_model: Where the base model of an adapter is now, if it has moved.
         needs_weights: Whether a folder without weights is refused; a tokenizer's user does not need them.
     """
+    expect_paths(model=name)
     if str(name) == DEMO:
         from glmtune.demo.model import demo_model_path
 

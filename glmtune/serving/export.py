@@ -28,6 +28,7 @@ from glmtune.errors import GlmtuneError, RunFailure, nearest
 from glmtune.modeling.loading import default_device
 from glmtune.modeling.memory import memory_errors_explained
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource, find_model
+from glmtune.python_arguments import expect_paths
 
 from . import gguf as gguf_file
 from .export_check import Check, Difference, Distance, compare
@@ -99,6 +100,7 @@ def export(
         GlmtuneError: Something that the user can mend, told before anything is computed.
         RunFailure: The exported model is another model, and nothing is left of it; or what follows has failed.
     """
+    expect_paths(out=out, prompts=prompts)
     folder = Path(out).resolve()  # a link to an empty folder is filled, not replaced
     _check_options(folder, dtype, max_shard_size)
     if push_to is not None:

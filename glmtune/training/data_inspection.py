@@ -24,6 +24,7 @@ from glmtune.family import IGNORE_INDEX
 from glmtune.modeling.loading import load_family, load_tokenizer
 from glmtune.modeling.sources import find_model
 from glmtune.new_file import check_new
+from glmtune.python_arguments import expect_paths
 
 from .run_data import SPLITS, row_format_of
 
@@ -68,6 +69,7 @@ def inspect_rows(
     trust_remote_code: bool = False,
 ) -> Inspected:
     """Encode one row of the data, or every row where `row` is None, exactly as training would."""
+    expect_paths(data=data)
     settings = load_config(config) if config else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code)
     row_format = row_format_of(settings.data_config) if settings else AUTO
@@ -103,6 +105,7 @@ def check_data(
         config: A run's configuration: its files, format, lengths and what it trains on.
         trust_remote_code: Run code that the model brings along.
     """
+    expect_paths(data=data)
     settings = load_config(config) if config else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code) if model else None
     row_format = row_format_of(settings.data_config) if settings else AUTO

@@ -22,6 +22,7 @@ from glmtune.family import Family, family_of
 from glmtune.modeling.context import check_vocabulary, context_of
 from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
 from glmtune.modeling.sources import ModelSource, find_model
+from glmtune.python_arguments import expect_paths
 
 from .run_data import RunFiles, as_records, find_run_files, load_data
 from .run_folder import DataRecord, RunRequest
@@ -81,7 +82,7 @@ def _check_lengths(config: RunConfig, limit: int | None) -> None:
         return
     parts = f"`max_input_length` ({config.max_input_length:,}) and `max_output_length` ({config.max_output_length:,})"
     if num_virtual:
-        parts += f", with {num_virtual:,} virtual tokens"
+        parts += f", with {num_virtual:,} virtual tokens,"
     raise GlmtuneError(
         f"{parts} are {asked:,} tokens together, and the model's context ends at {limit:,}",
         fix="lower them; rows are then cut or left out as `truncation` says",
@@ -110,6 +111,7 @@ def prepare_data(
     A run with the same rows, model and configuration then starts at once, on this machine or on others that share
     the folder. The arguments are those of `train`; of the model only the tokenizer and the configuration are needed.
     """
+    expect_paths(data_dir=data_dir)
     if not isinstance(config, RunConfig):
         config = load_config(config, overrides)
     for line in config.notices:

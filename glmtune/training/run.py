@@ -22,7 +22,8 @@ from glmtune.data.dataset import EncodedData
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.report import try_draw_loss_curve
 from glmtune.modeling.loss import check_loss_kernel
-from glmtune.modeling.sources import checkpoints_of
+from glmtune.modeling.sources import DEMO, checkpoints_of
+from glmtune.python_arguments import expect_paths
 
 from . import checkpoint
 from .arguments import training_arguments, use_one_gpu
@@ -79,10 +80,16 @@ def train(
         init_from: A checkpoint whose weights the new run starts from; its steps and optimizer are not taken over.
         dry_run: Run the preflight alone: a step, an evaluation, a save and a reload on the longest rows.
     """
+    expect_paths(data_dir=data_dir)
     if not isinstance(config, RunConfig):
         config = load_config(config, overrides)
     for line in config.notices:
         notice(line)
+    if str(model) == DEMO and config.peft_config is not None and init_from is None:
+        notice(
+            "`demo` has random weights, and an adapter on them learns little: train all of them first "
+            "(`configs/sft.yaml`), and give that run's checkpoint as the model"
+        )
     config = with_accelerates_fsdp(config)
     request = RunRequest(
         data_dir=Path(data_dir),

@@ -1,0 +1,46 @@
+"""Slips of Python programs that would be taken for something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import glmtune
+from glmtune.errors import GlmtuneError
+
+ROWS = [{"messages": [{"role": "user", "content": "a"}]}]
+A_STRING = "`overrides` is of type `str`; expected a list of texts"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda path: glmtune.evaluate("demo", ROWS), "`data_file` is of type `list`; expected a path"),
+        (lambda path: glmtune.evaluate("demo", path, output=5), "`output` is of type `int`; expected a path"),
+        (lambda path: glmtune.evaluate(ROWS, path), "`model` is of type `list`; expected a path"),
+        (lambda path: glmtune.generate(5, ["a"]), "`model` is of type `int`; expected a path"),
+        (lambda path: glmtune.check_data(ROWS), "`data` is of type `list`; expected a path"),
+        (lambda path: glmtune.check_data(ROWS, "demo"), "`data` is of type `list`; expected a path"),
+        (lambda path: glmtune.convert_data(ROWS, path), "`data` is of type `list`; expected a path"),
+        (lambda path: glmtune.train(ROWS, "demo", path), "`data_dir` is of type `list`; expected a path"),
+        (lambda path: glmtune.train(path, "demo", {"a": 1}), "`config` is of type `dict`; expected a path"),
+        (lambda path: glmtune.train(path, "demo", path, overrides="a=b"), A_STRING),
+        (lambda path: glmtune.prepare_data(path, "demo", path, overrides="a=b"), A_STRING),
+        (lambda path: glmtune.prepare_data(ROWS, "demo", path), "`data_dir` is of type `list`; expected a path"),
+        (lambda path: glmtune.estimate("demo", path, overrides="a=b"), A_STRING),
+        (lambda path: glmtune.export("demo", ["out"]), "`out` is of type `list`; expected a path"),
+        (lambda path: glmtune.export("demo", "out", prompts=["a"]), "`prompts` is of type `list`; expected a path"),
+    ],
+)  # fmt: skip
+def test_what_is_no_path_is_told_by_its_name(call, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(GlmtuneError) as caught:
+        call(path)
+    assert caught.value.what == message
+
+
+def test_rows_in_the_place_of_a_file_come_with_a_way_out() -> None:
+    with pytest.raises(GlmtuneError, match=r"hint: write the rows into a file, one line of JSON each"):
+        glmtune.evaluate("demo", ROWS)
