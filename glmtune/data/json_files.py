@@ -189,13 +189,17 @@ def _rows(path: Path, text: str, elements: Iterator[Element]) -> Iterator[Row]:
         line_before, here = here.line, following
 
 
+PARTS_OF_A_ROW = ("tools", "functions")
+"""Lists of objects that stand in a row: a file that holds a single question, and no answer, is no list of tools."""
+
+
 def _rows_of_object(path: Path, text: str, whole: Element, row_format: RowFormat) -> Iterator[Element]:
     """Return the rows of a file that is one object: the object itself, or the elements of the one list it holds."""
     members = list(_members(text, whole.start))
     are_columns = _are_columns(members)
     if not are_columns and _is_row({member.key: member.value for member in members}, row_format):
         return iter([whole])
-    lists = [member for member in members if _holds_rows(member.value)]
+    lists = [member for member in members if member.key not in PARTS_OF_A_ROW and _holds_rows(member.value)]
     if len(lists) == 1 and not are_columns:
         others = ", ".join(f"`{member.key}`" for member in members if member is not lists[0])
         unread = f"; what stands under {others} is not read" if others else ""
