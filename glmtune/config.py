@@ -6,7 +6,8 @@ are those of the installed transformers and PEFT.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,6 +40,23 @@ AT_LEAST_ONE = (
     "training_args.per_device_eval_batch_size",
     "training_args.gradient_accumulation_steps",
 )
+
+
+NUMBER_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (
+        ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "eval_delay"),
+        "a finite number, 0 or more",
+        lambda value: 0 <= value < math.inf,
+    ),
+    (("adam_beta1", "adam_beta2", "label_smoothing_factor"), "0 or more, below 1", lambda value: 0 <= value < 1),
+    (("logging_steps", "save_steps"), "a number above 0", lambda value: 0 < value < math.inf),
+    (("eval_steps",), "0 (like `logging_steps`) or a number above 0", lambda value: 0 <= value < math.inf),
+    (("neftune_noise_alpha",), "a finite number", math.isfinite),
+    (("seed", "data_seed"), "a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    (("save_total_limit", "dataloader_num_workers"), "0 or more", lambda value: value >= 0),
+    (("dataloader_prefetch_factor", "ddp_timeout", "torch_empty_cache_steps"), "1 or more", lambda value: value >= 1),
+)
+"""Names of `training_args`, what is expected of their values, and whether a value is such a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +242,8 @@ def check(config: RunConfig, source: Source) -> None:
     for rule in (
         *_data_rules(config),
         *_size_rules(config, arguments),
+        *_number_rules(arguments),
+        *_length_rules(arguments),
         *_packing_rules(config, arguments),
         *_evaluation_rules(config, arguments),
         *_fp16_rules(config, arguments),
@@ -271,6 +291,34 @@ def _size_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Ru
         if value is None:
             continue
         yield _Rule((key,), value >= 1, f"expected 1 or more, found `{value}`")
+
+
+def _number_rules(arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+    """Yield for each number of `training_args` whether it is one that training can go on with."""
+    for keys, expected, holds in NUMBER_RANGES:
+        for name in keys:
+            value = arguments.get(name)
+            # Words are `lr_scheduler_type`'s and others' own; null takes transformers' default.
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                yield _Rule((f"training_args.{name}",), holds(value), f"expected {expected}, found `{value}`")
+
+
+def _length_rules(arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+    """Yield whether a run takes any step at all."""
+    steps, epochs = arguments["max_steps"], arguments["num_train_epochs"]
+    yield _Rule(
+        ("training_args.max_steps",),
+        steps >= 1 or steps == -1,
+        f"expected 1 or more (or -1, by which `num_train_epochs` counts), found `{steps}`: nothing would be trained",
+    )
+    yield _Rule(
+        ("training_args.num_train_epochs", "training_args.max_steps"),
+        steps != -1 or 0 < epochs < math.inf,
+        f"expected a number above 0, found `{epochs}`: nothing would be trained"
+        if not epochs > 0
+        else f"expected a number, found `{epochs}`",
+        "set `num_train_epochs` or `max_steps`",
+    )
 
 
 def _packing_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:

@@ -8,8 +8,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from glmtune.config_types import Mismatch, check_fields, complain_unknown, fit
+from glmtune.config_training_keys import settle_noted, settle_refused
+from glmtune.config_types import check_fields
 from glmtune.errors import GlmtuneError, nearest
+from glmtune.generation_options import find_problems
 from glmtune.text_encoding import read_utf8
 from glmtune.yaml_source import Source, found
 
@@ -21,14 +23,6 @@ TRAINING_DEFAULTS = {
     "per_device_eval_batch_size": 4,  # evaluation generates: every row holds its keys and values beside the weights
 }
 """Values of `training_args` that differ from those of transformers, and why; the user's own always win."""
-
-GENERATION_TYPES: dict[str, type] = {
-    **dict.fromkeys(("max_new_tokens", "max_length", "min_new_tokens", "min_length", "num_beams", "top_k"), int),
-    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty", "max_time"), float),
-    **dict.fromkeys(("do_sample", "use_cache"), bool),
-}
-"""Types of common keys of `transformers.GenerationConfig`, which states none itself."""
-
 
 def training_fields() -> dict[str, Any]:
     """Return the keys of the installed `Seq2SeqTrainingArguments` with their defaults."""
@@ -46,9 +40,11 @@ def training_section(source: Source, homes: Mapping[str, str]) -> dict[str, Any]
     from transformers import Seq2SeqTrainingArguments
 
     given = {key: value for key, value in source.section("training_args").items() if key != "generation_config"}
+    given = settle_refused(source, given)
     # transformers annotates it as text alone, and calls text outdated.
     fsdp = {"fsdp": given.pop("fsdp")} if isinstance(given.get("fsdp"), bool) else {}
     arguments = check_fields(source, "training_args", given, Seq2SeqTrainingArguments, homes=homes) | fsdp
+    settle_noted(source, arguments)
     # Text cannot be scored that was not generated; without rows to evaluate on there is nothing to generate from.
     data = source.section("data_config")
     has_rows_to_evaluate = data.get("val_file") is not None or bool(data.get("val_size"))
@@ -57,23 +53,11 @@ def training_section(source: Source, homes: Mapping[str, str]) -> dict[str, Any]
 
 def generation_section(source: Source) -> dict[str, Any]:
     """Return checked keyword arguments for `transformers.GenerationConfig`."""
-    from transformers import GenerationConfig
-
     section = "training_args.generation_config"
-    known = [name for name in vars(GenerationConfig()) if not name.startswith("_")]
-    arguments = {}
-    for name, value in source.section(section).items():
-        if name not in known:
-            complain_unknown(source, f"{section}.{name}", known, {})
-            continue
-        try:
-            arguments[name] = None if value is None else fit(value, GENERATION_TYPES.get(name, Any))
-        except Mismatch as mismatch:
-            source.complain(f"{section}.{name}", f"expected {mismatch}, found {found(value)}")
-    try:
-        GenerationConfig(**arguments)
-    except (ValueError, TypeError) as error:
-        source.complain(section, f"transformers refuses it: {error}")
+    arguments = dict(source.section(section))
+    for problem in find_problems(arguments):
+        key = f"{section}.{problem.option}" if problem.option else section
+        source.complain(key, problem.message, problem.fix)
     return arguments
 
 

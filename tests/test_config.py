@@ -152,10 +152,10 @@ def test_a_key_that_stands_twice_is_refused() -> None:
 
 
 def test_an_anchor_can_be_used_twice_and_changed_once() -> None:
-    text = with_training("fsdp_config: &same {xla: false}", "accelerator_config: *same")
+    text = with_training("fsdp_config: &same {xla: false}", "lr_scheduler_kwargs: *same")
     config = load(text, "training_args.fsdp_config.xla=true")
     assert config.training_args["fsdp_config"] == {"xla": True}
-    assert config.training_args["accelerator_config"] == {"xla": False}
+    assert config.training_args["lr_scheduler_kwargs"] == {"xla": False}
 
 
 def test_a_merge_key_brings_its_keys() -> None:
@@ -596,7 +596,7 @@ OLD_VALUES = {
     "push_to_hub_token": ("hf_secret", "hf_secret"),
     "push_to_hub_model_id": ("me/it", "me/it"),
     "dispatch_batches": ("false", False),
-    "split_batches": ("true", True),
+    "split_batches": ("false", False),
     "fsdp_min_num_params": ("5", 5),
     "fsdp_transformer_layer_cls_to_wrap": ("GlmDecoderLayer", "GlmDecoderLayer"),
 }
@@ -610,7 +610,9 @@ def test_a_renamed_key_is_taken_with_a_notice(old: str) -> None:
     arguments = config.training_args[section.strip(".")] if section else config.training_args
     assert arguments[name] == taken
     new = RENAMED[old].new
-    assert config.notices == (f"run.yaml:5: `training_args.{old}` is called `{new}` now and was taken for it",)
+    assert config.notices[0] == f"run.yaml:5: `training_args.{old}` is called `{new}` now and was taken for it"
+    # What a key under its new name does not do is said, too.
+    assert all(f"`training_args.{new}`" in line for line in config.notices[1:])
 
 
 @pytest.mark.parametrize("old", RETIRED)

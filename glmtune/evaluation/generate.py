@@ -16,6 +16,7 @@ from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation
 from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
 from glmtune.errors import GlmtuneError
+from glmtune.generation_options import UNSUPPORTED, drop_idle_options, find_problems
 from glmtune.modeling.context import check_prompt, context_tokens
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
@@ -155,16 +156,25 @@ def encode_question(
 
 
 def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
-    """Return the model's own generation settings with `options` on top; the stop tokens always stay."""
-    config = GenerationConfig.from_dict(model.generation_config.to_dict() | dict(options))
+    """Return the model's own generation settings with `options` on top; the stop tokens always stay.
+
+    Raises:
+        GlmtuneError: For an option that is unknown, has no answer to give, or would do nothing.
+    """
+    for problem in find_problems(options, do_sample=model.generation_config.do_sample):
+        named = f"`{problem.option}`" if problem.option else "the generation options"
+        raise GlmtuneError(f"{named}: {problem.message}", fix=problem.fix)
+    own = model.generation_config.to_dict()
+    # One answer to each prompt, as text, whatever else the model's own file asks for.
+    own |= dict.fromkeys(name for name in UNSUPPORTED if own.get(name))
+    config = GenerationConfig.from_dict(own | dict(options))
     stops = model.generation_config.eos_token_id
     own = options.get("eos_token_id") or []
     config.eos_token_id = sorted({*stops, *(own if isinstance(own, list) else [own])})
     if config.max_new_tokens is None:
         config.max_new_tokens = 512
     config.max_length = None
-    if not config.do_sample:
-        config.temperature = config.top_p = config.top_k = None
+    drop_idle_options(config)
     return config
 
 

@@ -23,6 +23,7 @@ from transformers import (
 from glmtune.data.rendering import ChatRenderer
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family, family_of
+from glmtune.generation_options import drop_idle_options
 
 from .context import check_vocabulary
 from .ptuning import check_prefix
@@ -181,9 +182,8 @@ def set_stop_tokens(
     assert config is not None, "a causal language model has a generation config"
     config.eos_token_id = sorted({*stop_token_ids(config, tokenizer, family), *trained})
     config.pad_token_id = tokenizer.pad_token_id
-    if not config.do_sample:
-        # Greedy models whose files still carry sampling values cannot be saved: transformers checks both together.
-        config.temperature = config.top_p = config.top_k = None
+    # Greedy models whose files still carry sampling values cannot be saved: transformers checks both together.
+    drop_idle_options(config)
 
 
 def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:

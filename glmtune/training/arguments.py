@@ -12,6 +12,8 @@ import torch
 from transformers import Seq2SeqTrainingArguments
 
 from glmtune.config import RunConfig
+from glmtune.config_sections import TRAINING_DEFAULTS
+from glmtune.config_training_keys import without_effect
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_dtype
 
@@ -45,6 +47,11 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
     settings = copy.deepcopy(dict(config.training_args))
     settings["output_dir"] = str(run_folder / STAGING)
     settings.pop("save_total_limit", None)
+    for key in without_effect(settings):
+        settings.pop(key)
+    settings |= {key: TRAINING_DEFAULTS[key] for key in without_effect(TRAINING_DEFAULTS)}
+    # transformers turns its own bar off where its logs are quiet, as they are here.
+    settings.setdefault("disable_tqdm", False)
     _choose_precision(config, settings, notify)
     if checkpointing_is_on(settings):
         key = "activation" if settings.get("activation_checkpointing") else "gradient"

@@ -18,7 +18,7 @@ from glmtune.evaluation.generate import generation_config
 from glmtune.modeling.adapters import adapt, freeze_vision, prepare
 from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
 from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
-from glmtune.modeling.sources import find_model
+from glmtune.modeling.sources import ModelSource, find_model
 
 from . import checkpoint
 from .arguments import checkpointing_is_on, load_dtype
@@ -46,6 +46,7 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         device=arguments.device,
     )
     set_stop_tokens(model, prepared.tokenizer, prepared.family, prepared.stop_ids)
+    _check_generation_file(model, source)
     if config.freezeV:
         freeze_vision(model, notice)
     checkpointing = checkpointing_is_on(config.training_args)
@@ -61,6 +62,18 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
     trained, total = count_weights(adapted)
     say(f"{config.method}: {trained:,} of {total:,} parameters are trained ({100 * trained / total:.2f} %)")
     return adapted
+
+
+def _check_generation_file(model: Any, source: ModelSource) -> None:
+    """Raise where the model's generation settings are such that transformers would not save them: at each checkpoint."""
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError as error:
+        raise GlmtuneError(
+            f"the model's `generation_config.json` cannot be saved with a checkpoint: {' '.join(str(error).split())}",
+            where=str(source.base),
+            fix="correct `generation_config.json` in a copy of the model's folder, and train from that",
+        ) from error
 
 
 def count_weights(model: Any) -> tuple[int, int]:
@@ -104,6 +117,7 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             tokenizer=prepared.tokenizer,
             train_data=prepared.data["train"],
             eval_data=prepared.data.get("val"),
+            test_data=prepared.data.get("test"),
             asked=asked_settings(config),
             plan=plan if arguments.predict_with_generate else None,
             save_total_limit=config.training_args.get("save_total_limit"),

@@ -38,7 +38,7 @@ class ProgressLine(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started = time.monotonic()
         self.first_step = state.global_step
-        if state.is_world_process_zero and is_watched():
+        if state.is_world_process_zero and is_watched() and not args.disable_tqdm:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -50,7 +50,7 @@ def pad_unless_exact(trainer: GlmTrainer) -> None:
             reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     if reason is not None:
         _pad(reason, trainer.tokens_per_batch)
-        trainer.collator.is_packed = False
+        trainer.pad_rows()
 
 
 @torch.no_grad()

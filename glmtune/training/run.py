@@ -29,6 +29,7 @@ from . import checkpoint
 from .arguments import training_arguments, use_one_gpu
 from .building import build_model, build_trainer, fit
 from .changes import changes_since, refuse_changes
+from .epochs import check_epoch
 from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
 from .global_batch import keep_global_batch
@@ -208,6 +209,7 @@ def execute(
 
     try:
         with undone_at_exit(clean_up):
+            check_epoch(prepared.data["train"], arguments, config.tokens_per_batch)
             model = build_model(prepared, arguments, resume_from)
             if is_main_process():
                 run_folder.mkdir(parents=True, exist_ok=True)
@@ -219,6 +221,7 @@ def execute(
             trainer = build_trainer(prepared, arguments, model, run_folder)
             try:
                 fit(trainer, run_folder, resume_from)
+                _check_steps(trainer, resume_from)
             except AlreadyTrained:
                 trainer.finish()
             score_test_rows(trainer, prepared.data.get("test"))
@@ -234,6 +237,16 @@ def execute(
         try_draw_loss_curve(run_folder)
         say(f"done: {run_folder}")
     return run_folder
+
+
+def _check_steps(trainer: GlmTrainer, resume_from: Path | None) -> None:
+    """Raise where a run comes to its end without a step: whatever the reason, nothing has been trained."""
+    begun_at = checkpoint.read_state(resume_from)["global_step"] if resume_from is not None else 0
+    if trainer.state.global_step <= begun_at:
+        raise GlmtuneError(
+            "no step was taken: the run has trained nothing",
+            fix="look at `max_steps`, `num_train_epochs`, `dataloader_drop_last` and the number of rows",
+        )
 
 
 def leave_process_group() -> None:

@@ -22,10 +22,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Seq2SeqTrainer
 
 from glmtune.config import METRICS
-from glmtune.data.batching import StepBatches
 from glmtune.data.collating import Collator
 from glmtune.data.dataset import EncodedData, write_rejects
-from glmtune.errors import RunFailure
+from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
 from glmtune.family import IGNORE_INDEX
 from glmtune.modeling.fused_layers import FusedLayers
@@ -37,6 +36,7 @@ from glmtune.modeling.ptuning import save_dealt_out_prefix
 from . import checkpoint, group_watch
 from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLine
 from .changes import ASKED
+from .epochs import step_batches
 from .fsdp import load_weights, no_pickled_copy
 from .loss_window import LossWindow
 from .reports import start_reports
@@ -44,6 +44,9 @@ from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
 from .unfinished import Unfinished
 
 NUM_FIRST_EVALUATION_ROWS = 2
+EVALUATION_ERRORS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, RuntimeError, ImportError)
+"""What transformers raises where it cannot generate with the options that it is given."""
+
 MODEL_INPUTS = (*PACKED_INPUTS, "attention_mask")
 
 
@@ -57,6 +60,7 @@ class GlmTrainer(Seq2SeqTrainer):
         tokenizer: PreTrainedTokenizerBase,
         train_data: EncodedData,
         eval_data: EncodedData | None,
+        test_data: EncodedData | None,
         plan: Callable[[], GenerationPlan] | None,
         asked: Mapping[str, Any],
         tokens_per_batch: int | None = None,
@@ -73,6 +77,7 @@ class GlmTrainer(Seq2SeqTrainer):
             tokenizer: Saved with every checkpoint.
             train_data: Rows to train on.
             eval_data: Rows to evaluate on.
+            test_data: Rows to evaluate on after the training.
             plan: Makes the plan of generation at evaluation time; None evaluates the loss alone.
             asked: The configuration, saved with every checkpoint: what a later one is compared with.
             tokens_per_batch: Tokens to fill a micro-batch with; None for a number of rows.
@@ -96,6 +101,7 @@ class GlmTrainer(Seq2SeqTrainer):
         self.tokenizer = tokenizer
         self.train_data = train_data
         self.eval_data = eval_data
+        self.trial_data = eval_data or test_data
         self.plan = plan
         self.asked = asked
         self.resumed_from: Path | None = None
@@ -195,22 +201,17 @@ class GlmTrainer(Seq2SeqTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Return the micro-batches of this process, one epoch after the other."""
         args = self.args
-        batches = StepBatches(
-            self.train_data.numbers("length"),
-            rows_per_batch=args.per_device_train_batch_size,
-            batches_per_step=args.gradient_accumulation_steps * args.world_size,
-            num_processes=args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            epoch=self._epoch,
-            is_packed=self.collator.is_packed,
+        self.batches = step_batches(
+            self.train_data,
+            args,
             tokens_per_batch=self.tokens_per_batch,
-            is_shuffled=args.train_sampling_strategy != "sequential",
-            drops_rest=args.dataloader_drop_last,
+            is_packed=self.collator.is_packed,
+            epoch=self._epoch,
         )
-        self._steps_per_epoch = max(1, math.ceil(len(batches) / batches.batches_per_step))
+        self._steps_per_epoch = max(1, math.ceil(len(self.batches) / self.batches.batches_per_step))
         loader = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
-            batch_sampler=batches,
+            batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -219,13 +220,28 @@ class GlmTrainer(Seq2SeqTrainer):
         )
         return self.accelerator.prepare_data_loader(loader)
 
+    def pad_rows(self) -> None:
+        """Lay rows side by side from here on, and deal them out by their lengths, as rows that are padded."""
+        self.collator.is_packed = False
+        self.batches.is_packed = False
+
     def _epoch(self) -> int:
         return self.state.global_step // self._steps_per_epoch
 
     def first_evaluation(self) -> None:
-        """Evaluate two rows; an error here ends the run."""
-        if self.eval_data is not None:
-            self._score(self.eval_data.first(NUM_FIRST_EVALUATION_ROWS), output=None)
+        """Evaluate two rows, of the test rows where there are no others; what fails here ends the run."""
+        if self.trial_data is not None:
+            try:
+                self._score(self.trial_data.first(NUM_FIRST_EVALUATION_ROWS), output=None)
+            except EVALUATION_ERRORS as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise GlmtuneError(
+                    f"an evaluation of two rows, tried before the first step, fails: {reason}",
+                    where="training_args.generation_config" if self.plan else "",
+                    fix="look at `training_args.generation_config`, or set `training_args.predict_with_generate: false`"
+                    if self.plan
+                    else None,
+                ) from error
         self._speed_since = time.monotonic()
 
     def evaluate(
