@@ -35,6 +35,7 @@ from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notic
 from glmtune.errors import DISK_FULL, EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError, RunFailure
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 from glmtune.new_file import free_path, refuse_taken
+from glmtune.plain_json import plain_json
 from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
 
 app = typer.Typer(
@@ -153,7 +154,7 @@ def estimate(
     for line in found.notices:
         notice(line)
     if as_json:
-        print(json.dumps(as_dict(found), indent=2))
+        print(plain_json(as_dict(found), indent=2))
         return
     print(heading(found))
     print(table(found))
@@ -191,7 +192,7 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         **given(max_new_tokens=max_new_tokens),
     )
-    print(json.dumps({name: round(value, 4) for name, value in scores.metrics.items()}, indent=2))
+    print(plain_json({name: round(value, 4) for name, value in scores.metrics.items()}, indent=2))
     for reject in scores.left_out:
         print(f"left out: {reject.where}: {reject.reason}", file=sys.stderr)
     print(f"{len(scores.predictions)} predictions in {path}", file=sys.stderr)
@@ -256,7 +257,7 @@ def infer(
         if as_json:
             question, reference = split_reference(asked)
             line = {"prompt": question, "answer": "".join(pieces), **given(reference=reference)}
-            print(json.dumps(line, ensure_ascii=False), flush=True)
+            print(plain_json(line), flush=True)
             continue
         with contextlib.closing(pieces):  # whatever ends the command ends the writing, too
             for piece in pieces:

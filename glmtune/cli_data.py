@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from glmtune.console import say
 from glmtune.errors import GlmtuneError
 from glmtune.new_file import check_new
+from glmtune.plain_json import plain_json
 
 data_app = typer.Typer(
     help="Look at data before it is trained on, convert it, encode it ahead.",
@@ -60,7 +60,7 @@ def inspect(
         if as_json:
             line: dict[str, Any] = {"row": item.row}
             line |= {"error": item.problem} if item.problem else {"input_ids": item.input_ids, "labels": item.labels}
-            print(json.dumps(line | ({"weights": item.weights} if item.weights else {})))
+            print(plain_json(line | ({"weights": item.weights} if item.weights else {})))
         elif item.problem:
             raise GlmtuneError(item.problem, where=item.where)
         else:
@@ -93,7 +93,7 @@ def check(
             check_new(path)
     found = check_data(data, model, config=config, trust_remote_code=trust_remote_code)
     if as_json:
-        print(json.dumps({split: each.as_dict() for split, each in found.items()}, ensure_ascii=False, indent=2))
+        print(plain_json({split: each.as_dict() for split, each in found.items()}, indent=2))
     for split, each in found.items():
         if not as_json:
             print(f"== {split} ==" if config else str(data))

@@ -24,6 +24,7 @@ TRAINING_DEFAULTS = {
 }
 """Values of `training_args` that differ from those of transformers, and why; the user's own always win."""
 
+
 def training_fields() -> dict[str, Any]:
     """Return the keys of the installed `Seq2SeqTrainingArguments` with their defaults."""
     from transformers import Seq2SeqTrainingArguments

@@ -177,7 +177,9 @@ ACCELERATOR_REFUSED = {
     "dispatch_batches": Refused(
         (None, False), "every process reads its own batches, in an order that all of them know", "leave it out"
     ),
-    "even_batches": Refused((None, True), "a step waits for every process, so each has as many batches", "leave it out"),
+    "even_batches": Refused(
+        (None, True), "a step waits for every process, so each has as many batches", "leave it out"
+    ),
     "use_configured_state": Refused(
         (None, False), "a run sets up accelerate by itself, so that a resumed run is set up alike", "leave it out"
     ),
@@ -284,7 +286,9 @@ def _settle_reporters(source: Source, arguments: Mapping[str, Any]) -> None:
     swanlab = source.values.get("swanlab") in ("local", "cloud")
     for name, reporter in REPORTER_OF.items():
         if arguments.get(name) is not None and reporter not in names and "all" not in names:
-            _note(source, name, f"does nothing: only the tracker `{reporter}` reads it, which `report_to` does not name")
+            _note(
+                source, name, f"does nothing: only the tracker `{reporter}` reads it, which `report_to` does not name"
+            )
     if arguments.get("run_name") and not swanlab and all(name == "none" for name in names):
         _note(source, "run_name", "does nothing: only trackers show it, and `report_to` names none")
 

@@ -1,4 +1,4 @@
-"""Options of `transformers.GenerationConfig` as a user writes them: what is wrong with them, before anything is generated.
+"""Options of `transformers.GenerationConfig` as a user writes them: what is wrong with them, before they are used.
 
 transformers takes any name, states no types, and finds most contradictions while it generates: in the first evaluation
 of a run, after hours, or never.
@@ -29,9 +29,7 @@ TYPES: dict[str, Any] = {
         ),
         float,
     ),
-    **dict.fromkeys(
-        ("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values", "disable_compile"), bool
-    ),
+    **dict.fromkeys(("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values", "disable_compile"), bool),
     **dict.fromkeys(("eos_token_id", "forced_eos_token_id"), int | list[int]),
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), list[int]),
     **dict.fromkeys(("bad_words_ids", "exponential_decay_length_penalty"), list),
@@ -162,7 +160,7 @@ def _problem(name: str, value: Any, known: list[str]) -> Problem | None:
         return Problem(name, f"unknown key{nearest(name, known)}")
     if name in UNSUPPORTED:
         unsupported = UNSUPPORTED[name]
-        if value in unsupported.neutral:
+        if any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in unsupported.neutral):
             return None
         return Problem(name, f"is not supported: {unsupported.reason}", unsupported.fix)
     if value is None:

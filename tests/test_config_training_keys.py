@@ -34,7 +34,7 @@ from glmtune.config_training_keys import (
     REPORTER_OF,
 )
 from glmtune.errors import GlmtuneError
-from glmtune.training import arguments, building, fsdp, reports
+from glmtune.training import arguments, building, epochs, fsdp, reports
 from glmtune.training.trainer import GlmTrainer
 
 INSTALLED = {each.name: each for each in fields(Seq2SeqTrainingArguments) if each.init}
@@ -217,7 +217,7 @@ def _read_keys() -> Iterator[str]:
         function = inspect.unwrap(_function_of(method))
         if isinstance(function, FunctionType) and not name.startswith("set_") and name not in GENERATED:
             yield from _attributes(function, of_arguments=False)
-    for module in (arguments, building, fsdp, reports):
+    for module in (arguments, building, epochs, fsdp, reports):
         yield from _attributes(module, of_arguments=False)
         yield from (node.value for node in _nodes(module) if isinstance(node, ast.Constant))  # `settings["bf16"]`
     yield from SETTLED_AT_ONCE
@@ -250,7 +250,9 @@ def _modules_of_transformers() -> list[ModuleType]:
 
 
 def _is_arguments(node: ast.expr) -> bool:
-    return (isinstance(node, ast.Name) and node.id == "args") or (isinstance(node, ast.Attribute) and node.attr == "args")
+    return (isinstance(node, ast.Name) and node.id == "args") or (
+        isinstance(node, ast.Attribute) and node.attr == "args"
+    )
 
 
 def _methods_that_run() -> list[Any]:

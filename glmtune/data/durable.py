@@ -19,3 +19,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put new content in the place of a file's: whoever reads it, now or after a power cut, finds the one or the other.
+
+    It is written beside the file, under its name with a dot before it.
+    """
+    staged = path.with_name(f".{path.name}")
+    staged.write_bytes(content)
+    sync(staged)
+    staged.replace(path)
+    sync(path.parent)

@@ -5,7 +5,6 @@ Under several processes each takes every n-th prompt of them all, sorted by leng
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from glmtune.data.dataset import EncodedData
 from glmtune.data.examples import Turn
 from glmtune.data.reading import Reject
 from glmtune.data.replies import ReplyLayout
+from glmtune.plain_json import plain_json
 
 from .answering import answer_prompts
 from .generate import decode_sections, join_sections
@@ -59,7 +59,7 @@ class Prediction:
     def as_line(self) -> str:
         """Return the prediction as a line of JSON."""
         fields = {name: value for name, value in vars(self).items() if value is not None}
-        return json.dumps(fields, ensure_ascii=False) + "\n"
+        return plain_json(fields) + "\n"
 
 
 def plan_turns(data: EncodedData, max_input_length: int | None) -> tuple[list[tuple[str, int, Turn]], list[Reject]]:

@@ -62,7 +62,9 @@ def try_draw_loss_curve(run_folder: Path) -> Path | None:
     if importlib.util.find_spec("matplotlib") is None:
         return None
     try:
-        draw_loss_curve(run_folder / "metrics.jsonl", run_folder / "loss.png")
+        staged = run_folder / ".loss.png"
+        draw_loss_curve(run_folder / "metrics.jsonl", staged)
+        staged.replace(run_folder / "loss.png")
     except GlmtuneError:
         return None  # a run shorter than its first log has no curve
     return run_folder / "loss.png"
@@ -85,6 +87,8 @@ def read_loss_history(metrics_path: Path) -> LossHistory:
                 break
             where = f"{metrics_path}:{number}"
             raise GlmtuneError("this line is not JSON", where=where, fix="remove the line and try again") from error
+        if not isinstance(row, dict) or not isinstance(row.get("step", last_step), int):
+            continue  # not a line of ours
         step = row.get("step", last_step)
         if step < last_step:
             history.training = {at: loss for at, loss in history.training.items() if at < step}

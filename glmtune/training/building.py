@@ -65,7 +65,7 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
 
 
 def _check_generation_file(model: Any, source: ModelSource) -> None:
-    """Raise where the model's generation settings are such that transformers would not save them: at each checkpoint."""
+    """Raise where transformers would not save the model's generation settings with a checkpoint."""
     try:
         model.generation_config.validate(strict=True)
     except ValueError as error:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,7 +15,9 @@ from glmtune.errors import GlmtuneError, RunFailure
 
 from . import checkpoint
 from .active import describe_active
+from .first_save import try_saving
 from .fusing import fuse_layers
+from .metrics_file import append_log, keep_logs
 from .packing import pad_unless_exact, settle_loss
 from .weight_check import saved_shapes
 
@@ -86,7 +85,7 @@ class ProgressLine(TrainerCallback):
 
 
 class FirstEvaluation(TrainerCallback):
-    """Tries packing, says what is active, and evaluates two rows: what fails there would have failed after hours."""
+    """Tries packing, a checkpoint and an evaluation of two rows: what fails there would have failed after hours."""
 
     def __init__(self, trainer: GlmTrainer) -> None:
         self.trainer = trainer
@@ -96,6 +95,7 @@ class FirstEvaluation(TrainerCallback):
         settle_loss(self.trainer)
         fuse_layers(self.trainer)
         say(describe_active(self.trainer))
+        try_saving(self.trainer)
         self.trainer.first_evaluation()
 
 
@@ -106,22 +106,15 @@ class MetricsFile(TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero and self.path.is_file():
+        if state.is_world_process_zero:
             # Steps beyond the checkpoint are trained again, and logged again.
-            lines = self.path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if _belongs_before(line, state.global_step)]
-            if kept != lines:
-                staged = self.path.with_name(f".{self.path.name}")
-                staged.write_bytes(b"".join(kept))
-                staged.replace(self.path)
+            keep_logs(self.path, lambda log: log["step"] <= state.global_step)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            finite = {key: value for key, value in logs.items() if not _is_nan(value)}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **finite}, ensure_ascii=False) + "\n")
+            append_log(self.path, state.global_step, logs)
 
 
 class CheckpointMover(TrainerCallback):
@@ -150,40 +143,18 @@ class CheckpointMover(TrainerCallback):
             except (GlmtuneError, OSError, SafetensorError) as error:
                 failure = error
         # The others would wait for ever for a main process that has left.
-        if self._has_failed(failure):
+        if self.trainer.has_failed(failure):
             raise failure or RunFailure("the main process could not complete the checkpoint", where=str(staged.name))
 
     def _move(self, staged: Path, state: TrainerState) -> None:
         """Seal and move the checkpoint, and delete what is beyond the limit; the main process does."""
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        state.save_to_json(str(staged / "trainer_state.json"))
+        checkpoint.write_state(staged, state)
         checkpoint.publish(staged, self.run_folder, saved_shapes(model))
         checkpoint.rotate(self.run_folder, self.save_total_limit, state.best_model_checkpoint)
-
-    def _has_failed(self, failure: Exception | None) -> bool:
-        """Tell every process whether the main process failed; all of them wait for it here."""
-        if not torch.distributed.is_initialized():
-            return failure is not None
-        outcome = [failure is not None]
-        torch.distributed.broadcast_object_list(outcome)
-        return outcome[0]
-
-
-def _belongs_before(line: bytes, step: int) -> bool:
-    """Whether a logged line is whole, and of a step up to this one; a run that was killed may leave half a line."""
-    if not line.endswith(b"\n"):
-        return False
-    try:
-        return int(json.loads(line).get("step", 0)) <= step
-    except (ValueError, AttributeError, TypeError):
-        return True  # not a line of ours
 
 
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

@@ -7,6 +7,7 @@ all of it has reached the disk, and renames the folder. Older checkpoints are de
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers import TrainerState
 
 from glmtune.console import notice
 from glmtune.data.durable import sync, sync_tree
 from glmtune.data.store import file_hash
 from glmtune.errors import DISK_FULL, GlmtuneError, RunFailure
 from glmtune.modeling.sources import CHECKPOINT_NAME, checkpoints_of
+from glmtune.plain_json import plain_json
 
 from .weight_check import Shapes, check_weights
 
@@ -38,12 +41,7 @@ def publish(staged: Path, run_folder: Path, shapes: Shapes) -> Path:
         shapes: Of the weights that it has to hold.
     """
     check_weights(staged, shapes)
-    files = sorted(path for path in staged.rglob("*") if path.is_file())
-    manifest = {
-        str(path.relative_to(staged)): {"size": path.stat().st_size, "sha256": file_hash(path)} for path in files
-    }
-    (staged / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1), encoding="utf-8")
-    sync_tree(staged)
+    seal(staged)
     final = run_folder / staged.name
     if final.exists():
         # A run that goes on from an older checkpoint passes this step again; what stood here is kept.
@@ -51,6 +49,16 @@ def publish(staged: Path, run_folder: Path, shapes: Shapes) -> Path:
     staged.rename(final)
     sync(run_folder)
     return final
+
+
+def seal(staged: Path) -> None:
+    """Write the manifest of a checkpoint and make sure that all of it has reached the disk."""
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    manifest = {
+        str(path.relative_to(staged)): {"size": path.stat().st_size, "sha256": file_hash(path)} for path in files
+    }
+    (staged / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1), encoding="utf-8")
+    sync_tree(staged)
 
 
 def verify(checkpoint: Path) -> None:
@@ -182,18 +190,19 @@ def disk_errors_explained(run_folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        text = str(error)
-        is_full = (isinstance(error, OSError) and error.errno in DISK_FULL) or any(
-            sign in text
-            for sign in ("No space left", "File too large", "Disk quota", "PytorchStreamWriter", "unexpected pos")
-        )
-        if not is_full:
+        if not is_disk_full(error):
             raise
         raise RunFailure(
             "the disk is full: the checkpoint could not be written",
             where=str(run_folder),
             fix=f"free some space, then `glmtune resume {run_folder}`; earlier checkpoints are whole",
         ) from error
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether an error is one of the faces of a full disk."""
+    signs = ("No space left", "File too large", "Disk quota", "PytorchStreamWriter", "unexpected pos")
+    return (isinstance(error, OSError) and error.errno in DISK_FULL) or any(sign in str(error) for sign in signs)
 
 
 def discard_staging(run_folder: Path) -> None:
@@ -210,6 +219,12 @@ def free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}.replaced-{number}")).exists():
         number += 1
     return candidate
+
+
+def write_state(checkpoint: Path, state: TrainerState) -> None:
+    """Write transformers' record into a checkpoint as it does, without numbers that are no JSON."""
+    text = plain_json(dataclasses.asdict(state), indent=2, sort_keys=True)
+    (checkpoint / "trainer_state.json").write_text(text + "\n", encoding="utf-8")
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from glmtune.modeling.sources import checkpoints_of
 from .arguments import training_arguments
 from .building import build_model, build_trainer, fit
 from .checkpoint import find_damage
+from .metrics_file import read_logs
 from .preparation import Prepared
 
 MAX_LOSSES = 10
@@ -38,18 +38,8 @@ class StopAt(TrainerCallback):
 
 def logged_losses(folder: Path) -> dict[int, float]:
     """Return the loss that was logged at each step; the last one where a step was trained twice."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return {}
-    losses: dict[int, float] = {}
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:  # half a line, from a run that was killed
-            continue
-        if "loss" in line:
-            losses[line["step"]] = line["loss"]
-    return losses
+    logs = read_logs(folder / "metrics.jsonl")
+    return {log["step"]: log["loss"] for log in logs if isinstance(log.get("loss"), (int, float))}
 
 
 def choose_for_replay(run_folder: Path) -> Path:

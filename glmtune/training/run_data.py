@@ -126,4 +126,5 @@ def _split(data: EncodedData, val_size: float) -> dict[str, EncodedData]:
 def _seed(config: RunConfig) -> int:
     """Return the seed that the order of rows depends on."""
     arguments = config.training_args
-    return int(arguments.get("data_seed") or arguments.get("seed", 42))
+    data_seed = arguments.get("data_seed")
+    return int(arguments.get("seed", 42) if data_seed is None else data_seed)

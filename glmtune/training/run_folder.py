@@ -21,6 +21,7 @@ import yaml
 from glmtune import __version__
 from glmtune.config import RunConfig, config_from_mapping
 from glmtune.console import is_main_process
+from glmtune.data.durable import replace_file
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource
 
@@ -101,9 +102,7 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `run.yaml`: whole, or not at all."""
     # Through JSON: enumerations and tuples become the plain values that a safe YAML loader reads again.
     plain = json.loads(json.dumps(record, default=str))
-    staged = folder / f".{RUN_FILE}"
-    staged.write_text(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    staged.replace(folder / RUN_FILE)
+    replace_file(folder / RUN_FILE, yaml.safe_dump(plain, allow_unicode=True, sort_keys=False).encode())
 
 
 def _now() -> str:

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from glmtune.config import METRICS
 from glmtune.data.collating import Collator
 from glmtune.data.dataset import EncodedData, write_rejects
+from glmtune.data.durable import replace_file
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
 from glmtune.family import IGNORE_INDEX
@@ -113,6 +114,7 @@ class GlmTrainer(Seq2SeqTrainer):
         self.tokens_per_batch = tokens_per_batch
         self._num_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._speed_since = time.monotonic()
+        self._num_evaluations = 0
         self.loss_window = LossWindow(self.args.device)
         self.progress = ProgressLine(self)
         for callback in (ProgressCallback, PrinterCallback):
@@ -250,6 +252,7 @@ class GlmTrainer(Seq2SeqTrainer):
         """Return what an evaluation measures; a failure of all processes is reported, and training goes on."""
         data = eval_dataset if isinstance(eval_dataset, EncodedData) else self.eval_data
         assert data is not None, "transformers evaluates only where there are rows to evaluate on"
+        self._num_evaluations += 1
         step = self.state.global_step
         name = f"step-{step}" if metric_key_prefix == "eval" else metric_key_prefix
         predictions = self.run_folder / "predictions" / f"{name}.jsonl"
@@ -258,7 +261,8 @@ class GlmTrainer(Seq2SeqTrainer):
         except EvaluationBrokenOff:
             self._stop_in_evaluation(predictions)
         except Exception as error:  # whatever it is, a night's training must not die of it
-            if not group_watch.is_everywhere(f"failed evaluation at step {step}"):
+            # By its number: at one step, the validation rows and the test rows may both fail.
+            if not group_watch.is_everywhere(f"failed evaluation number {self._num_evaluations}"):
                 # The other processes are still in the evaluation, where they wait for this one.
                 raise
             self._report_failure(step, error)
@@ -274,7 +278,7 @@ class GlmTrainer(Seq2SeqTrainer):
         if scores.left_out and self.is_world_process_zero():
             listing = self.run_folder / "predictions" / f"{name}-left-out.jsonl"
             lines = [json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in scores.left_out]
-            listing.write_text("".join(lines), encoding="utf-8")
+            replace_file(listing, "".join(lines).encode())
             self.progress.write(f"  {len(scores.left_out)} rows or turns were left out; see `{listing}`")
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -345,6 +349,14 @@ class GlmTrainer(Seq2SeqTrainer):
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.stopping.end()
 
+    def has_failed(self, failure: Exception | None) -> bool:
+        """Tell every process whether the main process failed; all of them wait for it here."""
+        if not torch.distributed.is_initialized():
+            return failure is not None
+        outcome = [failure is not None]
+        torch.distributed.broadcast_object_list(outcome)
+        return outcome[0]
+
     def finish(self) -> None:
         """Do what transformers does after the last step, for a run that was stopped just there."""
         self.is_in_train = False
@@ -353,8 +365,9 @@ class GlmTrainer(Seq2SeqTrainer):
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def _report_failure(self, step: int, error: Exception) -> None:
-        """Tell the user that an evaluation failed and write its traceback into the run folder."""
-        log = self.run_folder / "evaluation-failures.log"
+        """Tell the user that an evaluation failed and write its traceback into the run folder, a file a process."""
+        process = "" if self.is_world_process_zero() else f"-{self.args.process_index}"
+        log = self.run_folder / f"evaluation-failures{process}.log"
         with log.open("a", encoding="utf-8") as file:
             file.write(f"step {step}\n{traceback.format_exc()}\n")
         reason = str(error).replace("\n", "; ")
@@ -373,4 +386,6 @@ def _uses_every_trained_weight(model: Any) -> bool:
 def record_left_out(run_folder: Path, data: list[EncodedData]) -> None:
     """Write `rejects.jsonl` where any row was cut or left out."""
     if any(encoded.rejects or encoded.cuts for encoded in data):
-        write_rejects(run_folder / "rejects.jsonl", data)
+        staged = run_folder / ".rejects.jsonl"
+        write_rejects(staged, data)
+        staged.replace(run_folder / "rejects.jsonl")

@@ -6,7 +6,6 @@ A run can be stopped before an evaluation or in the midst of one. That it is due
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from glmtune.config import RunConfig
 
 from . import checkpoint
+from .metrics_file import keep_logs, read_logs
 from .weight_check import Shapes, saved_shapes
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _replace_state(final: Path, state: TrainerState, shapes: Shapes) -> None:
     shutil.copytree(final, staged, copy_function=_link)
     for name in (checkpoint.MANIFEST, "trainer_state.json"):
         (staged / name).unlink()  # written in place, the new content would change the old checkpoint, too
-    state.save_to_json(str(staged / "trainer_state.json"))
+    checkpoint.write_state(staged, state)
     replaced = checkpoint.free_name(final)
     checkpoint.publish(staged, final.parent, shapes)
     shutil.rmtree(replaced)
@@ -106,18 +106,13 @@ def _records(state: TrainerState) -> Any:
 
 def forget_evaluation(metrics_file: Path, step: int) -> None:
     """Take out what an evaluation at a step has logged: a run that was resumed there before, and killed."""
-    if not metrics_file.is_file():
-        return
-    lines = metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if not ('"eval_loss"' in line and json.loads(line)["step"] == step)]
-    if len(kept) < len(lines):
-        metrics_file.write_text("".join(kept), encoding="utf-8")
+    keep_logs(metrics_file, lambda log: not ("eval_loss" in log and log["step"] == step))
 
 
 def remains(run_folder: Path, state: dict[str, Any], config: RunConfig) -> bool:
     """Whether a run that has taken its last step still owes an evaluation: of that step, or of the test rows."""
     if state["stateful_callbacks"].get(KEY, {}).get("evaluation_due"):
         return True
-    metrics = run_folder / "metrics.jsonl"
-    logged = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
-    return config.data_config.test_file is not None and '"test_loss"' not in logged
+    if config.data_config.test_file is None:
+        return False
+    return not any("test_loss" in log for log in read_logs(run_folder / "metrics.jsonl"))
