@@ -195,7 +195,9 @@ def disk_errors_explained(run_folder: Path) -> Iterator[None]:
         raise RunFailure(
             "the disk is full: the checkpoint could not be written",
             where=str(run_folder),
-            fix=f"free some space, then `glmtune resume {run_folder}`; earlier checkpoints are whole",
+            fix=f"free some space, then `glmtune resume {run_folder}`; earlier checkpoints are whole"
+            if checkpoints_of(run_folder)
+            else "free some space, or choose another folder: `--set training_args.output_dir=...`",
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from transformers import Seq2SeqTrainingArguments
+from transformers import TrainingArguments
 
 from glmtune.data.batching import StepBatches
 from glmtune.data.dataset import EncodedData
@@ -13,7 +13,7 @@ from glmtune.errors import GlmtuneError
 
 def step_batches(
     data: EncodedData,
-    args: Seq2SeqTrainingArguments,
+    args: TrainingArguments,
     *,
     tokens_per_batch: int | None,
     is_packed: bool,
@@ -42,7 +42,7 @@ def step_batches(
     )
 
 
-def check_epoch(data: EncodedData, args: Seq2SeqTrainingArguments, tokens_per_batch: int | None) -> None:
+def check_epoch(data: EncodedData, args: TrainingArguments, tokens_per_batch: int | None) -> None:
     """Raise where an epoch has not one step, because its only one is left out as incomplete."""
     batches = step_batches(data, args, tokens_per_batch=tokens_per_batch, is_packed=False, epoch=lambda: 0)
     if len(batches):

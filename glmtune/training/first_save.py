@@ -37,12 +37,13 @@ SAVING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, Ru
 
 def try_saving(trainer: GlmTrainer) -> None:
     """Write what a checkpoint holds into a folder that goes away again; raises on every process where that fails."""
-    failure: GlmtuneError | None = None
+    failure: Exception | None = None
     if trainer.is_world_process_zero():
         folder = trainer.run_folder / checkpoint.STAGING / "trial"
         try:
-            _check_room(trainer)
+            checkpoint.check_space(trainer.run_folder)
             _save(trainer, folder)
+            _check_room(trainer, folder)
         except GlmtuneError as error:
             failure = error
         except SAVING_ERRORS as error:
@@ -73,13 +74,15 @@ def _save(trainer: GlmTrainer, folder: Path) -> None:
         raise RunFailure(f"what is written into the run's folder does not come back: {problem}", where=str(folder))
 
 
-def _check_room(trainer: GlmTrainer) -> None:
-    """Raise where the disk has no room for one checkpoint: its weights, and what is known of the optimizer."""
+def _check_room(trainer: GlmTrainer, folder: Path) -> None:
+    """Raise where the disk has no room for a whole checkpoint, once the trial has been written, which goes again."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    needed = _weight_bytes(model)
+    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    needed = max(written, _weight_bytes(model))
     if trainer.args.optim in ADAM and not trainer.args.save_only_model:
         needed += sum(8 * _size(weight) for weight in model.parameters() if weight.requires_grad)
-    free = shutil.disk_usage(trainer.run_folder).free
+    needed = needed * 11 // 10
+    free = shutil.disk_usage(trainer.run_folder).free + written
     if free < needed:
         raise RunFailure(
             f"the disk has {free / 1e6:,.1f} MB left, and a checkpoint of this run needs {needed / 1e6:,.1f} MB",
@@ -99,20 +102,15 @@ def _size(weight: torch.Tensor) -> int:
     return getattr(weight, "ds_numel", weight.numel())
 
 
-def _explained(error: Exception, run_folder: Path) -> GlmtuneError:
-    """Return the error to end the run with."""
+def _explained(error: Exception, run_folder: Path) -> Exception:
+    """Return the error to end the run with; a full disk is explained where the training loop is called."""
     if checkpoint.is_disk_full(error):
-        explained: GlmtuneError = RunFailure(
-            "the disk is full: a first checkpoint, tried before the first step, could not be written",
-            where=str(run_folder),
-            fix="free some space, or choose another folder: `--set training_args.output_dir=...`",
-        )
-    else:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        explained = GlmtuneError(
-            f"a checkpoint of this run could not be saved, as a trial before the first step shows: {reason}",
-            where=str(run_folder),
-            fix="run with `--debug` for the whole story",
-        )
+        return error
+    reason = " ".join(str(error).split()) or type(error).__name__
+    explained = GlmtuneError(
+        f"a checkpoint of this run could not be saved, as a trial before the first step shows: {reason}",
+        where=str(run_folder),
+        fix="run with `--debug` for the whole story",
+    )
     explained.__cause__ = error
     return explained
