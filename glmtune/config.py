@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -193,6 +193,25 @@ def config_from_mapping(source: Mapping[str, Any], *, where: str, overrides: Seq
     for override in overrides:
         values.override(override)
     return _build(values, None)
+
+
+def as_config(config: str | Path | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the configuration of a file, or one that was loaded before, with `overrides` on top of it.
+
+    Raises:
+        GlmtuneError: The file or an override is wrong, or the configuration was changed in a way that nothing records.
+    """
+    if not isinstance(config, RunConfig):
+        return load_config(config, overrides)
+    if not overrides:
+        return config
+    recorded = config_from_mapping(config.source, where="the configuration")
+    if replace(recorded, notices=()) != replace(config, notices=()):
+        raise GlmtuneError(
+            "the configuration was changed after it was loaded, and `overrides` would undo that",
+            fix="pass every change in `overrides`, or none",
+        )
+    return config_from_mapping(config.source, where="the configuration", overrides=overrides)
 
 
 def _build(source: Source, config_folder: Path | None) -> RunConfig:

@@ -54,13 +54,19 @@ def changes_since(
     return lines
 
 
-def refuse_changes(lines: list[str], run_folder: Path) -> None:
-    """Raise an error that names what has changed."""
+def saves_model_only(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written by a run that keeps no optimizer."""
+    asked = json.loads((checkpoint / ASKED).read_text(encoding="utf-8"))
+    return bool((asked.get("training_args") or {}).get("save_only_model"))
+
+
+def refuse_changes(lines: list[str], run_folder: Path, typed: str = "") -> None:
+    """Raise an error that names what has changed; `typed` are the options that were given, with a space before each."""
     listed = "".join(f"\n  - {line}" for line in lines)
     raise GlmtuneError(
         f"the run cannot go on where it stood, because this has changed since it began:{listed}",
         where=str(run_folder),
-        fix=f"restore it, or go on with it as it is now: `glmtune resume {run_folder} --accept-changes`",
+        fix=f"restore it, or go on with it as it is now: `glmtune resume {run_folder}{typed} --accept-changes`",
     )
 
 

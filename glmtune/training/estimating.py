@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from glmtune.config import RunConfig, load_config
+from glmtune.config import RunConfig, as_config
 from glmtune.console import quiet_libraries
 from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
@@ -103,8 +103,7 @@ def estimate(
     """
     if not 0 < labelled <= 1:
         raise GlmtuneError(f"the share of labelled tokens is {labelled}; expected a number above 0, at most 1")
-    if not isinstance(config, RunConfig):
-        config = load_config(config, overrides)
+    config = as_config(config, overrides)
     if num_gpus is None:
         num_gpus = torch.cuda.device_count()
     device, num_devices = ("cuda", num_gpus) if num_gpus else ("cpu", 1)

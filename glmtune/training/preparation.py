@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.config import RunConfig, load_config
+from glmtune.config import RunConfig, as_config
 from glmtune.console import notice, quiet_libraries, say
 from glmtune.data.dataset import EncodedData
 from glmtune.data.encoding import Encoder
@@ -112,8 +112,7 @@ def prepare_data(
     the folder. The arguments are those of `train`; of the model only the tokenizer and the configuration are needed.
     """
     expect_paths(data_dir=data_dir)
-    if not isinstance(config, RunConfig):
-        config = load_config(config, overrides)
+    config = as_config(config, overrides)
     for line in config.notices:
         notice(line)
     source = find_model(absolute(model), needs_weights=False)

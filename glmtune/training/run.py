@@ -6,6 +6,7 @@ model ──adapt──▶ trainable ┴─▶ GlmTrainer.train() ──▶ chec
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from glmtune.config import RunConfig, load_config
+from glmtune.config import RunConfig, as_config
+from glmtune.config_sections import training_fields
 from glmtune.console import is_main_process, notice, quiet_libraries, say
 from glmtune.data.dataset import EncodedData
 from glmtune.errors import GlmtuneError
@@ -28,7 +30,7 @@ from glmtune.python_arguments import expect_paths
 from . import checkpoint
 from .arguments import training_arguments, use_one_gpu
 from .building import build_model, build_trainer, fit
-from .changes import changes_since, refuse_changes
+from .changes import changes_since, refuse_changes, saves_model_only
 from .epochs import check_epoch
 from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
@@ -43,6 +45,7 @@ from .run_folder import (
     RUN_FILE,
     RunRequest,
     check_shared,
+    masked,
     read_request,
     record_changes,
     refuse_used_folder,
@@ -82,8 +85,7 @@ def train(
         dry_run: Run the preflight alone: a step, an evaluation, a save and a reload on the longest rows.
     """
     expect_paths(data_dir=data_dir)
-    if not isinstance(config, RunConfig):
-        config = load_config(config, overrides)
+    config = as_config(config, overrides)
     for line in config.notices:
         notice(line)
     if str(model) == DEMO and config.peft_config is not None and init_from is None:
@@ -150,6 +152,7 @@ def resume(
             base_model=base_model,
             accept_changes=accept_changes,
             verify=verify,
+            typed=_typed(checkpoint_step, base_model, overrides, verify=verify),
         )
 
 
@@ -162,11 +165,14 @@ def _go_on(
     base_model: str | None,
     accept_changes: bool,
     verify: bool,
+    typed: str,
 ) -> Path:
     """Choose the checkpoint, compare what the run was trained with, and train on; its folder is held meanwhile."""
     chosen = choose_for_replay(run_folder) if verify else checkpoint.choose(run_folder, checkpoint_step)
     refuse_code(chosen)
-    if not verify:
+    if verify or not _is_finished(chosen, request.config):
+        _refuse_without_optimizer(chosen)
+    else:
         _refuse_finished(chosen, request.config, run_folder)
     if base_model is not None:
         request = replace(request, model=absolute(base_model), base_model=None)
@@ -174,7 +180,7 @@ def _go_on(
     source = model_source(request)
     changes = changes_since(record, chosen, request.config, as_records(files), source)
     if changes and not accept_changes:
-        refuse_changes(changes, run_folder)
+        refuse_changes(changes, run_folder, typed)
     for line in changes:
         notice(f"since the run began: {line}")
     config, told = keep_global_batch(request.config, record, world_size())
@@ -256,15 +262,44 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:
-    """Raise where the checkpoint is the run's last, unless the configuration asks for more steps now."""
+def _typed(checkpoint_step: int | None, base_model: str | None, overrides: Sequence[str], *, verify: bool) -> str:
+    """Return the options of `resume` as they are typed on the command line, each with a space before it."""
+    words = [] if checkpoint_step is None else ["--checkpoint", str(checkpoint_step)]
+    words += [] if base_model is None else ["--base-model", base_model]
+    words += [word for override in overrides for word in ("--set", masked(override))]
+    words += ["--verify"] if verify else []
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def _is_finished(chosen: Path, config: RunConfig) -> bool:
+    """Whether the checkpoint is the run's last, as the configuration is now."""
     state = checkpoint.read_state(chosen)
-    last = max(state["max_steps"], config.training_args.get("max_steps", -1))
-    if state["global_step"] >= last and not remains(run_folder, state, config):
+    if state["global_step"] < state["max_steps"]:
+        return False
+    arguments = {**training_fields(), **config.training_args}
+    if arguments["max_steps"] > 0:
+        return state["global_step"] >= arguments["max_steps"]
+    return state["epoch"] >= arguments["num_train_epochs"]
+
+
+def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:
+    """Raise where nothing of a finished run remains to be done."""
+    if not remains(run_folder, checkpoint.read_state(chosen), config):
         raise GlmtuneError(
             f"the run has finished: `{chosen.name}` is its last step",
             where=str(run_folder),
             fix=f"to train on from its weights: `glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
+        )
+
+
+def _refuse_without_optimizer(chosen: Path) -> None:
+    """Raise where a checkpoint holds the weights alone: the optimizer would begin anew, and the losses with it."""
+    if saves_model_only(chosen):
+        raise GlmtuneError(
+            f"`{chosen.name}` holds no optimizer, because the run was trained with `save_only_model: true`",
+            where=str(chosen),
+            fix="a run cannot be resumed from it; to begin anew with its weights: "
+            f"`glmtune train DATA_DIR MODEL CONFIG --init-from {chosen}`",
         )
 
 
@@ -300,4 +335,6 @@ def _way_on(run_folder: Path) -> str:
     complete = checkpoints_of(run_folder) if run_folder.is_dir() else []
     if not complete:
         return "no checkpoint yet, so the run begins anew"
+    if saves_model_only(complete[-1]):
+        return f"`--init-from {complete[-1]}` begins anew with its weights (`save_only_model` keeps no optimizer)"
     return f"`glmtune resume {run_folder}` goes on from {complete[-1].name}"

@@ -81,7 +81,7 @@ def write_run_file(
     record = {
         "glmtune": __version__,
         "started": _now(),
-        "argv": [_masked(argument) for argument in sys.argv],
+        "argv": [masked(argument) for argument in sys.argv],
         "asked": {
             "data_dir": str(request.data_dir.resolve()),
             "model": request.model,
@@ -201,7 +201,7 @@ def fingerprint(source: ModelSource) -> str:
     return digest.hexdigest()[:16]
 
 
-def _masked(argument: str) -> str:
+def masked(argument: str) -> str:
     """Return an argument of the command line with a token's value hidden."""
     key, equals, _ = argument.partition("=")
     return f"{key}=***" if equals and key.endswith("token") else argument

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from glmtune import resume, train
+from glmtune import load_config, resume, train
 from glmtune.errors import GlmtuneError
+from glmtune.training.estimating import estimate
+from glmtune.training.preparation import prepare_data
 
 
 def forget_steps_after(run: Path, step: int) -> None:
@@ -209,3 +213,53 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"`{tmp_path}` is not a run folder: it has no `run.yaml`\nhint: give a run's `output_dir`"
     )
+
+
+def test_the_way_past_refused_changes_repeats_what_was_typed(demo_data: Path, write_config) -> None:
+    run = train(demo_data, "demo", write_config(max_steps=4, save_steps=2, eval_strategy="no"))
+    shutil.rmtree(run / "checkpoint-4")
+    with pytest.raises(GlmtuneError) as caught:
+        resume(
+            run,
+            checkpoint_step=2,
+            overrides=["training_args.learning_rate=2e-3", "training_args.lr_scheduler_kwargs={num_cycles: 2}"],
+        )
+    assert caught.value.fix is not None
+    command = caught.value.fix.partition("`")[2].rstrip("`")
+    assert shlex.split(command) == [
+        "glmtune", "resume", str(run), "--checkpoint", "2", "--set", "training_args.learning_rate=2e-3",
+        "--set", "training_args.lr_scheduler_kwargs={num_cycles: 2}", "--accept-changes",
+    ]  # fmt: skip
+
+
+def test_a_finished_run_goes_on_with_more_steps_or_more_epochs(
+    demo_data: Path, write_config, tmp_path: Path, read_losses
+) -> None:
+    by_epochs = {"max_steps": -1, "save_strategy": "epoch", "lr_scheduler_type": "constant", "eval_strategy": "no"}
+    run = train(demo_data, "demo", write_config(num_train_epochs=1, **by_epochs))
+    with pytest.raises(GlmtuneError, match="the run has finished: `checkpoint-10`"):
+        resume(run)
+    with pytest.raises(GlmtuneError, match="the run has finished: `checkpoint-10`"):
+        resume(run, overrides=["training_args.num_train_epochs=0.5"], accept_changes=True)
+    with pytest.raises(GlmtuneError, match=r"`training_args.num_train_epochs` is 2, it was 1"):
+        resume(run, overrides=["training_args.num_train_epochs=2"])
+    resume(run, overrides=["training_args.num_train_epochs=2"], accept_changes=True)
+    whole = tmp_path / "whole"
+    train(demo_data, "demo", write_config(num_train_epochs=2, output_dir=str(whole), **by_epochs))
+    assert read_losses(run) == read_losses(whole)
+    resume(run, overrides=["training_args.max_steps=21"], accept_changes=True)
+    assert (run / "checkpoint-21").is_dir()
+
+
+def test_overrides_count_on_top_of_a_configuration_that_is_loaded(demo_data: Path, write_config) -> None:
+    config = load_config(write_config(max_steps=4, eval_strategy="no"))
+    run = train(demo_data, "demo", config, overrides=["training_args.max_steps=1"])
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-1"]
+    with pytest.raises(GlmtuneError, match=r"`training_args\.max_step`: unknown key"):
+        train(demo_data, "demo", config, overrides=["training_args.max_step=1"])
+    with pytest.raises(GlmtuneError, match=r"`max_input_length`: expected 1 or more"):
+        prepare_data(demo_data, "demo", config, overrides=["max_input_length=0"])
+    with pytest.raises(GlmtuneError, match=r"`max_input_length`: expected 1 or more"):
+        estimate("demo", config, overrides=["max_input_length=0"])
+    with pytest.raises(GlmtuneError, match="changed after it was loaded"):
+        train(demo_data, "demo", replace(config, packing=False), overrides=["training_args.max_steps=1"])
