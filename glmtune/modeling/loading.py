@@ -29,6 +29,7 @@ from .context import check_vocabulary
 from .ptuning import check_prefix
 from .quantization import make_trainable, quantization_options
 from .sources import ADAPTER_WEIGHTS, ModelSource
+from .starts import check_saved_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,7 @@ def load_model(
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default") -> PeftModel:
     """Put a saved adapter on its base model; PEFT calls it `name`."""
+    check_saved_start(folder)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
     except (RuntimeError, ValueError) as error:

@@ -17,6 +17,7 @@ from glmtune.evaluation.in_flight import reason_against_flight
 from glmtune.family import Family
 from glmtune.modeling.loading import load_adapter, load_model, load_tokenizer
 from glmtune.modeling.sources import DEMO, ModelSource, find_model
+from glmtune.modeling.starts import check_saved_start
 
 from .engine import Lane
 
@@ -78,6 +79,8 @@ def load_models(
         )
     folders = {name: source.adapter} if source.adapter else {}
     folders |= {other: found.adapter for other, found in adapters.items() if found.adapter}
+    for folder in folders.values():
+        check_saved_start(folder, is_alone=len(folders) == 1 and source.adapter is not None)
     layers = Layers()
     lanes = _lanes(base, layers, folders)
     if source.adapter is None:

@@ -22,6 +22,7 @@ from glmtune.family import Family, family_of
 from glmtune.modeling.context import check_vocabulary, context_of
 from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
 from glmtune.modeling.sources import ModelSource, find_model
+from glmtune.modeling.starts import check_start
 from glmtune.python_arguments import expect_paths
 
 from .run_data import RunFiles, as_records, find_run_files, load_data
@@ -48,6 +49,7 @@ class Prepared:
 def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     """Find the model, load its tokenizer, read and encode the data; its files are looked for where none are given."""
     config = request.config
+    check_start(config.peft_config)
     source = model_source(request)
     files = files or find_run_files(request.data_dir, config)
     trust = config.trust_remote_code
