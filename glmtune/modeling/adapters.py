@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_config, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -30,13 +31,35 @@ def adapt(
         return model
     settings = METHODS.get(peft_config["peft_type"], _other)(dict(peft_config), model, family, notify)
     config: PeftConfig = get_peft_config(settings)
+    is_tied = _is_tied(model)
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise GlmtuneError(f"`peft_config` does not fit the model: {error}") from error
     check_prefix(adapted)
+    if is_tied:
+        _refuse_tied_layers(adapted)
     prepare(adapted, gradient_checkpointing=gradient_checkpointing)
     return adapted
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    """Whether the model's last layer computes with the weights of its embedding."""
+    last: Any = model.get_output_embeddings()
+    return last is not None and last.weight is model.get_input_embeddings().weight
+
+
+def _refuse_tied_layers(model: PeftModel) -> None:
+    """Raise where an adapter sits on one of two layers with the same weights: merged, it would change both."""
+    base: Any = model.get_base_model()
+    adapted = (base.get_input_embeddings(), base.get_output_embeddings())
+    names = [name for name, module in base.named_modules() if module in adapted and isinstance(module, BaseTunerLayer)]
+    if names:
+        raise GlmtuneError(
+            f"`peft_config.target_modules` puts an adapter on `{names[0]}`, but the model's embedding and its last "
+            "layer are the same weights (`tie_word_embeddings`): merged for an export, it would change both",
+            fix=f"leave it out, or train the layer as a whole: `modules_to_save: [{names[0].rpartition('.')[2]}]`",
+        )
 
 
 def prepare(model: PeftModel, *, gradient_checkpointing: bool) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -26,9 +28,10 @@ from glmtune.family import Family, family_of
 from glmtune.generation_options import drop_idle_options
 
 from .context import check_vocabulary
+from .model_files import check_weight_file
 from .ptuning import check_prefix
 from .quantization import make_trainable, quantization_options
-from .sources import ADAPTER_WEIGHTS, ModelSource
+from .sources import ADAPTER_WEIGHTS, ModelSource, check_weight_files
 from .starts import check_saved_start
 
 
@@ -92,6 +95,7 @@ def load_base_model(
             weights stay where they are.
         device: Where rounded weights go; others are loaded on the CPU, and moved by whoever needs them.
     """
+    check_weight_files(ModelSource(base=source.base))
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
         assert isinstance(dtype, torch.dtype), "of the sums; the files do not say"
@@ -103,9 +107,18 @@ def load_base_model(
         trust_remote_code=trust_remote_code,
         dtype=dtype,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # refused below, with their names
         output_loading_info=True,
         **options,
     )
+    if report["mismatched_keys"]:
+        name, found, expected = min(report["mismatched_keys"])
+        raise GlmtuneError(
+            f"weight `{name}` has the shape {tuple(found)} in the model's files, and by their `config.json` "
+            f"{tuple(expected)}",
+            where=source.base,
+            fix="take weights and `config.json` of the same model",
+        )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise GlmtuneError(
@@ -138,6 +151,7 @@ def load_model(
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default") -> PeftModel:
     """Put a saved adapter on its base model; PEFT calls it `name`."""
+    check_weight_file(folder / ADAPTER_WEIGHTS)
     check_saved_start(folder)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
@@ -192,9 +206,25 @@ def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
     """Load with one of transformers' Auto classes; its refusals become errors of ours."""
     try:
         return loader.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except REFUSALS as error:
         fix = "run with `--debug` for the whole story"
         if "trust_remote_code" in str(error):
             fix = "the model brings its own code; read it, then set `trust_remote_code: true`"
-        raise GlmtuneError(f"cannot load the {part} of `{name}`: {reason}", fix=fix) from error
+        elif "model type" in str(error):
+            fix = "see `model_type` in its `config.json`; a new model may need `pip install -U transformers`"
+        raise GlmtuneError(f"cannot load the {part} of `{name}`: {_reason(error)}", fix=fix) from error
+
+
+REFUSALS = (
+    OSError, ValueError, LookupError, ImportError, TypeError, AttributeError, ArithmeticError,
+    SafetensorError, StrictDataclassError,
+)  # fmt: skip
+"""What transformers raises where files are damaged, or hold what it does not expect; it has no errors of its own."""
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, and the next where that one only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = " ".join(lines[:2]) if lines and lines[0].endswith(":") else next(iter(lines), "")
+    is_bare = isinstance(error, (LookupError, TypeError, AttributeError)) or not reason
+    return f"{type(error).__name__}: {reason}" if is_bare else reason

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from glmtune.errors import GlmtuneError
 from glmtune.python_arguments import expect_paths
+
+from .model_files import check_configs, check_weight_file, check_weights, read_config
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -30,6 +31,14 @@ class ModelSource:
         if self.adapter and (self.adapter / "tokenizer_config.json").is_file():
             return str(self.adapter)
         return self.base
+
+
+def check_weight_files(source: ModelSource) -> None:
+    """Raise where the weights on this machine could not be loaded; those of a hub's model are not there yet."""
+    if Path(source.base).is_dir():
+        check_weights(Path(source.base))
+    if source.adapter is not None:
+        check_weight_file(source.adapter / ADAPTER_WEIGHTS)
 
 
 def find_model(name: str | Path, *, base_model: str | None = None, needs_weights: bool = True) -> ModelSource:
@@ -79,13 +88,17 @@ def last_checkpoint(run_folder: Path) -> Path:
 
 def _hub_name(name: str) -> ModelSource:
     """Take a name for a hub's, unless it can only have been meant as a folder."""
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
-    if looks_like_path:
+    if looks_like_path(name):
         raise GlmtuneError(
             f"model `{name}` does not exist",
             fix="give a model folder, a checkpoint, a hub name such as `zai-org/glm-4-9b-chat-hf`, or `demo`",
         )
     return ModelSource(base=name)
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a name can only have been meant as a folder, not as that of a model on a hub."""
+    return name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
 
 
 def _adapter_source(folder: Path, base_model: str | None) -> ModelSource:
@@ -94,12 +107,17 @@ def _adapter_source(folder: Path, base_model: str | None) -> ModelSource:
         raise GlmtuneError(f"`{folder}` has an adapter's configuration but no `{ADAPTER_WEIGHTS}`")
     if base_model is not None:
         return ModelSource(base=find_model(base_model).base, adapter=folder)
-    recorded = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not recorded:
+    recorded = read_config(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not recorded or not isinstance(recorded, str):
         raise GlmtuneError(f"the adapter `{folder}` does not name its base model", fix="add `--base-model FOLDER`")
-    if Path(recorded).is_absolute() and not Path(recorded).is_dir():
+    # Other tools write down what was typed: a path from where they were started, or from the adapter.
+    beside = folder / recorded
+    if not Path(recorded).is_dir() and beside.is_dir():
+        return ModelSource(base=find_model(beside).base, adapter=folder)
+    if looks_like_path(recorded) and recorded != DEMO and not Path(recorded).is_dir():
+        gone = "is no longer there" if Path(recorded).is_absolute() else "is neither here nor beside the adapter"
         raise GlmtuneError(
-            f"the adapter's base model `{recorded}` is no longer there",
+            f"the adapter's base model `{recorded}` {gone}",
             where=str(folder / ADAPTER_CONFIG),
             fix="add `--base-model FOLDER` to say where it is now",
         )
@@ -124,3 +142,4 @@ def _check_model_folder(folder: Path, needs_weights: bool) -> None:
             if pickled
             else "download the `*.safetensors` files of the model",
         )
+    check_configs(folder)

@@ -8,13 +8,13 @@ adapter in a server computes with, too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from glmtune.errors import GlmtuneError
 
+from .model_files import read_config
 from .sources import ADAPTER_CONFIG
 
 KEY = "init_lora_weights"
@@ -52,7 +52,7 @@ def changes_the_base(start: Any) -> bool:
 
 def start_of(folder: Path) -> Any:
     """Return how a saved adapter began, as its configuration says it; PEFT begins so again when it loads it."""
-    return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get(KEY, True)
+    return read_config(folder / ADAPTER_CONFIG).get(KEY, True)
 
 
 def check_saved_start(folder: Path, *, is_alone: bool = True) -> None:

@@ -21,7 +21,7 @@ from glmtune.evaluation.tool_calls import CALL_METRIC_NAMES
 from glmtune.family import Family, family_of
 from glmtune.modeling.context import check_vocabulary, context_of
 from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
-from glmtune.modeling.sources import ModelSource, find_model
+from glmtune.modeling.sources import ModelSource, check_weight_files, find_model
 from glmtune.modeling.starts import check_start
 from glmtune.python_arguments import expect_paths
 
@@ -52,6 +52,7 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     check_start(config.peft_config)
     source = model_source(request)
     files = files or find_run_files(request.data_dir, config)
+    check_weight_files(source)
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     model_config = load_model_config(source, trust_remote_code=trust)

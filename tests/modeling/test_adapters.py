@@ -65,3 +65,43 @@ def test_freezing_vision_says_that_a_text_model_has_none(demo_model: str) -> Non
     told: list[str] = []
     freeze_vision(AutoModelForCausalLM.from_pretrained(demo_model), told.append)
     assert told == ["`freezeV: true` changes nothing: the model has no vision tower"]
+
+
+def adapt_tied(**settings):
+    tiny = LlamaConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=32,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return adapt(
+        LlamaForCausalLM(tiny), LORA | settings, family_of("llama"), gradient_checkpointing=False,
+        notify=lambda line: None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "model.embed_tokens"),
+        ({"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True}, "model.embed_tokens"),
+        ({"target_modules": r".*(q_proj|lm_head)"}, "lm_head"),
+    ],
+)
+def test_an_adapter_on_tied_layers_is_refused_at_the_start(settings: dict, name: str) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        adapt_tied(**settings)
+    assert caught.value.what.startswith(f"`peft_config.target_modules` puts an adapter on `{name}`, but ")
+    assert caught.value.fix is not None
+    assert name.rpartition(".")[2] in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [5]}],
+)
+def test_tied_layers_may_be_trained_as_a_whole(settings: dict) -> None:
+    adapt_tied(**settings)
+
+
+def test_an_adapter_on_a_last_layer_of_its_own_is_well(demo_model: str) -> None:
+    adapt_demo(demo_model, LORA | {"target_modules": ["q_proj", "lm_head", "embed_tokens"]})

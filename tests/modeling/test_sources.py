@@ -124,3 +124,31 @@ def test_a_full_model_takes_no_base_model(base: Path) -> None:
     assert message_of(base, base_model="demo") == (
         f"`{base}` is a full model, so `--base-model` has no meaning for it\nhint: leave it out"
     )
+
+
+@pytest.mark.parametrize("start", ["here", "beside"])
+def test_a_relative_base_is_looked_for_here_and_beside_the_adapter(
+    start: str, base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path if start == "here" else tmp_path / "empty")
+    folder = adapter(tmp_path / "runs" / "a", Path("base" if start == "here" else "../../base"))
+    assert find_model(folder).base == str(base)
+
+
+@pytest.mark.parametrize("recorded", ["../gone", "gone", "models/chat/base", "./base"])
+def test_a_relative_base_that_is_nowhere_is_named_with_the_way_out(recorded: str, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", Path("x"))
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": recorded}), encoding="utf-8")
+    assert message_of(folder) == (
+        f"the adapter's base model `{recorded}` is neither here nor beside the adapter\n"
+        f"  --> {folder / 'adapter_config.json'}\n"
+        "hint: add `--base-model FOLDER` to say where it is now"
+    )
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"base_model_name_or_path": 5}'])
+def test_a_damaged_adapter_configuration_is_an_error(content: str, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", Path("x"))
+    (folder / "adapter_config.json").write_text(content, encoding="utf-8")
+    assert "hint: " in message_of(folder)
