@@ -24,7 +24,7 @@ from .pipeline import garbage_collection_paused
 from .reading import read_rows
 from .row_encoding import EncodedBatch, RowEncoder
 from .rows import Reject, Row
-from .store import StoredFile, cache_key, encoded_folder, remove_unused, write_errors_explained
+from .store import StoredFile, cache_key, encoded_folder, file_hash, remove_unused, write_errors_explained
 
 MIN_ROWS_PER_PROCESS = 5_000  # below that, starting a process takes longer than encoding its rows
 
@@ -123,7 +123,7 @@ def encode_file(
     if not stored.is_complete:
         with write_errors_explained(cache), stored.lock():
             if not stored.is_complete:
-                _write(stored, path, encoder, row_format, num_proc, strict)
+                _write(stored, path, encoder, row_format, num_proc, strict, content_hash=content_hash)
         remove_unused(cache)
     return _checked(stored, path, strict)
 
@@ -156,15 +156,23 @@ def _write(
     num_proc: int,
     strict: bool,
     limit: int | None = None,
+    content_hash: str | None = None,
 ) -> None:
     """Encode a file into its folder."""
+
+    def encoded(encoder: Encoder) -> Iterator[EncodedBatch]:
+        yield from _encoded(path, encoder, row_format, num_proc, strict, limit)
+        if content_hash and isinstance(path, Path) and file_hash(path) != content_hash:
+            raise GlmtuneError(
+                "the file changed while it was being read", where=str(path), fix="start again when it is written"
+            )
+
     with garbage_collection_paused():
         try:
-            stored.write(_encoded(path, encoder, row_format, num_proc, strict, limit))
+            stored.write(encoded(encoder))
         except QuickWayFailed:
             notice(f"the chat template looks into the text of some messages of `{path}`: it renders every row itself")
-            whole = encoder.without_skeletons()
-            stored.write(_encoded(path, whole, row_format, num_proc, strict, limit))
+            stored.write(encoded(encoder.without_skeletons()))
 
 
 def _encoded(

@@ -23,7 +23,7 @@ from . import json_text
 from .conversation import RowError
 from .formats import RowFormat, format_name
 from .rows import MAX_ROW_BYTES, Row, row_from_bytes
-from .streams import BOM, open_data, read_lines, suffix_of, unreadable
+from .streams import BOM, is_utf8, note_encoding, open_data, read_lines, suffix_of, unreadable
 
 Form = Literal["lines", "array", "object", "values"]
 
@@ -70,10 +70,15 @@ class Member(NamedTuple):
 
 def _line_rows(path: Path) -> Iterator[Row]:
     name = str(path)
+    is_noted = False
     with open_data(path) as stream:
         for number, line in read_lines(stream, path):
             if line and not line.isspace():
-                yield row_from_bytes(f"{name}:{number}", line)
+                row = row_from_bytes(f"{name}:{number}", line)
+                if row.problem and not is_noted and len(line) <= MAX_ROW_BYTES and not is_utf8(line):
+                    is_noted = True
+                    note_encoding(path, number, line)
+                yield row
 
 
 def _form_of(path: Path) -> Form:
@@ -133,9 +138,15 @@ def _read_whole(path: Path) -> str:
     """Return the text of a file; bytes that are not UTF-8 pass here, so that they cost their own row and no other."""
     with open_data(path) as stream:
         try:
-            return stream.read().removeprefix(BOM).decode(errors="surrogateescape")
+            raw = stream.read().removeprefix(BOM)
         except OSError as error:
             raise unreadable(str(path), error) from None
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        start, end = raw.rfind(b"\n", 0, error.start) + 1, raw.find(b"\n", error.start)
+        note_encoding(path, raw.count(b"\n", 0, start) + 1, raw[start : end if end > 0 else len(raw)])
+        return raw.decode(errors="surrogateescape")
 
 
 def _array(path: Path, text: str) -> Iterator[Element]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from glmtune.errors import GlmtuneError
 
+from .csv_files import LIST_COLUMNS, csv_rows
 from .formats import AUTO, RowFormat
 from .hub import hub_rows
 from .json_files import json_rows
 from .rows import Reject, Row
-from .sources import find_data_file
+from .sources import find_data_file, kind_of
 from .streams import COMPRESSIONS, suffix_of
-from .tables import LIST_COLUMNS, csv_rows, parquet_rows
+from .tables import arrow_rows, parquet_rows
 
 __all__ = ["Reject", "Row", "find_data_file", "read_rows"]
 
@@ -28,16 +29,17 @@ def read_rows(source: Path | str, row_format: RowFormat = AUTO) -> Iterator[Row]
     if isinstance(source, str):
         yield from hub_rows(source)
         return
-    if not source.is_file():
-        raise GlmtuneError(f"data file `{source}` does not exist")
+    kind = kind_of(source)
+    if kind != "file":
+        problem = "is a folder; expected a file" if kind == "folder" else "does not exist"
+        raise GlmtuneError(f"data file `{source}` {problem}")
     suffix = suffix_of(source)
     if suffix in (".csv", ".tsv"):
         yield from csv_rows(source, [row_format.columns.get(key, key) for key in LIST_COLUMNS])
-    elif suffix == ".parquet":
+    elif suffix in (".parquet", ".arrow"):
         if source.suffix.lower() in COMPRESSIONS:
-            raise GlmtuneError(
-                "parquet is compressed inside; expected no other compression", where=str(source), fix="unpack the file"
-            )
-        yield from parquet_rows(source)
+            name = {".parquet": "parquet is compressed inside", ".arrow": "Arrow files are mapped into memory"}[suffix]
+            raise GlmtuneError(f"{name}; expected no other compression", where=str(source), fix="unpack the file")
+        yield from (parquet_rows if suffix == ".parquet" else arrow_rows)(source)
     else:
         yield from json_rows(source, row_format)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import glob
 import math
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from glmtune.errors import GlmtuneError, nearest
 
 from . import hub
+from .saved_datasets import saved_files
 from .streams import SUFFIXES, suffix_of
 
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+"""Files that describe data sets, of `datasets` and LLaMA-Factory: of a folder, they are not read as rows."""
 KNOWN_SUFFIXES = ", ".join(f"`{suffix}`" for suffix in SUFFIXES)
 
 
@@ -53,7 +58,7 @@ def command_line_files(entry: str) -> list[DataFile]:
     paths = _expand(Path(), entry)
     if not paths:
         folder = Path(entry).parent
-        names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+        names = _file_names(folder) if folder.is_dir() else []
         raise GlmtuneError(f"data file `{entry}` does not exist{nearest(Path(entry).name, names)}")
     return [DataFile(path=path) for path in paths]
 
@@ -61,7 +66,7 @@ def command_line_files(entry: str) -> list[DataFile]:
 def find_data_file(folder: Path, name: str, key: str) -> Path:
     """Return the path of a data file, or raise an error that names what the folder holds."""
     path = folder / name
-    if path.is_file():
+    if kind_of(path) == "file":
         return path
     if not folder.exists():
         raise GlmtuneError(f"data folder `{folder}` does not exist", fix="give the folder that holds your data files")
@@ -73,6 +78,34 @@ def find_data_file(folder: Path, name: str, key: str) -> Path:
         f"`{key}` names `{name}`, which is not in `{folder}`{nearest(name, files)}",
         where=str(folder),
         fix=ways_out if files else "the folder holds no files; give the folder that holds your data files",
+    )
+
+
+def kind_of(path: Path) -> Literal["file", "folder", "nothing"]:
+    """Return what stands at a path; raise where it is something that rows cannot be read from, and say what."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise GlmtuneError(
+                f"`{path}` is a link to `{os.readlink(path)}`, which does not exist",
+                fix="make the link anew, or name the file itself",
+            ) from None
+        return "nothing"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        name, reason = str(path), error.strerror if isinstance(error, OSError) else str(error)
+        shown = f"{name[:60]}…" if len(name) > 200 else name
+        raise GlmtuneError(
+            f"`{shown}` cannot be opened: {reason}", fix="give the name of a file, or of a folder, that you may read"
+        ) from None
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    what = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    raise GlmtuneError(
+        f"`{path}` is {what}; expected a file, which can be read more than once",
+        fix="write the rows to a file first, and name that",
     )
 
 
@@ -103,10 +136,11 @@ def _expand(folder: Path, name: str) -> Sequence[Path | str]:
     if name.startswith(hub.PREFIX):
         return [hub.full_name(name)]
     path = folder / name
-    if path.is_file():
+    kind = kind_of(path)
+    if kind == "file":
         return [path]
-    if path.is_dir():
-        return _files_of(path)
+    if kind == "folder":
+        return saved_files(path) or _files_of(path)
     if glob.has_magic(name) and folder.is_dir():
         return _matches(folder, name)
     return []
@@ -115,15 +149,26 @@ def _expand(folder: Path, name: str) -> Sequence[Path | str]:
 def _files_of(folder: Path) -> list[Path]:
     """Return the data files that lie in a folder itself, hidden ones left out."""
     files = _file_names(folder)
-    data_files = [folder / file for file in files if suffix_of(Path(file)) in SUFFIXES and not file.startswith(".")]
+    data_files = [folder / file for file in files if _is_data_file(file)]
     if not data_files:
         holds = f"the folder holds {_listing(files)}; " if files else "the folder holds no files; "
+        below = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir() and _holds_data(entry)]
+        if below:
+            holds += f"its folder `{below[0]}` holds data files, and can be named; "
         raise GlmtuneError(
             f"there is no data file in `{folder}`",
             where=str(folder),
             fix=f"{holds}expected files that end with {KNOWN_SUFFIXES}, or these and `.gz` or `.zst`",
         )
     return data_files
+
+
+def _is_data_file(name: str) -> bool:
+    return suffix_of(Path(name)) in SUFFIXES and not name.startswith(".") and name not in DESCRIPTIONS
+
+
+def _holds_data(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK) and any(map(_is_data_file, _file_names(folder)))
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:
@@ -153,7 +198,10 @@ def _check_none_twice(files: Sequence[DataFile]) -> None:
 
 
 def _file_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    except PermissionError as error:
+        raise GlmtuneError(f"the folder cannot be read: {error.strerror}", where=str(folder)) from None
 
 
 def _listing(files: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ from .encoding import Encoder
 from .formats import RowFormat
 from .row_encoding import SCHEMA, EncodedBatch
 from .rows import Reject
+from .streams import unreadable
 
 DAYS_KEPT = 30
 """An encoded file that no run has asked for in so many days is removed when another is written."""
@@ -144,11 +145,14 @@ def remove_unused(folder: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
+    """Return the SHA-256 of a file, or raise where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    except OSError as error:
+        raise unreadable(str(path), error) from None
     return digest.hexdigest()
 
 

@@ -8,24 +8,19 @@ from pathlib import Path, PurePath
 
 import pyarrow
 
+from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 
+from .foreign_files import HEAD_BYTES, refuse_foreign
 from .rows import MAX_ROW_BYTES
+from .text_encoding import ENCODINGS, guess_encoding, utf8_command
 
 BOM = b"\xef\xbb\xbf"
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+PACKED_BYTES = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+SAMPLE_BYTES = 4 << 20
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 """What the files of a folder are known by; a file that is given by its name may have any other, and holds lines."""
-
-FOREIGN_FILES = {
-    b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
-    b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),
-    b"\x1f\x8b": ("compressed with gzip", "give it a name that ends with `.gz`"),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "give it a name that ends with `.zst`"),
-    b"PAR1": ("a parquet file", "give it a name that ends with `.parquet`"),
-    b"PK\x03\x04": ("a ZIP archive or an Excel file", "unpack it, or save the table as `.csv`"),
-}
-"""First bytes of files that are not the text their name promises: what they are, and what to do."""
 
 
 def suffix_of(path: PurePath) -> str:
@@ -42,14 +37,26 @@ def open_data(path: Path) -> io.BufferedReader:
             stream = io.BufferedReader(pyarrow.input_stream(str(path), compression=compression))  # type: ignore[arg-type]
         else:
             stream = path.open("rb")
-        head = stream.peek(4)
+        head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+    except OSError as error:
+        if compression and not first_bytes(path).startswith(PACKED_BYTES[compression]):
+            refuse_foreign(first_bytes(path), path)  # such as a page that says that the file is elsewhere
+        raise unreadable(str(path), error) from None
+    try:
+        refuse_foreign(head, path)
+    except GlmtuneError:
+        stream.close()
+        raise
+    return stream
+
+
+def first_bytes(path: Path) -> bytes:
+    """Return the beginning of a file as it lies on the disk."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
     except OSError as error:
         raise unreadable(str(path), error) from None
-    for first_bytes, (kind, fix) in FOREIGN_FILES.items():
-        if head.startswith(first_bytes):
-            stream.close()
-            raise GlmtuneError(f"the file is {kind}; expected UTF-8 text", where=str(path), fix=fix)
-    return stream
 
 
 def read_lines(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:
@@ -70,11 +77,42 @@ def read_lines(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, byt
         yield number, line.removeprefix(BOM)
 
 
+def is_utf8(raw: bytes) -> bool:
+    """Whether bytes are UTF-8."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def note_encoding(path: Path, number: int, line: bytes) -> None:
+    """Say in which encoding a line is that is not UTF-8, judged by all such lines in the first part of the file."""
+    sample, has_utf8, num_bytes = [line], False, 0
+    with open_data(path) as stream:
+        for other, raw in read_lines(stream, path):
+            num_bytes += len(raw)
+            if num_bytes > SAMPLE_BYTES:
+                break
+            if other == number or raw.isascii():
+                continue
+            if is_utf8(raw):
+                has_utf8 = True
+            else:
+                sample.append(raw)
+    encoding = guess_encoding(b"".join(sample)[:SAMPLE_BYTES])
+    if encoding is None:
+        return
+    advice = f"save the file as UTF-8: `{utf8_command(path, encoding)}`"
+    if has_utf8:
+        advice = "other lines of the file are UTF-8: save each of the files that it was joined from as UTF-8"
+    notice(f"`{path}:{number}` is not UTF-8; it reads as {ENCODINGS[encoding]}; {advice}")
+
+
 def unreadable(where: str, error: Exception) -> GlmtuneError:
     """Return the error for a file that breaks off or is damaged."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return GlmtuneError(
-        f"the file cannot be read: {' '.join(reason.split()).rstrip('.')}",
-        where=where,
-        fix="where it is cut off or damaged, copy or download it again",
-    )
+    fix = "where it is cut off or damaged, copy or download it again"
+    if isinstance(error, PermissionError):
+        fix = "let its owner give you the right to read it, or copy it to a place of your own"
+    return GlmtuneError(f"the file cannot be read: {' '.join(reason.split()).rstrip('.')}", where=where, fix=fix)

@@ -1,10 +1,9 @@
-"""Rows of tables: `.csv`, `.tsv` and Arrow's, each as the JSON text that the row would be in a `.jsonl` file."""
+"""Rows of Arrow's tables, parquet among them, each as the JSON text that the row would be in a `.jsonl` file."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -16,16 +15,13 @@ from pyarrow import parquet
 
 from glmtune.errors import GlmtuneError
 
-from . import json_text
-from .conversation import RowError
-from .rows import MAX_ROW_BYTES, Row, bytes_problem, row_from_bytes
-from .streams import open_data, read_lines, suffix_of, unreadable
-
-LIST_COLUMNS = ("messages", "conversations", "history")
-"""Keys whose value is a list in every format, so that a cell of text below them is JSON. `prompt`, `completion` and
-`chosen` may be a list or a text, and what looks like a list may be a text: in a table they are text."""
+from .foreign_files import refuse_foreign
+from .rows import Row, row_from_bytes
+from .streams import first_bytes, unreadable
 
 ROWS_PER_BATCH = 1_000
+PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+"""First bytes of the files that are read here."""
 
 
 def _as_text(value: Any) -> str:
@@ -40,43 +36,49 @@ def _as_text(value: Any) -> str:
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_text)
 
 
-def csv_rows(path: Path, list_columns: Collection[str] = LIST_COLUMNS) -> Iterator[Row]:
-    """Yield the records below the header line, with the line each starts on; the cells of `list_columns` are JSON."""
-    problems: list[str] = []
-    csv.field_size_limit(MAX_ROW_BYTES)  # for the whole process; the default refuses long conversations
-    with open_data(path) as stream:
-        delimiter = "\t" if suffix_of(path) == ".tsv" else ","
-        records = csv.reader(_csv_lines(read_lines(stream, path), problems), delimiter=delimiter, strict=True)
-        header: list[str] = []
-        while True:
-            where = f"{path}:{records.line_num + 1}"
-            try:
-                record = next(records)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                record = []
-                problems.append(_csv_problem(error, records.line_num))
-            if not header:
-                header = _check_header(record, problems, where)
-            elif problems:
-                yield Row(where=where, text="", problem=problems[0])
-                problems.clear()
-            elif record:
-                yield _csv_row(where, header, record, list_columns)
-
-
 def parquet_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a parquet file, numbered from 1."""
+    return _numbered_rows(path, _parquet_batches, "a parquet file", (PARQUET,))
+
+
+def arrow_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of an Arrow file or stream, such as `save_to_disk` of `datasets` writes, numbered from 1."""
+    return _numbered_rows(path, _arrow_batches, "an Arrow file", (ARROW_FILE, ARROW_STREAM))
+
+
+def _numbered_rows(
+    path: Path, batches: Callable[[Path], Iterator[pyarrow.RecordBatch]], expected: str, beginnings: tuple[bytes, ...]
+) -> Iterator[Row]:
     done = 0
     try:
-        with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
-            _check_names(file.schema_arrow.names, str(path))
-            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
-                yield from batch_rows(batch, str(path), done + 1)
-                done += batch.num_rows
+        for batch in batches(path):
+            yield from batch_rows(batch, str(path), done + 1)
+            done += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
+        if not done and not first_bytes(path).startswith(beginnings):
+            refuse_foreign(first_bytes(path), path, expected)  # such as a page that says that the file is elsewhere
         raise unreadable(f"{path}:row {done + 1}" if done else str(path), error) from None
+
+
+def _parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
+    with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+        check_names(file.schema_arrow.names, str(path))
+        yield from file.iter_batches(batch_size=ROWS_PER_BATCH)
+
+
+def _arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
+    """Yield the batches of a file, which has a table of contents at its end, or of a stream, which has none."""
+    with pyarrow.memory_map(str(path)) as file:
+        if file.read(len(ARROW_FILE)) == ARROW_FILE:
+            reader = pyarrow.ipc.open_file(file)
+            whole: Iterator[pyarrow.RecordBatch] = map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            file.seek(0)
+            whole = reader = pyarrow.ipc.open_stream(file)
+        check_names(reader.schema.names, str(path))
+        for batch in whole:
+            for start in range(0, batch.num_rows, ROWS_PER_BATCH):
+                yield batch.slice(start, ROWS_PER_BATCH)
 
 
 def batch_rows(batch: pyarrow.RecordBatch, source: str, first: int) -> Iterator[Row]:
@@ -100,62 +102,15 @@ def batch_rows(batch: pyarrow.RecordBatch, source: str, first: int) -> Iterator[
             yield row_from_bytes(where, text.encode())
 
 
-def _csv_lines(lines: Iterator[tuple[int, bytes]], problems: list[str]) -> Iterator[str]:
-    """Yield every line as text; where it is none, add to `problems` and yield what keeps the records apart."""
-    for _, line in lines:
-        problem = bytes_problem(line)
-        if not problem:
-            yield line.decode()
-            continue
-        problems.append(problem)
-        yield "\n" if len(line) > MAX_ROW_BYTES else line.decode(errors="replace").replace("\0", "")
-
-
-def _csv_problem(error: csv.Error, line: int) -> str:
-    if "end of data" in str(error):
-        return f"not CSV: a cell in quotes is never closed and takes in all lines up to the last, {line}"
-    return f"not CSV: {error}"
-
-
-def _check_header(record: list[str], problems: list[str], where: str) -> list[str]:
-    """Return the names of the columns; an empty list for a blank line before them."""
-    if problems:
-        raise GlmtuneError(f"the header cannot be read: {problems[0]}", where=where)
-    names = [name.strip() for name in record]
-    _check_names(names, where)
-    return names
-
-
-def _check_names(names: list[str], where: str) -> None:
+def check_names(names: Sequence[str], where: str) -> None:
+    """Raise where two columns of a table have one name, or none."""
+    nameless = [str(number) for number, name in enumerate(names, start=1) if not name]
+    if len(nameless) > 1:
+        places = f"{', '.join(nameless[:-1])} and {nameless[-1]}"
+        raise GlmtuneError(f"columns {places} have no name", where=where, fix="name them, or take them away")
     twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
         raise GlmtuneError(f"there are two columns `{twice}`", where=where, fix="give every column a name of its own")
-
-
-def _csv_row(where: str, header: list[str], record: list[str], list_columns: Collection[str]) -> Row:
-    if len(record) != len(header):
-        problem = f"the record has {len(record)} cells; expected {len(header)}, as in the header"
-        return Row(where=where, text="", problem=problem)
-    try:
-        pairs = [
-            f"{_JSON.encode(name)}: {_csv_cell(name, cell, name in list_columns)}" for name, cell in zip(header, record)
-        ]
-    except RowError as error:
-        return Row(where=where, text="", problem=str(error))
-    return row_from_bytes(where, f"{{{', '.join(pairs)}}}".encode())
-
-
-def _csv_cell(name: str, cell: str, is_list: bool) -> str:
-    """Return the JSON text of a cell; one that is JSON already stays as it is, byte for byte."""
-    if is_list and not cell.strip():
-        return "null"
-    if is_list and cell.lstrip().startswith(("[", "{")):
-        try:
-            json_text.parse(cell)
-        except RowError as error:
-            raise RowError(f"column `{name}` is {error}") from None
-        return cell
-    return _JSON.encode(cell)
 
 
 def _to_json(value: Any) -> str:

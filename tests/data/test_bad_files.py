@@ -46,6 +46,7 @@ def utf8(position: int, byte: str = "c4") -> str:
 
 
 ANOTHER = "; another value begins there: give every row a line of its own"
+TWICE = "; a quote inside a cell in quotes is written twice"
 LENGTH = "the row is longer than 16 MiB; expected one conversation, or one text, in a row"
 
 # Name of the file, what stands in it, and what becomes of each row: its place and the reason.
@@ -231,7 +232,7 @@ BAD_ROWS: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "a table with text behind a quote": (
         "a.csv",
         jsonl("id,messages", '"1"x,y', f"2,{CELL}"),
-        [("2", "not CSV: ',' expected after '\"'"), ("3", OK)],
+        [("2", f"not CSV: ',' expected after '\"'{TWICE}"), ("3", OK)],
     ),
     "a table with bytes that are not UTF-8": (
         "a.csv",
@@ -317,6 +318,10 @@ CUT = (
     "the file cannot be read: Truncated compressed stream\n  --> {path}:1\n"
     "hint: where it is cut off or damaged, copy or download it again"
 )
+UTF_16 = (
+    "the file is UTF-16 text; expected UTF-8 text\n  --> {path}\n"
+    "hint: save it as UTF-8: `iconv -f UTF-16 -t UTF-8 {path} > {folder}/utf8-{path.name}`"
+)
 NOT_GZIP = (
     "the file cannot be read: zlib inflate failed: incorrect header check\n  --> {path}\n"
     "hint: where it is cut off or damaged, copy or download it again"
@@ -332,12 +337,12 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "UTF-16": (
         "a.jsonl",
         GOOD.encode("utf-16"),
-        "the file is UTF-16 text; expected UTF-8 text\n  --> {path}\nhint: save it as UTF-8",
+        UTF_16,
     ),
     "UTF-16 with the other order of bytes": (
         "a.csv",
         b"\xfe\xff" + GOOD.encode("utf-16-be"),
-        "the file is UTF-16 text; expected UTF-8 text\n  --> {path}\nhint: save it as UTF-8",
+        UTF_16,
     ),
     "gzip under another name": (
         "a.jsonl",
@@ -395,7 +400,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "a table whose header is broken": (
         "a.csv",
         jsonl('"a"b,c', "1,2"),
-        "the header cannot be read: not CSV: ',' expected after '\"'\n  --> {path}:1",
+        f"the header cannot be read: not CSV: ',' expected after '\"'{TWICE}\n  --> {{path}}:1",
     ),
     "an empty parquet file": (
         "a.parquet",
@@ -408,6 +413,11 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
         b"{}\n" * 9,
         "the file cannot be read: Parquet magic bytes not found in footer. Either the file is corrupted or this is "
         "not a parquet file\n  --> {path}\nhint: where it is cut off or damaged, copy or download it again",
+    ),
+    "Arrow packed": (
+        "a.arrow.gz",
+        b"",
+        "Arrow files are mapped into memory; expected no other compression\n  --> {path}\nhint: unpack the file",
     ),
     "parquet packed once more": (
         "a.parquet.gz",
@@ -423,7 +433,7 @@ def test_a_file_that_cannot_be_read_says_why(name: str, content: bytes, message:
     path.write_bytes(content)
     with pytest.raises(GlmtuneError) as caught:
         list(read_rows(path))
-    assert str(caught.value) == message.format(path=path)
+    assert str(caught.value) == message.format(path=path, folder=path.parent)
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstd)])

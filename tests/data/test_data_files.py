@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from glmtune.data.reading import read_rows
 from glmtune.data.sources import DataFile, command_line_files, find_data_file, find_data_files
+from glmtune.data.store import file_hash
 from glmtune.errors import GlmtuneError
 
 
@@ -122,7 +127,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "other",
         "there is no data file in `{folder}/other`\n  --> {folder}/other\n"
         "hint: the folder holds `readme.md`; expected files that end with `.jsonl`, `.json`, `.csv`, `.tsv`, "
-        "`.parquet`, or these and `.gz` or `.zst`",
+        "`.parquet`, `.arrow`, or these and `.gz` or `.zst`",
     ),
     "a pattern without a match": (
         "*.parquet",
@@ -185,6 +190,87 @@ def test_an_argument_that_names_no_file_says_so(folder: Path, monkeypatch: pytes
         with pytest.raises(GlmtuneError) as caught:
             command_line_files(entry)
         assert str(caught.value) == message
+
+
+def special(kind: str, path: Path) -> None:
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    elif kind == "device":
+        path.symlink_to("/dev/null")
+    elif kind == "link":
+        path.symlink_to("gone.jsonl")
+    else:
+        path.symlink_to(path.name)
+
+
+SPECIAL = {
+    "pipe": "is a pipe; expected a file, which can be read more than once",
+    "socket": "is a socket; expected a file, which can be read more than once",
+    "device": "is a device; expected a file, which can be read more than once",
+    "link": "is a link to `gone.jsonl`, which does not exist",
+    "link to itself": "cannot be opened: Too many levels of symbolic links",
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_file_is_named_for_what_it_is(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    path = Path("rows.jsonl")
+    special(kind, path)
+    for find in (
+        lambda: command_line_files("rows.jsonl"),
+        lambda: find_data_files(Path(), "rows.jsonl", "train_file"),
+        lambda: find_data_file(Path(), "rows.jsonl", "val_file"),
+        lambda: list(read_rows(path)),
+    ):
+        with pytest.raises(GlmtuneError) as caught:
+            find()
+        assert caught.value.what == f"`rows.jsonl` {SPECIAL[kind]}"
+        assert caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", '{"messages": ' + "x" * 5_000])
+def test_a_name_that_no_file_can_have_is_an_error(name: str, tmp_path: Path) -> None:
+    for find in (lambda: command_line_files(name), lambda: find_data_files(tmp_path, name, "train_file")):
+        with pytest.raises(GlmtuneError, match="cannot be opened: ") as caught:
+            find()
+        assert len(str(caught.value)) < 400
+
+
+def test_a_file_or_folder_that_may_not_be_read_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        for read in (lambda: list(read_rows(folder / "b.jsonl")), lambda: file_hash(folder / "b.jsonl")):
+            with pytest.raises(GlmtuneError) as caught:
+                read()
+            assert str(caught.value) == (
+                f"the file cannot be read: Permission denied\n  --> {folder / 'b.jsonl'}\n"
+                "hint: let its owner give you the right to read it, or copy it to a place of your own"
+            )
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refuse)
+        with pytest.raises(GlmtuneError, match="the folder cannot be read: Permission denied"):
+            find_data_files(folder, "more", "train_file")
+
+
+def test_a_folder_below_that_holds_the_data_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "README.md", "")
+    write(tmp_path / "data" / "train-00000-of-00001.parquet", "")
+    write(tmp_path / "images" / "a.png", "")
+    with pytest.raises(GlmtuneError) as caught:
+        command_line_files(str(tmp_path))
+    assert "the folder holds `README.md`; its folder `data` holds data files, and can be named; " in str(caught.value)
+
+
+def test_files_that_describe_data_are_no_rows_of_a_folder(tmp_path: Path) -> None:
+    for name in ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "alpaca_zh.json"):
+        write(tmp_path / name, "[]")
+    assert command_line_files(str(tmp_path)) == [DataFile(path=tmp_path / "alpaca_zh.json")]
 
 
 def test_a_data_file_is_found_in_its_folder(tmp_path: Path) -> None:

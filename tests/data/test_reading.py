@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
+import json
 import tracemalloc
 from pathlib import Path
 
 import pyarrow
 import pytest
+from pyarrow import parquet
 
 from glmtune.data.conversation import RowError
 from glmtune.data.reading import read_rows
+from glmtune.data.sources import DataFile, command_line_files
+from glmtune.data.streams import COMPRESSIONS, SUFFIXES, suffix_of
 from glmtune.errors import GlmtuneError
 
 PACK = {".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True)}
@@ -134,8 +139,45 @@ def test_an_integer_of_5000_digits_costs_no_other_row(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    for path in (tmp_path / "rows.jsonl", tmp_path):
-        assert error_of(path) == f"data file `{path}` does not exist"
+    assert error_of(tmp_path / "rows.jsonl") == f"data file `{tmp_path / 'rows.jsonl'}` does not exist"
+    assert error_of(tmp_path) == f"data file `{tmp_path}` is a folder; expected a file"
+
+
+READABLE = {
+    ".jsonl": b'{"text": "a"}\n{"text": "b"}\n',
+    ".json": b'[{"text": "a"}, {"text": "b"}]',
+    ".csv": b"text\na\nb\n",
+    ".tsv": b"text\tn\na\t1\nb\t2\n",
+}
+
+
+def table_bytes(suffix: str) -> bytes:
+    table, stream = pyarrow.table({"text": ["a", "b"]}), io.BytesIO()
+    if suffix == ".parquet":
+        parquet.write_table(table, stream)
+    else:
+        with pyarrow.ipc.new_file(stream, table.schema) as writer:
+            writer.write_table(table)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("packed", ["", *COMPRESSIONS])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_and_compression_that_is_offered_is_read(suffix: str, packed: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{suffix}{packed}"
+    data = READABLE.get(suffix) or table_bytes(suffix)
+    path.write_bytes(PACK.get(packed, bytes)(data))
+    assert suffix_of(path) == suffix
+    if suffix not in READABLE and packed:
+        assert "expected no other compression" in error_of(path)
+    else:
+        assert [json.loads(row.text)["text"] for row in read_rows(path)] == ["a", "b"]
+    assert command_line_files(str(tmp_path)) == [DataFile(path=path)]
+
+
+def test_the_suffixes_are_those_that_the_readme_names() -> None:
+    assert SUFFIXES == (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+    assert set(COMPRESSIONS) == {".gz", ".zst"} == set(PACK)
 
 
 @pytest.mark.parametrize(

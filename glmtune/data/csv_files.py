@@ -1,0 +1,160 @@
+"""Rows of `.csv` and `.tsv` files, each as the JSON text that the row would be in a `.jsonl` file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from glmtune.errors import GlmtuneError
+
+from . import json_text
+from .conversation import RowError
+from .rows import MAX_ROW_BYTES, Row, bytes_problem, row_from_bytes
+from .streams import is_utf8, note_encoding, open_data, read_lines, suffix_of
+from .tables import check_names
+
+LIST_COLUMNS = ("messages", "conversations", "history")
+"""Keys whose value is a list in every format, so that a cell of text below them is JSON. `prompt`, `completion` and
+`chosen` may be a list or a text, and what looks like a list may be a text: in a table they are text."""
+
+DELIMITERS = {
+    ",": "commas",
+    "\t": "tabs",
+    ";": "semicolons",
+    "|": "vertical bars (`|`)",
+    "，": "full-width commas (`，`)",
+    "；": "full-width semicolons (`；`)",
+    "^": "circumflexes (`^`)",
+    "~": "tildes (`~`)",
+    "\x01": "the control character 1, as Hive writes them",
+}
+"""What parts the cells of a line, and what to call it."""
+
+_JSON = json.JSONEncoder(ensure_ascii=False)
+
+
+def csv_rows(path: Path, list_columns: Collection[str] = LIST_COLUMNS) -> Iterator[Row]:
+    """Yield the records below the header line, with the line each starts on; the cells of `list_columns` are JSON."""
+    problems: list[str] = []
+    csv.field_size_limit(MAX_ROW_BYTES)  # for the whole process; the default refuses long conversations
+    delimiter = "\t" if suffix_of(path) == ".tsv" else ","
+    _check_delimiter(path, delimiter)
+    with open_data(path) as stream:
+        records = csv.reader(_csv_lines(path, read_lines(stream, path), problems), delimiter=delimiter, strict=True)
+        header: list[str] = []
+        while True:
+            where = f"{path}:{records.line_num + 1}"
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                record = []
+                problems.append(_csv_problem(error, records.line_num))
+            if not header:
+                header = _check_header(record, problems, where)
+            elif problems:
+                yield Row(where=where, text="", problem=problems[0])
+                problems.clear()
+            elif record:
+                yield _csv_row(where, header, record, list_columns)
+
+
+def _check_delimiter(path: Path, delimiter: str) -> None:
+    """Raise where the header line shows that the cells are parted by something else than the file's name promises."""
+    with open_data(path) as stream:
+        lines = read_lines(stream, path)
+        number, line = next(((number, line) for number, line in lines if line.strip()), (1, b""))
+    if not is_utf8(line):
+        return  # the header cannot be read, and will say so
+    where, header = f"{path}:{number}", line.decode().strip("\r\n")
+    if header.lower().startswith("sep=") and len(header) == 5:
+        raise GlmtuneError(f"the line `{header}` is Excel's; expected a header", where=where, fix="take the line away")
+    if "\r" in header and '"' not in header:
+        fix = f"save it with other ends of lines: `tr '\\r' '\\n' < {shlex.quote(str(path))} > rows{path.suffix}`"
+        raise GlmtuneError("the lines end with a carriage return alone", where=where, fix=fix)
+    if _num_cells(header, delimiter) > 1:
+        return
+    counts = {other: _num_cells(header, other) for other in DELIMITERS if other != delimiter}
+    other = max(counts, key=lambda each: counts[each])
+    if counts[other] > 1:
+        suffix = {"\t": ".tsv", ",": ".csv"}.get(other)
+        to_commas = (
+            f"pandas.read_csv({str(path)!r}, sep={other!r}, dtype=str, keep_default_na=False).to_csv('rows.csv', "
+            "index=False)"
+        )
+        raise GlmtuneError(
+            f"the cells are separated by {DELIMITERS[other]}; expected {DELIMITERS[delimiter]}",
+            where=where,
+            fix=f"give the file a name that ends with `{suffix}`"
+            if suffix
+            else f'save it with commas: `python -c "import pandas; {to_commas}"`',
+        )
+
+
+def _num_cells(line: str, delimiter: str) -> int:
+    """Return how many cells a line has; 0 where it breaks the rules of CSV."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter, strict=True), []))
+    except csv.Error:
+        return 0
+
+
+def _csv_lines(path: Path, lines: Iterator[tuple[int, bytes]], problems: list[str]) -> Iterator[str]:
+    """Yield every line as text; where it is none, add to `problems` and yield what keeps the records apart."""
+    is_noted = False
+    for number, line in lines:
+        problem = bytes_problem(line)
+        if not problem:
+            yield line.decode()
+            continue
+        problems.append(problem)
+        if not is_noted and len(line) <= MAX_ROW_BYTES and not is_utf8(line):
+            is_noted = True
+            note_encoding(path, number, line)
+        yield "\n" if len(line) > MAX_ROW_BYTES else line.decode(errors="replace").replace("\0", "")
+
+
+def _csv_problem(error: csv.Error, line: int) -> str:
+    if "end of data" in str(error):
+        return f"not CSV: a cell in quotes is never closed and takes in all lines up to the last, {line}"
+    cause = "; a quote inside a cell in quotes is written twice" if "expected after" in str(error) else ""
+    return f"not CSV: {error}{cause}"
+
+
+def _check_header(record: list[str], problems: list[str], where: str) -> list[str]:
+    """Return the names of the columns; an empty list for a blank line before them."""
+    if problems:
+        raise GlmtuneError(f"the header cannot be read: {problems[0]}", where=where)
+    names = [name.strip() for name in record]
+    check_names(names, where)
+    return names
+
+
+def _csv_row(where: str, header: list[str], record: list[str], list_columns: Collection[str]) -> Row:
+    if len(record) != len(header):
+        problem = f"the record has {len(record)} cells; expected {len(header)}, as in the header"
+        return Row(where=where, text="", problem=problem)
+    try:
+        pairs = [
+            f"{_JSON.encode(name)}: {_csv_cell(name, cell, name in list_columns)}" for name, cell in zip(header, record)
+        ]
+    except RowError as error:
+        return Row(where=where, text="", problem=str(error))
+    return row_from_bytes(where, f"{{{', '.join(pairs)}}}".encode())
+
+
+def _csv_cell(name: str, cell: str, is_list: bool) -> str:
+    """Return the JSON text of a cell; one that is JSON already stays as it is, byte for byte."""
+    if is_list and not cell.strip():
+        return "null"
+    if is_list and cell.lstrip().startswith(("[", "{")):
+        try:
+            json_text.parse(cell)
+        except RowError as error:
+            raise RowError(f"column `{name}` is {error}") from None
+        return cell
+    return _JSON.encode(cell)
