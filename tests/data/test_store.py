@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
+import inspect
 import json
 import multiprocessing
 import os
+import shutil
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from test_rendering import GLM_TOKENS, with_template
 from transformers import AddedToken
 
+import glmtune
 from glmtune.data.dataset import EncodedData, encode_file
 from glmtune.data.encoding import Encoder
 from glmtune.data.formats import RowFormat
@@ -138,6 +144,120 @@ def test_everything_that_decides_the_labels_gives_another_key(path: Path, demo_t
     assert len(set(keys.values())) == len(keys)
     path.write_text(path.read_text(encoding="utf-8").replace("E", "C"), encoding="utf-8")
     assert key(path, tokenizer) == before
+
+
+def test_every_setting_of_the_encoder_and_of_the_row_format_is_part_of_the_key(path: Path, demo_tokenizer) -> None:
+    others: dict[str, Any] = {
+        "train_on": "last", "train_reasoning": False, "max_length_tokens": 13, "truncation": "drop",
+    }  # fmt: skip
+    before = key(path, demo_tokenizer)
+    assert set(others) == set(Encoder(demo_tokenizer, GLM).settings())
+    assert set(others) | {"use_skeletons"} == set(inspect.signature(Encoder).parameters) - {"tokenizer", "family"}
+    keys = {before, *(key(path, demo_tokenizer, **{name: value}) for name, value in others.items())}
+    formats = {"name": "alpaca", "columns": {"instruction": "question"}}
+    assert set(formats) == {each.name for each in fields(RowFormat)}
+    keys |= {key(path, demo_tokenizer, RowFormat(**{name: value})) for name, value in formats.items()}
+    assert len(keys) == 1 + len(others) + len(formats)
+
+
+@pytest.mark.parametrize("field", [each.name for each in fields(GLM)])
+def test_every_fact_about_the_family_is_part_of_the_key(field: str, path: Path, demo_tokenizer) -> None:
+    value = getattr(GLM, field)
+    changed = not value if isinstance(value, bool) else (*value, "x") if isinstance(value, tuple) else f"{value}x"
+    other = copy.copy(GLM)
+    object.__setattr__(other, field, changed)
+    encoder = Encoder(demo_tokenizer, GLM)
+    before = cache_key("content", "where", encoder, RowFormat())
+    encoder.family = other
+    assert cache_key("content", "where", encoder, RowFormat()) != before
+
+
+@pytest.mark.parametrize("package", ["transformers", "tokenizers", "jinja2", "datasets"])
+def test_another_version_of_a_package_gives_another_key(
+    package: str, path: Path, demo_tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key(path, demo_tokenizer)
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version(name) + ".1" * (name == package))
+    assert key(path, demo_tokenizer) != before
+
+
+def code_files() -> list[str]:
+    package = Path(glmtune.__file__).parent
+    return ["family.py", *(path.relative_to(package).as_posix() for path in sorted((package / "data").rglob("*.py")))]
+
+
+@pytest.mark.parametrize("changed", code_files())
+def test_a_change_of_any_file_that_makes_labels_gives_another_key(
+    changed: str, path: Path, demo_tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "glmtune"
+    for name in code_files():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(glmtune.__file__).parent / name, package / name)
+    monkeypatch.setattr(glmtune, "__file__", str(package / "__init__.py"))
+    before = key(path, demo_tokenizer)
+    with (package / changed).open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert key(path, demo_tokenizer) != before
+
+
+def test_a_new_file_among_those_that_make_labels_gives_another_key(
+    path: Path, demo_tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "glmtune" / "data" / "formats").mkdir(parents=True)
+    (tmp_path / "glmtune" / "family.py").write_text("", encoding="utf-8")
+    monkeypatch.setattr(glmtune, "__file__", str(tmp_path / "glmtune" / "__init__.py"))
+    before = key(path, demo_tokenizer)
+    (tmp_path / "glmtune" / "data" / "formats" / "new.py").write_text("rule = 1\n", encoding="utf-8")
+    assert key(path, demo_tokenizer) != before
+
+
+TOKENIZER_CHANGES = {
+    "a merge": lambda tokenizer: change_backend(tokenizer, lambda state: state["model"]["merges"].pop()),
+    "a normalizer": lambda tokenizer: change_backend(tokenizer, lambda state: state.update(normalizer={"type": "NFC"})),
+    "an added token": lambda tokenizer: tokenizer.add_tokens(["<SKU>"]),
+    "an added special token": lambda tokenizer: tokenizer.add_tokens([AddedToken("<SKU>", special=True)]),
+    "the end token": lambda tokenizer: setattr(tokenizer, "eos_token", "<|user|>"),
+    "the padding token": lambda tokenizer: setattr(tokenizer, "pad_token", "<|user|>"),
+    "the chat template": lambda tokenizer: setattr(tokenizer, "chat_template", tokenizer.chat_template + "{##}"),
+}
+
+
+def change_backend(tokenizer: Any, change: Any) -> None:
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(state)
+    tokenizer._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(state))
+
+
+@pytest.mark.parametrize("change", TOKENIZER_CHANGES.values(), ids=TOKENIZER_CHANGES)
+def test_each_part_of_the_tokenizer_is_part_of_the_key(change: Any, path: Path, demo_tokenizer) -> None:
+    encoder = Encoder(copy.deepcopy(demo_tokenizer), GLM)
+    before = cache_key("content", "where", encoder, RowFormat())
+    assert cache_key("content", "where", encoder, RowFormat()) == before
+    change(encoder.tokenizer)
+    assert cache_key("content", "where", encoder, RowFormat()) != before
+
+
+@pytest.mark.parametrize("at_row", [0, 400, 800])
+def test_a_file_that_changes_while_it_is_read_is_an_error_and_not_kept(
+    at_row: int, path: Path, demo_tokenizer, cache: Path
+) -> None:
+    path.write_text("".join(row(f"A{number}", "B") for number in range(801)), encoding="utf-8")
+
+    class Writing(Encoder):
+        def plan(self, conversations: Any) -> Any:
+            if any(message.content == f"A{at_row}" for each in conversations for message in each.messages):
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(row("more", "B"))
+            return super().plan(conversations)
+
+    with pytest.raises(GlmtuneError) as caught:
+        encode(path, Writing(demo_tokenizer, GLM))
+    assert str(caught.value) == (
+        f"the file changed while it was being read\n  --> {path}\nhint: start again when it is written"
+    )
+    assert entries(cache) == []
 
 
 def test_use_leaves_the_key_of_a_tokenizer_as_it_was(path: Path, demo_tokenizer) -> None:
