@@ -6,6 +6,7 @@ leave between two tokens (`evaluation/in_flight.py`). Adapters take turns, token
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,10 @@ class Busy(Exception):
     """As many requests wait as may."""
 
 
+class Ended(Exception):
+    """Nothing is answered any more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lane:
     """A model that answers: the base model, or one of the adapters on it."""
@@ -57,6 +62,8 @@ class Lane:
     model: Any
     activate: Callable[[], None]
     """Switches the adapter on, and others off, before a forward pass."""
+    num_virtual_tokens: int = 0
+    """Tokens of a trained prefix: they stand before every prompt, and take their part of the context."""
 
 
 @dataclass(eq=False)
@@ -135,12 +142,19 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Answers that wait for their turn."""
-        return len(self._inbox) + sum(len(flight.waiting) for flight in self._flights.values())
+        """Answers that wait for their turn; one that is given up keeps no place."""
+        # Copies: the engine's thread goes on meanwhile.
+        rows = [row for flight in self._flights.values() for row in flight.waiting.copy()]
+        jobs = [*self._inbox, *(self._jobs.get(row.index) for row in rows)]
+        return sum(job is not None and not job.is_cancelled for job in jobs)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Take jobs in, all of them or none."""
+        """Take jobs in, all of them or none; each of them is told its end, whatever happens."""
+        if unknown := {job.lane for job in jobs} - set(self.lanes):
+            raise KeyError(*unknown)
         with self._wake:
+            if self._is_ending:
+                raise Ended
             # Where nothing waits, one request is always taken, however many answers it wants.
             if self.num_waiting and self.num_waiting + len(jobs) > self.max_waiting:
                 raise Busy
@@ -160,15 +174,20 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
-        while self._take_jobs():
-            for name, flight in self._flights.items():
-                self._drop_cancelled(flight)
-                if flight.waiting or any(not row.is_done for row in flight.rows):
-                    self._advance(name, flight)
-                elif flight.rows:
-                    flight.clear()
-        for job in [*self._jobs.values(), *self._inbox]:
-            _tell(job, Failure(reason="the server is shutting down", is_shutdown=True))
+        try:
+            while self._take_jobs():
+                for name, flight in self._flights.items():
+                    try:
+                        self._attend(name, flight)
+                    except Exception as error:  # whatever it is: the server goes on, and those who wait are told
+                        self._fail(name, flight, error)
+        finally:
+            with self._wake:  # from here on `submit` takes nothing in
+                self._is_ending = True
+                left = [*self._jobs.values(), *self._inbox]
+                self._jobs, self._inbox = {}, []
+            for job in left:
+                _tell(job, Failure(reason="the server is shutting down", is_shutdown=True))
 
     def _take_jobs(self) -> bool:
         """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
@@ -184,17 +203,22 @@ class Engine:
             self._inbox = []
         return True
 
+    def _attend(self, name: str, flight: Flight) -> None:
+        """Do for a lane what there is to do, at most two forward passes."""
+        self._drop_cancelled(flight)
+        if flight.waiting or any(not row.is_done for row in flight.rows):
+            self._advance(name, flight)
+        elif flight.rows:
+            flight.clear()
+
     def _advance(self, name: str, flight: Flight) -> None:
         """Let new rows of a lane come in, and write the next token of all."""
-        try:
-            self.lanes[name].activate()
-            with torch.no_grad():
-                if flight.has_room():
-                    self._report(flight, flight.take_in())
-                if any(not row.is_done for row in flight.rows):
-                    self._report(flight, flight.write())
-        except Exception as error:  # whatever it is: the server goes on, and those who wait are told
-            self._fail(name, flight, error)
+        self.lanes[name].activate()
+        with torch.no_grad():
+            if flight.has_room():
+                self._report(flight, flight.take_in())
+            if any(not row.is_done for row in flight.rows):
+                self._report(flight, flight.write())
 
     def _report(self, flight: Flight, ended: Sequence[Answer]) -> None:
         for row in flight.rows:
@@ -224,10 +248,10 @@ class Engine:
             failed = own
             flight.waiting.clear()
         flight.clear()
-        say(f"error: {len(failed)} answers failed: {type(error).__name__}: {error}")
         reason = "the model ran out of memory" if isinstance(error, torch.OutOfMemoryError) else "the model failed"
         for index in failed:
             _tell(self._jobs.pop(index), Failure(reason=reason))
+        _report_error(f"{len(failed)} answers failed: {type(error).__name__}: {error}")
 
     def _drop_cancelled(self, flight: Flight) -> None:
         for row in [*flight.rows, *flight.waiting]:
@@ -246,5 +270,16 @@ class Engine:
 
 
 def _tell(job: Job, event: Event) -> None:
-    if not job.is_cancelled:
+    """Hand an event to whoever waits; one who cannot take it gets no more, and the others go on."""
+    if job.is_cancelled:
+        return
+    try:
         job.on_event(event)
+    except Exception as error:  # whatever it is: it is not the model's, nor that of others in the batch
+        job.is_cancelled = True
+        _report_error(f"an answer has lost its reader: {type(error).__name__}: {error}")
+
+
+def _report_error(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr may be full or closed: no reason to stop answering
+        say(f"error: {text}")

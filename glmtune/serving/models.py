@@ -22,6 +22,8 @@ from glmtune.modeling.starts import check_saved_start
 from .engine import Lane
 
 PREFIX = "PREFIX_TUNING"
+DEFAULT_LENGTH = 8192
+"""Tokens of prompt and answer where the model's configuration names no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,16 @@ class ServedModels:
     """The base model, for its configuration."""
     keeps_last_logits: bool
     """Whether its `forward` takes `logits_to_keep`."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that the base model was made for."""
+        config = self.base.config.get_text_config(decoder=True)
+        return config.to_dict().get("max_position_embeddings") or DEFAULT_LENGTH
+
+    def context_tokens(self, name: str) -> int:
+        """Return how many tokens prompt and answer of a model may have together."""
+        return self.max_tokens - self.lanes[name].num_virtual_tokens
 
 
 def find_adapters(adapters: list[str], source: ModelSource) -> dict[str, ModelSource]:
@@ -162,7 +174,11 @@ def _lanes(base: Any, layers: Layers, folders: Mapping[str, Path]) -> dict[str, 
     for number, (name, folder) in enumerate(folders.items()):
         if kinds[name] == PREFIX:
             prefix = load_adapter(base, folder, is_trainable=False).eval()
-            lanes[name] = Lane(model=Prefixed(base, prefix), activate=partial(layers.use, None))
+            lanes[name] = Lane(
+                model=Prefixed(base, prefix),
+                activate=partial(layers.use, None),
+                num_virtual_tokens=prefix.active_peft_config.num_virtual_tokens,
+            )
         else:
             key = f"adapter_{number}"  # names of requests may hold dots, which PEFT's may not
             lanes[name] = Lane(model=layers.load(base, folder, key), activate=partial(layers.use, key))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import os
 import shlex
 import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glmtune.console import notice, quiet_libraries, say
 from glmtune.errors import GlmtuneError, require
@@ -21,11 +25,11 @@ from glmtune.modeling.sources import ModelSource, find_model
 from .models import find_adapters, load_models, model_name
 from .vllm import run_vllm, takes_vllm, vllm_command
 
+if TYPE_CHECKING:
+    import uvicorn
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 API_KEY_VARIABLE = "GLMTUNE_API_KEY"
-DEFAULT_LENGTH = 8192
-"""Tokens of prompt and answer where the model's configuration names no limit."""
-
 BATCH_TOKENS = 65536
 """Keys and values of GLM-4-9B take 40 kB a token in bfloat16: 2.7 GB."""
 
@@ -65,7 +69,9 @@ def serve(
     base_model: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
-    """Answer requests until a signal ends it.
+    """Answer requests until a signal ends it: Ctrl-C in a program, the stop button in a notebook's cell.
+
+    In another thread than the main one, which gets no signals, it goes on until the program ends.
 
     Args:
         checkpoint: A checkpoint, model folder, run folder, hub name or `demo`.
@@ -150,11 +156,9 @@ def _load(
     from .service import Service
 
     models = load_models(source, name, adapters, trust_remote_code=trust_remote_code)
-    config = models.base.config.get_text_config(decoder=True)
-    own_length = getattr(config, "max_position_embeddings", None) or DEFAULT_LENGTH
-    max_length = limits.max_length or own_length
-    if max_length > own_length:
-        raise GlmtuneError(f"`--max-length` is {max_length}; the model was made for {own_length} tokens")
+    max_length = limits.max_length or models.max_tokens
+    if max_length > models.max_tokens:
+        raise GlmtuneError(f"`--max-length` is {max_length}; the model was made for {models.max_tokens} tokens")
     engine = Engine(
         models.lanes,
         models.base.generation_config.eos_token_id,
@@ -190,12 +194,45 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
         ws="none",
         timeout_graceful_shutdown=limits.shutdown_seconds + SECONDS_TO_TELL,
     )
-    # uvicorn sends itself the signal once more when it has ended: that is no failure.
-    former = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    server = Server(config)
     engine.start()
+    # In a thread that dies with the program nothing below is reached: torch would abort the process.
+    atexit.register(engine.stop)
     try:
-        Server(config).run(sockets=[listener])
+        with _sigterm_as_an_end():
+            if _is_in_loop():
+                _run_beside_loop(server, listener)
+            else:
+                server.run(sockets=[listener])
     finally:
         engine.stop()
-        signal.signal(signal.SIGTERM, former)
+        atexit.unregister(engine.stop)
     say("the server has ended")
+
+
+@contextmanager
+def _sigterm_as_an_end() -> Iterator[None]:
+    """Let SIGTERM be no failure: uvicorn sends itself the signal once more when it has ended."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not for others
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _is_in_loop() -> bool:
+    """Whether this thread runs an event loop already, as a notebook's does: no second one can run in it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_beside_loop(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve in another thread, and wait; signals come to this one."""
+    with server.capture_signals(), ThreadPoolExecutor(1, thread_name_prefix="server") as threads:
+        threads.submit(server.run, sockets=[listener]).result()

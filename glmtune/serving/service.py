@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from glmtune.data.replies import Piece, ReplyReader, ToolCall, reply_layout
 
 from .answers import AnswerReader
 from .api_errors import ApiError
-from .engine import Busy, End, Engine, Event, Failure, Job, Token
+from .engine import Busy, End, Ended, Engine, Event, Failure, Job, Token
 from .models import ServedModels
 from .requests import ChatRequest, CompletionRequest, NamedToolChoice, Request
 from .sampling import Sampling
@@ -66,7 +67,7 @@ class Service:
         Args:
             models: By name.
             engine: Which answers.
-            max_length: Most tokens of a prompt and its answer together.
+            max_length: Most tokens of a prompt and its answer together, as far as the model's context goes.
         """
         self.models = models
         self.engine = engine
@@ -164,7 +165,7 @@ class Service:
         queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         jobs: list[Job] = []
         for prompt in prompts:
-            max_new_tokens = self._max_new_tokens(len(prompt), wanted, param)
+            max_new_tokens = self._max_new_tokens(request.model, len(prompt), wanted, param)
             for number in range(request.n):
                 index = len(jobs)
 
@@ -175,10 +176,10 @@ class Service:
                 own = replace(sampling, seed=self._seed(request, number))
                 waits = not (request.stream or request.stop)
                 jobs.append(Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits))
-        if not self.engine.is_alive:
-            raise ApiError("the server is shutting down", status=503)
         try:
             self.engine.submit(jobs)
+        except Ended:
+            raise ApiError("the server is shutting down", status=503) from None
         except Busy:
             raise ApiError(
                 f"{self.engine.num_waiting} answers wait already; try again later",
@@ -255,14 +256,18 @@ class Service:
         )
 
     def _seed(self, request: Request, number: int) -> int:
-        return random.getrandbits(63) if request.seed is None else hash((request.seed, number))
+        """Return the seed of an answer; that of a request gives the same ones on any machine, with any Python."""
+        if request.seed is None:
+            return random.getrandbits(63)
+        return int.from_bytes(hashlib.sha256(f"{request.seed}/{number}".encode()).digest()[:8], "big")
 
-    def _max_new_tokens(self, num_prompt: int, wanted: int | None, param: str) -> int:
-        room = self.max_length - num_prompt
+    def _max_new_tokens(self, model: str, num_prompt: int, wanted: int | None, param: str) -> int:
+        max_length = min(self.max_length, self.models.context_tokens(model))
+        room = max_length - num_prompt
         if room < 1 or (wanted or 0) > room:
             asked = f" and {wanted} for the answer" if wanted else ""
             raise ApiError(
-                f"this server takes {self.max_length} tokens of prompt and answer together; "
+                f"this server takes {max_length} tokens of prompt and answer together; "
                 f"the prompt has {num_prompt}{asked}",
                 param=param if room < 1 else "max_tokens",
                 code="context_length_exceeded",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import queue
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from glmtune.serving.engine import Busy, End, Engine, Event, Failure, Job, Lane, Token
+from glmtune.evaluation import in_flight
+from glmtune.serving.engine import Busy, End, Ended, Engine, Event, Failure, Job, Lane, Token
 from glmtune.serving.sampling import Sampling
 
 
@@ -37,10 +41,16 @@ def model(demo_model: str) -> Model:
     return Model(demo_model)
 
 
+@pytest.fixture(scope="module")
+def other_model(demo_model: str) -> Model:
+    return Model(demo_model)
+
+
 @pytest.fixture
-def engine(model: Model):
+def engine(model: Model, other_model: Model):
+    lanes = {"a": model, "b": other_model}
     made = Engine(
-        {"a": Lane(model=model, activate=lambda: None)},
+        {name: Lane(model=one, activate=lambda: None) for name, one in lanes.items()},
         stops=[],
         max_rows=4,
         max_batch_tokens=1000,
@@ -50,12 +60,19 @@ def engine(model: Model):
     made.start()
     yield made
     model.seconds = 0.0
+    model.error = other_model.error = None
     made.stop()
 
 
-def job(number: int = 3, **options: Any) -> tuple[Job, queue.Queue[Event]]:
+def job(number: int = 3, lane: str = "a", **options: Any) -> tuple[Job, queue.Queue[Event]]:
     events: queue.Queue[Event] = queue.Queue()
-    return Job("a", [5, 6, 7], number, Sampling(), events.put, **options), events
+    return Job(lane, [5, 6, 7], number, Sampling(), events.put, **options), events
+
+
+def last(events: queue.Queue[Event]) -> Event:
+    while isinstance(event := events.get(timeout=20), Token):
+        pass
+    return event
 
 
 def answer(events: queue.Queue[Event]) -> list[int]:
@@ -133,7 +150,176 @@ def test_a_cancelled_answer_is_dropped_from_queue_and_flight(engine: Engine, mod
     for made, _ in flying:
         made.is_cancelled = True
     model.seconds = 0.0
-    last, events = job()
-    engine.submit([last])
+    again, events = job()
+    engine.submit([again])
     assert len(answer(events)) == 3
     assert engine.num_waiting == 0
+
+
+@pytest.mark.parametrize("is_in_flight", [False, True])
+def test_a_failure_of_one_model_leaves_the_other_alone(
+    engine: Engine, model: Model, other_model: Model, is_in_flight: bool
+) -> None:
+    model.seconds = 0.01
+    (first, told), (second, failed) = job(60), job(60, lane="b")
+    engine.submit([first])
+    assert isinstance(told.get(timeout=20), Token)
+    if is_in_flight:
+        engine.submit([second])
+        assert isinstance(failed.get(timeout=20), Token)
+    other_model.error = RuntimeError("broken")
+    if not is_in_flight:
+        engine.submit([second])
+    assert last(failed) == Failure(reason="the model failed")
+    assert len(answer(told)) == 59
+
+
+def breaks(at: type[Event]) -> Callable[[Event], None]:
+    def listen(event: Event) -> None:
+        if isinstance(event, at):
+            raise RuntimeError("nobody listens")
+
+    return listen
+
+
+@pytest.mark.parametrize("waits_for_end", [False, True])
+@pytest.mark.parametrize("at", [Token, End])
+def test_a_reader_that_fails_takes_no_other_with_it(
+    engine: Engine, at: type[Event], waits_for_end: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Job("a", [5, 6], 4, Sampling(), breaks(at), waits_for_end=waits_for_end)
+    second, events = job(12)
+    engine.submit([first, second])
+    assert len(answer(events)) == 12
+    third, events = job()
+    engine.submit([third])
+    assert len(answer(events)) == 3
+    assert first.is_cancelled
+    assert "error: an answer has lost its reader: RuntimeError: nobody listens" in capsys.readouterr().err
+
+
+def test_a_reader_that_cannot_take_the_failure_leaves_it_to_the_others(engine: Engine, model: Model) -> None:
+    model.seconds = 0.02
+    first = Job("a", [5, 6], 100, Sampling(), breaks(Failure))
+    second, events = job(100)
+    engine.submit([first, second])
+    assert isinstance(events.get(timeout=20), Token)
+    model.error = RuntimeError("broken")
+    assert last(events) == Failure(reason="the model failed")
+    third, events = job()
+    engine.submit([third])
+    assert len(answer(events)) == 3
+
+
+class FullStream(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["full", "closed"])
+def test_a_stderr_that_takes_nothing_ends_nothing(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    stream = FullStream()
+    if is_closed:
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    model.error = RuntimeError("broken")
+    first, events = job()
+    engine.submit([first])
+    assert last(events) == Failure(reason="the model failed")
+    again, events = job()
+    engine.submit([again])
+    assert len(answer(events)) == 3
+
+
+def test_an_adapter_that_cannot_be_switched_on_is_told(model: Model) -> None:
+    errors = [RuntimeError("no such adapter")]
+
+    def activate() -> None:
+        if errors:
+            raise errors.pop()
+
+    engine = Engine(
+        {"a": Lane(model=model, activate=activate)},
+        stops=[],
+        max_rows=4,
+        max_batch_tokens=1000,
+        max_waiting=3,
+        keeps_last_logits=True,
+    )
+    (first, told), (second, events) = job(), job()
+    engine.submit([first])
+    engine.start()
+    assert last(told) == Failure(reason="the model failed")
+    engine.submit([second])
+    assert len(answer(events)) == 3
+    engine.stop()
+
+
+def test_a_model_that_is_not_there_is_told_to_who_asks(engine: Engine) -> None:
+    with pytest.raises(KeyError):
+        engine.submit([job()[0], job(lane="none")[0]])
+    again, events = job()
+    engine.submit([again])
+    assert len(answer(events)) == 3
+    assert engine.num_waiting == 0
+
+
+def test_who_has_just_asked_is_told_of_the_end_and_later_ones_are_refused(engine: Engine, model: Model) -> None:
+    model.seconds = 0.3
+    (first, told), (second, events) = job(1000), job()
+    engine.submit([first])
+    assert isinstance(told.get(timeout=20), Token)
+    engine.submit([second])  # the engine computes, and does not look before the next token
+    engine.stop()
+    shutdown = Failure(reason="the server is shutting down", is_shutdown=True)
+    assert last(told) == shutdown
+    assert last(events) == shutdown
+    assert events.empty()
+    with pytest.raises(Ended):
+        engine.submit([job()[0]])
+
+
+def test_a_thread_that_ends_by_force_tells_who_waits(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threading.excepthook", lambda arguments: None)
+    (first, told), (second, events) = job(1000), job(lane="b")
+    engine.submit([first])
+    assert isinstance(told.get(timeout=20), Token)
+    model.seconds = 0.1
+    engine.submit([second])
+    model.error = SystemExit()  # type: ignore[assignment]
+    assert last(told) == Failure(reason="the server is shutting down", is_shutdown=True)
+    last(events)
+    assert not engine.is_alive
+    with pytest.raises(Ended):
+        engine.submit([job()[0]])
+
+
+def test_a_cancelled_answer_that_waits_gives_up_its_place_at_once(engine: Engine, model: Model) -> None:
+    model.seconds = 0.4
+    flying = [job(50) for _ in range(4)]
+    engine.submit([made for made, _ in flying])
+    assert isinstance(flying[0][1].get(timeout=20), Token)
+    waiting = [job()[0] for _ in range(3)]
+    engine.submit(waiting)
+    with pytest.raises(Busy):
+        engine.submit([job()[0]])
+    waiting[1].is_cancelled = True
+    assert engine.num_waiting == 2
+    engine.submit([job()[0]])
+    with pytest.raises(Busy):
+        engine.submit([job()[0]])
+
+
+def test_the_lengths_that_are_remembered_stay_few(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_flight, "MAX_LENGTHS", 6)
+    for number in range(20):
+        made, events = job(1 + number % 5)
+        engine.submit([made])
+        answer(events)
+    lengths = engine._flights["a"].finished_lengths
+    assert 3 <= len(lengths) <= 6
+    assert lengths == sorted(lengths)

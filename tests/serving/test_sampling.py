@@ -90,3 +90,13 @@ def test_logprobs_are_those_before_temperature_and_bias() -> None:
     assert found.token == pytest.approx(math.log(CHANCES[token]), abs=1e-5)
     assert [number for number, _ in found.top] == [0, 1]
     assert [chance for _, chance in found.top] == pytest.approx(CHANCES[:2].log().tolist(), abs=1e-5)
+
+
+def test_each_row_gets_as_many_top_logprobs_as_it_asks_for() -> None:
+    """Also where the rows of a batch ask for different numbers, or for none."""
+    numbers = [2, None, 0, 5, 3]
+    samplers = [Sampler(Sampling(num_logprobs=number), ()) for number in numbers]
+    choose_tokens(samplers, LOGITS.expand(5, -1).clone())
+    expected = [(place, pytest.approx(math.log(chance))) for place, chance in enumerate(CHANCES.tolist())]
+    for sampler, number in zip(samplers, numbers):
+        assert [list(logprobs.top) for logprobs in sampler.logprobs] == ([] if number is None else [expected[:number]])
