@@ -173,7 +173,7 @@ class Service:
                     with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                         loop.call_soon_threadsafe(queue.put_nowait, (index, event))
 
-                own = replace(sampling, seed=self._seed(request, number))
+                own = replace(sampling, seed=answer_seed(request.seed, number))
                 waits = not (request.stream or request.stop)
                 jobs.append(Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits))
         try:
@@ -255,12 +255,6 @@ class Service:
             logit_bias=bias,
         )
 
-    def _seed(self, request: Request, number: int) -> int:
-        """Return the seed of an answer; that of a request gives the same ones on any machine, with any Python."""
-        if request.seed is None:
-            return random.getrandbits(63)
-        return int.from_bytes(hashlib.sha256(f"{request.seed}/{number}".encode()).digest()[:8], "big")
-
     def _max_new_tokens(self, model: str, num_prompt: int, wanted: int | None, param: str) -> int:
         max_length = min(self.max_length, self.models.context_tokens(model))
         room = max_length - num_prompt
@@ -273,6 +267,13 @@ class Service:
                 code="context_length_exceeded",
             )
         return wanted or min(room, self.models.base.generation_config.max_new_tokens or room)
+
+
+def answer_seed(seed: int | None, number: int) -> int:
+    """Return the seed of one of the answers to a request, whose own one gives the same on any machine and Python."""
+    if seed is None:
+        return random.getrandbits(63)
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:8], "big")
 
 
 def _first(*values: Any) -> Any:

@@ -13,6 +13,8 @@ import openai
 import pytest
 from serving_rows import ITEMS, PLAIN, REPLY, THANKS, TOOLS, answer, question, result
 
+from glmtune.serving.service import answer_seed
+
 ASKED, TOLD = next(iter(PLAIN.items()))
 ITEM = next(iter(ITEMS))
 
@@ -184,6 +186,19 @@ def test_logprobs_are_those_of_the_model(client: openai.OpenAI, tool_model: Path
         for token in chunk.choices[0].logprobs.content
     ]
     assert [token.bytes for token in streamed] == [token.bytes for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("seed", "number", "expected"),
+    [
+        (1, 0, 1789866162891828655),
+        (1, 1, 2683464844940401643),
+        (-1, 0, 13520101137374777751),
+        (2**63 - 1, 0, 15453981082641790541),
+    ],
+)
+def test_the_seed_of_an_answer_is_the_same_with_any_python(seed: int, number: int, expected: int) -> None:
+    assert answer_seed(seed, number) == expected
 
 
 def test_a_seed_makes_sampling_repeatable_and_choices_differ(client: openai.OpenAI) -> None:

@@ -71,6 +71,37 @@ def test_every_name_answers_as_its_adapter_alone(many: str, tool_model: Path, ad
     assert len({tuple(answers) for answers in alone.values()}) == len(alone)
 
 
+def test_a_trained_prefix_takes_its_part_of_the_context(
+    tool_model: Path, adapters: dict[str, Path], serve_in_thread
+) -> None:
+    source = find_model(tool_model)
+    options = [f"{name}={folder}" for name, folder in adapters.items()]
+    context = load_models(source, "tiny", find_adapters(options, source)).max_tokens
+    rooms = {"tiny": context, "lora": context, "wide": context, "prefix": context - 4}
+
+    def refusal(url: str, name: str, prompt: int, wanted: int) -> str | None:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        ids: Any = [20] * prompt
+        try:
+            client.completions.create(model=name, prompt=ids, max_tokens=wanted, temperature=0)
+        except openai.BadRequestError as error:
+            return error.body["message"]  # type: ignore[index]
+        return None
+
+    with serve_in_thread(tool_model, adapters=options, max_length=context) as url:
+        for name, room in rooms.items():
+            assert refusal(url, name, 10, room - 9) == (
+                f"this server takes {room} tokens of prompt and answer together; the prompt has 10 and {room - 9} for "
+                "the answer"
+            )
+        assert refusal(url, "prefix", context - 5, 1) is None
+    # A limit of the server's own, far below the context, holds for all alike.
+    with serve_in_thread(tool_model, adapters=options, max_length=64) as url:
+        for name in rooms:
+            assert refusal(url, name, 63, 1) is None
+            assert refusal(url, name, 63, 2) is not None
+
+
 def test_models_are_listed_with_their_adapters(many: str) -> None:
     client = openai.OpenAI(base_url=f"{many}/v1", api_key="none")
     assert [model.id for model in client.models.list()] == ["tiny", *KINDS]

@@ -89,6 +89,75 @@ def test_the_key_may_come_from_the_environment() -> None:
         assert connection.getresponse().status == 401
 
 
+IN_A_THREAD = """
+import os, threading
+from glmtune import serve
+threading.Thread(target=serve, args=("demo",), kwargs={"port": 0}, daemon=True).start()
+input()  # the main thread goes on with something else
+"""
+IN_A_LOOP = """
+import asyncio
+from glmtune import serve
+async def cell():
+    serve("demo", port=0)
+    await asyncio.sleep(0)
+try:
+    asyncio.run(cell())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@contextmanager
+def script(text: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run Python that serves; yields its process and the port once it listens."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", text], text=True, **pipes) as process:
+        try:
+            assert process.stderr is not None
+            told = []
+            for line in process.stderr:
+                told.append(line)
+                if found := re.match(r"listening at http://127\.0\.0\.1:(\d+)/", line):
+                    yield process, int(found[1])
+                    break
+            else:
+                pytest.fail("".join(told))
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_writing", [False, True])
+def test_a_server_in_a_thread_ends_with_the_program(demo_tokenizer: Any, is_writing: bool) -> None:
+    with script(IN_A_THREAD) as (process, port):
+        streamed = begin(port, max_tokens=8000, logit_bias=never_ending(demo_tokenizer), stream=True)
+        stream = streamed.getresponse()
+        assert stream.readline().startswith(b"data: ")
+        if not is_writing:
+            streamed.close()
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_in_a_running_event_loop_answers_and_ends_at_a_signal(demo_tokenizer: Any, number: int) -> None:
+    with script(IN_A_LOOP) as (process, port):
+        asked = begin(port, max_tokens=100, logit_bias=never_ending(demo_tokenizer))
+        time.sleep(0.3)
+        process.send_signal(number)
+        answer = json.loads(asked.getresponse().read())
+        assert answer["usage"]["completion_tokens"] == 100
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read() == ("interrupted\n" if number == signal.SIGINT else "")
+        assert process.stderr.read() == "the server has ended\n"
+
+
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
