@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.console import quiet_libraries, show_evaluation
+from glmtune.console import notice, quiet_libraries, show_evaluation
 from glmtune.data.dataset import EncodedData, encode_file
 from glmtune.data.encoding import Encoder
 from glmtune.data.reading import Reject
@@ -148,7 +149,9 @@ def score_model(
 
     with quiet_evaluation(model):
         loss = mean_loss(forward_model or model, tokenizer, data, batch_size=batch_size, on_batch=count_batch)
-        metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        metrics = {"loss": loss, "perplexity": _perplexity(loss)}
+        if not math.isfinite(loss):
+            notice(f"the loss over these rows is {loss}: the model's weights, or the type it computes in, are not fit")
         if plan is None:
             return Scores(metrics=metrics)
         started = time.monotonic()
@@ -159,6 +162,11 @@ def score_model(
     metrics |= means([rows[place] for place in sorted(rows)])
     metrics |= call_metrics([prediction.tool_call for prediction in predictions])
     return Scores(metrics=metrics, predictions=tuple(predictions), left_out=(*data.rejects, *left_out))
+
+
+def _perplexity(loss: float) -> float:
+    """Return e to the power of the loss; infinite where that is more than a number can be, NaN where the loss is."""
+    return math.inf if loss > math.log(sys.float_info.max) else math.exp(loss)
 
 
 @contextmanager

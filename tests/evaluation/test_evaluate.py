@@ -15,7 +15,7 @@ from glmtune import evaluate
 from glmtune.data.dataset import encode_file
 from glmtune.data.encoding import Encoder
 from glmtune.data.replies import ReplyLayout
-from glmtune.evaluation.evaluate import score_model
+from glmtune.evaluation.evaluate import _perplexity, score_model
 from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.mean_loss import mean_loss
 from glmtune.evaluation.metrics import METRIC_NAMES
@@ -160,3 +160,22 @@ def test_a_row_beyond_the_models_context_is_left_out_and_reported(
     assert reject.where == f"{path}:7"
     assert re.fullmatch(r"\d+ tokens, over the limit of 250", reject.reason)
     assert scores.metrics["loss"] == evaluate(loaded, demo_data / "dev.jsonl", max_new_tokens=2).metrics["loss"]
+
+
+def test_a_loss_that_is_no_number_is_told_and_spoils_nothing_else(demo_model: str, demo_data: Path, capsys) -> None:
+    broken = load_model(find_model(demo_model), dtype=torch.float64)
+    with torch.no_grad():
+        broken.model.lm_head.weight[7] = math.nan
+    scores = evaluate(broken, demo_data / "dev.jsonl", max_new_tokens=2)
+    assert math.isnan(scores.metrics["loss"])
+    assert math.isnan(scores.metrics["perplexity"])
+    assert all(math.isfinite(scores.metrics[name]) for name in METRIC_NAMES)
+    assert "note: the loss over these rows is nan: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("loss", "perplexity"),
+    [(0.0, 1.0), (2.0, math.e**2), (709.0, math.exp(709)), (710.0, math.inf), (math.inf, math.inf)],
+)
+def test_a_perplexity_beyond_all_numbers_is_infinite(loss: float, perplexity: float) -> None:
+    assert _perplexity(loss) == pytest.approx(perplexity)

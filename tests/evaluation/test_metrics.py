@@ -211,6 +211,30 @@ def test_a_worker_ends_with_its_scorer_before_it_has_answered(small_work: None):
     assert worker.returncode is not None
 
 
+INTERRUPTED_SCRIPT = """
+import os, signal, warnings
+warnings.simplefilter("error")
+from glmtune.evaluation import metrics
+metrics.MIN_TEXTS_PER_WORKER = 1
+with metrics.Scorer(2) as scorer:
+    scorer.add({0: ("好", "好")})
+    scorer.scores()  # the worker is there, and has answered
+    signal.signal(signal.SIGINT, lambda *_: None)  # as training does, which ends after the step
+    os.killpg(os.getpgrp(), signal.SIGINT)
+    scorer.add({1: ("好", "好")})
+    print(scorer.scores()[1]["rouge-1"], scorer._worker.poll())
+"""
+
+
+def test_ctrl_c_is_not_meant_for_a_worker():
+    """A terminal sends it to every process of the group in front."""
+    finished = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_SCRIPT], cwd=TESTS.parent, env=child_environment(), capture_output=True,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert (finished.stdout, finished.stderr) == ("100.0 None\n", "")
+
+
 UNGUARDED_SCRIPT = """
 print("the script runs")
 from glmtune.evaluation import metrics
