@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.in_flight import reason_against_flight
 from glmtune.family import Family
+from glmtune.modeling.context import check_vocabulary
 from glmtune.modeling.loading import load_adapter, load_model, load_tokenizer
 from glmtune.modeling.sources import DEMO, ModelSource, find_model
 from glmtune.modeling.starts import check_saved_start
@@ -100,6 +101,7 @@ def load_models(
     keeps = "logits_to_keep" in inspect.signature(base.forward).parameters
     # A checkpoint carries its own, with the chat template that it was trained with.
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    check_vocabulary(tokenizer, base.config)
     return ServedModels(lanes=lanes, tokenizer=tokenizer, family=loaded.family, base=base, keeps_last_logits=keeps)
 
 

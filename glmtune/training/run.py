@@ -42,9 +42,9 @@ from .replay import choose_for_replay, replay
 from .reports import check_reporters
 from .run_data import as_records, find_run_files
 from .run_folder import (
-    RUN_FILE,
     RunRequest,
     check_shared,
+    discard_own_files,
     masked,
     read_request,
     record_changes,
@@ -326,8 +326,8 @@ def _clean_up(trainer: GlmTrainer | None, run_folder: Path, *, is_new_folder: bo
     if is_new_folder:
         shutil.rmtree(run_folder, ignore_errors=True)
     else:
-        # The folder was the user's; without this file another run may begin in it.
-        (run_folder / RUN_FILE).unlink(missing_ok=True)
+        # The folder was the user's; another run may begin in it.
+        discard_own_files(run_folder)
 
 
 def _way_on(run_folder: Path) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -26,6 +27,8 @@ from glmtune.errors import GlmtuneError
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource
 
 RUN_FILE = "run.yaml"
+OWN_FILES = ("metrics.jsonl", "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
+"""What a run writes beside its checkpoints."""
 
 DataRecord = Mapping[str, list[dict[str, str | float]]]
 """By split: path, hash and weight of every file."""
@@ -67,6 +70,22 @@ def refuse_used_folder(folder: Path) -> None:
             fix=f"go on with it: `glmtune resume {folder}`; or choose another folder: "
             f"`--set training_args.output_dir={folder}-2`",
         )
+    for name in OWN_FILES:
+        if os.path.lexists(folder / name):
+            raise GlmtuneError(
+                f"`{folder}` holds a `{name}`, and a run writes one of its own there",
+                fix=f"move it away, or choose another folder: `--set training_args.output_dir={folder}-2`",
+            )
+
+
+def discard_own_files(folder: Path) -> None:
+    """Remove what a run has written into a folder that was there before it, and held nothing of these names."""
+    for name in (RUN_FILE, *OWN_FILES):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_run_file(
