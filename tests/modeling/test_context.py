@@ -37,7 +37,7 @@ def test_positions_may_be_scaled_as_older_files_say_it(demo_model: str, tmp_path
     del values["rope_parameters"]
     values |= {"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
-    (tmp_path / "tokenizer.json").touch()
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     assert context_of(load_model_config(find_model(tmp_path, needs_weights=False))) == 2 * 8192
 
 
