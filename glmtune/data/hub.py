@@ -44,8 +44,9 @@ def _load(dataset_name: str, split: str, where: str) -> Any:
     from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
     download = (
-        f"download it where there is a network (`hf download --repo-type dataset {dataset_name} --local-dir FOLDER`) "
-        "and name the files of the folder instead"
+        "set `HF_ENDPOINT` to a mirror that you can reach; or download it where there is a network "
+        f"(`hf download --repo-type dataset {dataset_name} --local-dir FOLDER`, or from ModelScope) and name the files "
+        "of the folder instead"
     )
     try:
         if not HF_HUB_OFFLINE:

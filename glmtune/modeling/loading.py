@@ -28,6 +28,7 @@ from glmtune.family import Family, family_of
 from glmtune.generation_options import drop_idle_options
 
 from .context import check_vocabulary
+from .hub_access import hub_options
 from .model_files import check_weight_file
 from .ptuning import check_prefix
 from .quantization import make_trainable, quantization_options
@@ -204,12 +205,15 @@ def set_stop_tokens(
 
 def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
     """Load with one of transformers' Auto classes; its refusals become errors of ours."""
+    options |= hub_options(name, part)
     try:
         return loader.from_pretrained(name, **options)
     except REFUSALS as error:
         fix = "run with `--debug` for the whole story"
         if "trust_remote_code" in str(error):
             fix = "the model brings its own code; read it, then set `trust_remote_code: true`"
+        elif "gated repo" in str(error):
+            fix = "ask for access on the model's page, then log in with `hf auth login`"
         elif "model type" in str(error):
             fix = "see `model_type` in its `config.json`; a new model may need `pip install -U transformers`"
         raise GlmtuneError(f"cannot load the {part} of `{name}`: {_reason(error)}", fix=fix) from error

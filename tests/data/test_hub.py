@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,8 +18,8 @@ from glmtune.data.reading import read_rows
 from glmtune.errors import GlmtuneError
 
 DOWNLOAD = (
-    "hint: download it where there is a network (`hf download --repo-type dataset acme/rows --local-dir FOLDER`) and "
-    "name the files of the folder instead"
+    "hint: set `HF_ENDPOINT` to a mirror that you can reach; or download it where there is a network (`hf download "
+    "--repo-type dataset acme/rows --local-dir FOLDER`, or from ModelScope) and name the files of the folder instead"
 )
 
 
@@ -90,6 +91,22 @@ def test_a_hub_that_does_not_answer_is_an_error_at_once(tmp_path: Path) -> None:
     assert message.startswith("the hub's `acme/rows` cannot be loaded: ")
     assert message.endswith(f"\n  --> hub:acme/rows:train\n{DOWNLOAD}")
     assert seconds < 5
+
+
+@pytest.fixture
+def silent_hub() -> Iterator[str]:
+    """A hub that takes every question and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_hub_that_takes_questions_and_never_answers_is_an_error_after_seconds(
+    silent_hub: str, tmp_path: Path
+) -> None:
+    message, seconds = error_with_hub(silent_hub, tmp_path)
+    assert message.startswith("the hub's `acme/rows` cannot be loaded: ")
+    assert message.endswith(DOWNLOAD)
+    assert 5 < seconds < 20
 
 
 @pytest.fixture

@@ -1,0 +1,66 @@
+"""Models of the hub: whether it answers is found out once and soon, before transformers tries for a minute."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.constants import is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+
+from glmtune.console import notice
+from glmtune.errors import GlmtuneError
+
+SECONDS_TO_ANSWER = 10
+
+
+def hub_options(name: str, part: str = "model") -> dict[str, Any]:
+    """Return what `from_pretrained` needs for a model of the hub: nothing, or that it takes the copy on this machine.
+
+    Args:
+        name: Of the model; a folder needs nothing.
+        part: What is loaded of it, for errors.
+
+    Raises:
+        GlmtuneError: The hub does not answer, or has no such model, and there is no copy here.
+    """
+    if Path(name).exists():
+        return {}
+    has_copy = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    problem = _problem_with(name, has_copy)
+    if not problem:
+        return {}
+    if has_copy:
+        return {"local_files_only": True}
+    raise GlmtuneError(
+        f"cannot load the {part} of `{name}`: {problem}, and there is no copy on this machine",
+        fix="set `HF_ENDPOINT` to a mirror that you can reach; or download the model, where that is possible, with "
+        f"`hf download {name} --local-dir FOLDER` or from ModelScope (`modelscope download --model NAME --local_dir "
+        "FOLDER`), and give the folder",
+    )
+
+
+@lru_cache(maxsize=64)
+def _problem_with(name: str, has_copy: bool) -> str:
+    """Return why the hub cannot be asked for a model; empty where it answers."""
+    if is_offline_mode():
+        return "`HF_HUB_OFFLINE` is set"
+    try:
+        HfApi().model_info(name, timeout=SECONDS_TO_ANSWER)
+    except RepositoryNotFoundError:
+        if not has_copy:
+            raise GlmtuneError(
+                f"the hub has no model `{name}`, or you may not see it",
+                fix="look at its name, or give a folder; where access is granted on request, log in with "
+                "`hf auth login`",
+            ) from None
+    except HfHubHTTPError:
+        pass  # it answers, and transformers will hear more exactly what is wrong
+    except (OSError, HTTPError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        if has_copy:
+            notice(f"the hub does not answer ({reason}): the copy of `{name}` on this machine is used")
+        return f"the hub does not answer ({reason})"
+    return ""
