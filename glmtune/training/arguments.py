@@ -19,6 +19,7 @@ from glmtune.modeling.loading import default_dtype
 
 from .build_locks import wait_for_compilers
 from .checkpoint import STAGING
+from .deepspeed_file import read_deepspeed
 from .fsdp import divide_on_a_cpu
 from .inference_kernel import skip_inference_kernel
 from .reports import reporters
@@ -60,6 +61,8 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         settings[f"{key}_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
     settings["report_to"] = reporters(config) or ["none"]
     if settings.get("deepspeed"):
+        # transformers would not read a file that begins with a byte order mark.
+        settings["deepspeed"] = read_deepspeed(settings["deepspeed"])
         _stand_alone()
     try:
         arguments = Seq2SeqTrainingArguments(**settings)

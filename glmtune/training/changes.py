@@ -11,6 +11,7 @@ from glmtune.config import RunConfig
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.sources import ModelSource
 
+from .deepspeed_file import read_deepspeed
 from .run_folder import DataRecord, fingerprint
 
 ASKED = "asked.json"
@@ -23,7 +24,7 @@ def asked_settings(config: RunConfig) -> dict[str, Any]:
     arguments = settings.get("training_args") or {}
     path = arguments.get("deepspeed")
     if isinstance(path, str):
-        arguments["deepspeed"] = json.loads(Path(path).read_text(encoding="utf-8"))
+        arguments["deepspeed"] = read_deepspeed(path)
     return settings
 
 

@@ -6,7 +6,6 @@ weights, gradients and optimizer take, and `modeling/step_memory.py` counts the 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from glmtune.modeling.sources import ModelSource, find_model
 from glmtune.modeling.step_memory import Batch, StepMemory, step_memory
 
 from .arguments import DTYPES, checkpointing_is_on, compiling_is_on, load_dtype
+from .deepspeed_file import read_deepspeed
 
 OTHER_METHODS: dict[str, dict[str, Any] | None] = {
     "lora": {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 32, "lora_dropout": 0.1},
@@ -258,7 +258,7 @@ def _compute_dtype(config: RunConfig, device: str) -> torch.dtype | None:
 def _deepspeed_content(given: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if not given:
         return None
-    return json.loads(Path(given).read_text(encoding="utf-8")) if isinstance(given, str) else given
+    return read_deepspeed(given)
 
 
 def _not_counted(config: RunConfig) -> list[str]:

@@ -18,6 +18,7 @@ from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_device
 
+from .deepspeed_file import check_twins, check_zero, read_deepspeed
 from .fsdp import check_fsdp
 
 LAUNCHED_WITH_DEEPSPEED = "ACCELERATE_CONFIG_DS_FIELDS"
@@ -46,7 +47,7 @@ def zero_stage(config: RunConfig) -> int | None:
     given = config.training_args.get("deepspeed")
     if not given:
         return None
-    content = json.loads(Path(given).read_text(encoding="utf-8")) if isinstance(given, str) else given
+    content = read_deepspeed(given)
     return (content.get("zero_optimization") or {}).get("stage", 0)
 
 
@@ -61,9 +62,11 @@ def tell_deepspeed_of_the_device(settings: Mapping[str, Any]) -> torch.device:
 def _check_deepspeed(config: RunConfig, given: str | Mapping[str, Any]) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         raise GlmtuneError("`deepspeed` is not installed", fix="run `pip install deepspeed` (Linux only)")
-    content = json.loads(Path(given).read_text(encoding="utf-8")) if isinstance(given, str) else given
+    content = read_deepspeed(given)
     where = given if isinstance(given, str) else "training_args.deepspeed"
     zero = content.get("zero_optimization") or {}
+    if not isinstance(zero, dict):
+        raise GlmtuneError(f"`zero_optimization` is {json.dumps(zero)}; expected an object", where=where)
     stage = zero.get("stage", 0)
     if stage not in (1, 2, 3):
         raise GlmtuneError(
@@ -77,8 +80,10 @@ def _check_deepspeed(config: RunConfig, given: str | Mapping[str, Any]) -> None:
             where=where,
             fix="set `zero_optimization.stage3_gather_16bit_weights_on_model_save` to true",
         )
-    offloads = {key: zero[key] for key in OFFLOADS if (zero.get(key) or {}).get("device", "none") != "none"}
     tell_deepspeed_of_the_device(config.training_args)
+    check_twins(content, config, where)
+    check_zero(zero, where)
+    offloads = {key: zero[key] for key in OFFLOADS if (zero.get(key) or {}).get("device", "none") != "none"}
     if any(offload["device"] == "nvme" for offload in offloads.values()):
         _check_nvme(offloads, where)
     if "offload_optimizer" in offloads and content.get("zero_force_ds_cpu_optimizer", True):
