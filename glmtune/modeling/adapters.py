@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from glmtune.errors import GlmtuneError
 from glmtune.family import CHATGLM_TARGETS, Family
 
+from .adapter_names import check_adapter_names
 from .ptuning import allow_checkpointing, check_prefix
 
 Notify = Callable[[str], None]
@@ -30,6 +31,7 @@ def adapt(
     if peft_config is None:
         return model
     settings = METHODS.get(peft_config["peft_type"], _other)(dict(peft_config), model, family, notify)
+    check_adapter_names(settings, model)
     config: PeftConfig = get_peft_config(settings)
     is_tied = _is_tied(model)
     try:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.training_args import OptimizerNames
 
 from glmtune.config import RunConfig
 from glmtune.config_sections import training_fields
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, nearest
+from glmtune.modeling.adapter_names import check_optimizer_modules
 from glmtune.modeling.loading import default_device
 
 from .arguments import checkpointing_is_on, compiling_is_on
@@ -127,7 +130,9 @@ def _check_optimizer(name: str, arguments: Mapping[str, Any], device: torch.devi
 
 
 def check_optimizer_settings(arguments: TrainingArguments, model: Any) -> None:
-    """Raise where transformers cannot make the optimizer: `optim_args` that it cannot read, a package too old."""
+    """Raise where transformers cannot make the optimizer or the scheduler: keys that neither has, a package too old."""
+    check_optimizer_modules(arguments.optim_target_modules, model)
+    _check_scheduler(arguments)
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     except (ValueError, TypeError, ImportError, AttributeError) as error:
@@ -138,6 +143,34 @@ def check_optimizer_settings(arguments: TrainingArguments, model: Any) -> None:
             if arguments.optim_args
             else None,
         ) from error
+
+
+def _check_scheduler(arguments: TrainingArguments) -> None:
+    """Make the scheduler of the learning rate, as it will be made when the training begins."""
+    kwargs = arguments.lr_scheduler_kwargs or {}
+    try:
+        scheduler = get_scheduler(
+            arguments.lr_scheduler_type,
+            optimizer=torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate),
+            num_warmup_steps=arguments.get_warmup_steps(1000),
+            num_training_steps=1000,
+            scheduler_specific_kwargs=dict(kwargs),
+        )
+    except (TypeError, ValueError, KeyError, NameError) as error:
+        word = SchedulerType(arguments.lr_scheduler_type).value
+        known = [name for name in _options(word) if name not in ("optimizer", "num_warmup_steps", "num_training_steps")]
+        unknown = next((name for name in kwargs if f"'{name}'" in str(error)), "")
+        raise GlmtuneError(
+            f"transformers refuses `lr_scheduler_kwargs` for `{word}`: {error}{nearest(unknown, known)}",
+            where="training_args.lr_scheduler_kwargs",
+            fix=f"`{word}` takes " + (", ".join(f"`{name}`" for name in known) or "none"),
+        ) from error
+    assert scheduler is not None
+
+
+def _options(scheduler: str) -> list[str]:
+    """Return the arguments that make a scheduler."""
+    return list(inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(scheduler)]).parameters)
 
 
 def _check_compiler(config: RunConfig, arguments: Mapping[str, Any], device: torch.device) -> None:

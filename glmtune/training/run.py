@@ -88,11 +88,6 @@ def train(
     config = as_config(config, overrides)
     for line in config.notices:
         notice(line)
-    if str(model) == DEMO and config.peft_config is not None and init_from is None:
-        notice(
-            "`demo` has random weights, and an adapter on them learns little: train all of them first "
-            "(`configs/sft.yaml`), and give that run's checkpoint as the model"
-        )
     config = with_accelerates_fsdp(config)
     request = RunRequest(
         data_dir=Path(data_dir),
@@ -108,6 +103,11 @@ def train(
         check_sharding(config)
         check_loss_kernel(config.loss_kernel)
         check_machine(config)
+        if str(model) == DEMO and config.peft_config is not None and init_from is None:
+            notice(
+                "`demo` has random weights, and an adapter on them learns little: train all of them first "
+                "(`configs/sft.yaml`), and give that run's checkpoint as the model"
+            )
         prepared = prepare_run(request)
         if dry_run:
             from .preflight import preflight

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
+from glmtune.modeling.adapter_names import check_optimizer_modules
 from glmtune.modeling.adapters import adapt, freeze_vision
 
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2}
@@ -105,3 +106,67 @@ def test_tied_layers_may_be_trained_as_a_whole(settings: dict) -> None:
 
 def test_an_adapter_on_a_last_layer_of_its_own_is_well(demo_model: str) -> None:
     adapt_demo(demo_model, LORA | {"target_modules": ["q_proj", "lm_head", "embed_tokens"]})
+
+
+GIVEN = LORA | {"target_modules": ["q_proj", "k_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "entry", "meant"),
+    [
+        ({"target_modules": ["q_proj", "kv_porj"]}, "target_modules", "kv_porj", "v_proj"),
+        ({"target_modules": ["q_proj", "layers.9.mlp.down_proj"]}, "target_modules", "layers.9.mlp.down_proj", ""),
+        ({"modules_to_save": ["embed_tokens", "lm_haed"]}, "modules_to_save", "lm_haed", "lm_head"),
+        ({"exclude_modules": ["o_prjo"]}, "exclude_modules", "o_prjo", "o_proj"),
+        ({"exclude_modules": r".*\.o_prjo"}, "exclude_modules", r".*\.o_prjo", "o_proj"),
+        ({"rank_pattern": {"q_proj": 4, "k_porj": 8}}, "rank_pattern", "k_porj", "k_proj"),
+        ({"rank_pattern": {"o_proj": 4}}, "rank_pattern", "o_proj", ""),  # has no adapter
+        ({"alpha_pattern": {"layers.7.self_attn.q_proj": 4}}, "alpha_pattern", "layers.7.self_attn.q_proj", ""),
+        ({"layers_to_transform": [0], "layers_pattern": "layer"}, "layers_pattern", "layer", "layers"),
+        ({"layers_to_transform": [0, 40]}, "layers_to_transform", "40", ""),
+        ({"layers_to_transform": -1}, "layers_to_transform", "-1", ""),
+        ({"trainable_token_indices": [5, 10**6]}, "trainable_token_indices", "1000000", ""),
+        ({"trainable_token_indices": {"embed_tokens": [-1]}}, "trainable_token_indices", "-1", ""),
+        ({"trainable_token_indices": {"embed_token": [5]}}, "trainable_token_indices", "embed_token", "embed_tokens"),
+    ],
+)
+def test_an_entry_that_names_nothing_of_the_model_is_an_error_among_others_that_do(
+    settings: dict, key: str, entry: str, meant: str, demo_model: str
+) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        adapt_demo(demo_model, GIVEN | settings)
+    assert caught.value.what.startswith(f"`peft_config` does not fit the model: `{key}` has `{entry}`")
+    assert caught.value.where == f"peft_config.{key}"
+    assert f"(did you mean `{meant}`?)" in caught.value.what or not meant
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "layers.0.mlp.down_proj"]},
+        {"target_modules": "all-linear", "rank_pattern": {"o_proj": 4}},
+        {"target_modules": r".*\.q_proj"},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"exclude_modules": ["model.layers.0.self_attn.q_proj"]},
+        {"rank_pattern": {r"layers\.0\.self_attn\.q_proj": 4, "k_proj": 8}, "alpha_pattern": {"^model.*k_proj": 3}},
+        {"layers_to_transform": [0, 1], "layers_pattern": "layers"},
+        {"layers_to_transform": 0},
+        {"trainable_token_indices": [0, 5]},
+        {"trainable_token_indices": {"embed_tokens": [5]}},
+    ],
+)
+def test_entries_that_name_something_pass(settings: dict, demo_model: str) -> None:
+    adapt_demo(demo_model, GIVEN | settings)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "entry"),
+    [(["q_proj", "k_porj"], "k_porj"), (r".*\.k_porj", r".*\.k_porj"), (["mlp", "atention"], "atention")],
+)
+def test_an_optimizers_layers_have_to_be_there(wanted: str | list[str], entry: str, demo_model: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(demo_model)
+    with pytest.raises(GlmtuneError, match=r"`training_args` does not fit the model") as caught:
+        check_optimizer_modules(wanted, model)
+    assert f"`optim_target_modules` has `{entry}`" in caught.value.what
+    for right in (None, "all-linear", ["q_proj", "mlp"], r".*\.q_proj", [r".*self_attn\.q_proj"]):
+        check_optimizer_modules(right, model)

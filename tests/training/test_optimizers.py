@@ -115,3 +115,23 @@ def test_a_paged_state_is_no_foreign_code(tmp_path: Path) -> None:
     torch.save({"state": {0: {"state1": state}}}, tmp_path / "optimizer.pt")
     refuse_code(tmp_path)
     assert torch.load(tmp_path / "optimizer.pt", weights_only=True)["state"][0]["state1"].equal(torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "told"),
+    [
+        ("cosine_with_min_lr", {"min_lr_rte": 0.1}, "(did you mean `min_lr_rate`?)"),
+        ("cosine_with_min_lr", {}, "`cosine_with_min_lr`"),
+        ("linear", {"num_cycles": 2}, "`linear`"),
+        ("cosine", {"num_cycle": 2}, "(did you mean `num_cycles`?)"),
+    ],
+)
+def test_keys_that_a_scheduler_does_not_have_are_told_before_the_run(
+    kind: str, kwargs: dict, told: str, demo_data: Path, write_config, tmp_path: Path
+) -> None:
+    config = write_config(lr_scheduler_type=kind, lr_scheduler_kwargs=kwargs, eval_strategy="no")
+    with pytest.raises(GlmtuneError, match="transformers refuses `lr_scheduler_kwargs`") as caught:
+        train(demo_data, "demo", config)
+    assert told in caught.value.what
+    assert caught.value.where == "training_args.lr_scheduler_kwargs"
+    assert not (tmp_path / "run").exists()
