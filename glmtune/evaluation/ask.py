@@ -11,12 +11,9 @@ from typing import Any
 import torch
 
 from glmtune.console import notice
-from glmtune.data.conversation import RowError
+from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation, to_row
-from glmtune.data.formats.messages import conversation_of, read_messages
-from glmtune.data.formats.pairs import alpaca_question
-from glmtune.data.formats.sharegpt import with_system
 from glmtune.data.reading import Row, read_rows
 from glmtune.errors import GlmtuneError
 from glmtune.standard_streams import read_input
@@ -35,8 +32,9 @@ Prompt = str | list[dict[str, Any]]
 
 QUESTION_KEYS: dict[str, type] = {"prompt": str, "messages": list}
 """What a row asks under, and what stands there."""
-SETTING_KEYS = ("system", "tools", "history")
-"""What the model is shown besides."""
+MEDIA_KEYS = ("image", "images", "video", "videos", "audio", "audios")
+SETTING_KEYS = ("system", "tools", "functions", "history", *MEDIA_KEYS)
+"""What the model is shown besides, or could not be shown."""
 
 
 def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
@@ -136,11 +134,32 @@ def _read_prompt(row: Row, unread: Counter[str]) -> Prompt:
 
 def _whole_question(question: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the messages of a question, what stands beside it in its row among them."""
+    media = next((key for key in MEDIA_KEYS if settings.get(key)), None)
+    if media:
+        raise RowError(f"`{media}` cannot be shown to the model; expected text alone")
+    settings = {key: value for key, value in settings.items() if key not in MEDIA_KEYS}
+    functions = settings.pop("functions", None)  # as OpenAI called the tools before it called them so
+    if functions:
+        if settings.get("tools"):
+            raise RowError("the row offers `tools` and `functions`; expected one of them")
+        settings["tools"] = functions
     if isinstance(question, str):
-        messages = alpaca_question({"instruction": question, "history": settings.get("history")})
-    elif settings.get("history"):
+        # Alpaca's rows have all that may stand beside a text; the answer that they need is not asked.
+        asked = to_conversation({"instruction": question, "output": "-", **settings})
+        return to_row(Conversation(messages=asked.messages[:-1]))["messages"]
+    if settings.pop("history", None):
         raise RowError("`history` stands beside `messages`, where it has no place; expected one of them")
-    else:
-        messages = read_messages(question, "messages")
-    conversation = conversation_of(with_system(messages, settings.get("system")), settings.get("tools"))
-    return to_row(conversation)["messages"]
+    messages = _behind_system(question, settings.pop("system", None))
+    return to_row(to_conversation({"messages": messages, **settings}))["messages"]
+
+
+def _behind_system(messages: list[Any], system: Any) -> list[Any]:
+    """Return the messages behind the system's text that stands beside them."""
+    if not system:
+        return messages
+    first = messages[0] if messages and isinstance(messages[0], dict) else {}
+    if first.get("role") != "system":
+        return [{"role": "system", "content": system}, *messages]
+    if first.get("content") != system:
+        raise RowError("the row has a `system` text and another in its first message; expected one of them")
+    return messages

@@ -59,6 +59,8 @@ QUESTION = {"role": "user", "content": "有货吗？"}
         ({"prompt": "你好", "system": "只说英文"}, ["只说英文", "你好"]),
         ({"prompt": "你好", "tools": TOOLS}, ["query_stock", "你好"]),
         ({"prompt": "你好", "history": [["早", "早上好"]]}, ["早", "早上好", "你好"]),
+        ({"messages": [QUESTION], "functions": [TOOLS[0]["function"]]}, ["query_stock", "有货吗？"]),
+        ({"messages": [{"role": "system", "content": "短"}, QUESTION], "system": "短"}, ["短", "有货吗？"]),
         ({"prompt": "你好", "system": None, "tools": [], "history": []}, ["你好"]),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
@@ -72,7 +74,7 @@ def test_what_stands_beside_the_question_is_shown_to_the_model(row, asked, tmp_p
     places = [text.find(part) for part in asked]
     assert places[0] >= 0
     assert places == sorted(places)
-    if "messages" in row and "system" not in row:  # what training shows before an answer
+    if "messages" in row and not {"system", "functions"} & row.keys():  # what training shows before an answer
         trained = row | {"messages": [*row["messages"], {"role": "assistant", "content": "答"}]}
         assert loaded.tokenizer.decode(encoder.encode(to_conversation(trained)).input_ids).startswith(text)
     assert "not read" not in capsys.readouterr().err
@@ -87,6 +89,9 @@ def test_what_stands_beside_the_question_is_shown_to_the_model(row, asked, tmp_p
         ({"prompt": "a", "tools": "[{"}, "cannot ask this: `tools` is text that is not JSON"),
         ({"prompt": "a", "tools": 5}, "cannot ask this: `tools` is a number; expected a list of tool objects"),
         ({"prompt": "a", "history": "x"}, "cannot ask this: `history` is text; expected a list of pairs"),
+        ({"messages": [QUESTION], "tools": TOOLS, "functions": TOOLS}, "cannot ask this: the row offers `tools` and"),
+        ({"prompt": "a", "images": ["a.png"]}, "cannot ask this: `images` cannot be shown to the model; expected text"),
+        ({"messages": [QUESTION], "video": "a.mp4"}, "cannot ask this: `video` cannot be shown to the model"),
         ({"messages": [QUESTION], "history": [["a", "b"]]}, "cannot ask this: `history` stands beside `messages`"),
         ({"messages": [{"role": "system", "content": "a"}, QUESTION], "system": "b"},
          "cannot ask this: the row has a `system` text and another in its first message; expected one of them"),
