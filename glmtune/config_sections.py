@@ -12,6 +12,7 @@ from glmtune.config_training_keys import settle_noted, settle_refused
 from glmtune.config_types import check_fields
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.generation_options import find_problems
+from glmtune.shipped import shipped_file
 from glmtune.text_encoding import read_utf8
 from glmtune.yaml_source import Source, found
 
@@ -90,7 +91,8 @@ def find_deepspeed_file(source: Source, config_folder: Path | None) -> None:
     """Put the full path of the DeepSpeed file in the place of its name, in `source`; complain where it cannot be read.
 
     The name is looked up from the working directory, then beside the configuration, there also without its folder:
-    the original demos name `configs/ds_zero_3.json` in a file that lies in `configs` itself.
+    the original demos name `configs/ds_zero_3.json` in a file that lies in `configs` itself. A name that is nowhere
+    there is taken for one of the files that come along with glmtune.
     """
     key = "training_args.deepspeed"
     name = source.section("training_args").get("deepspeed")
@@ -107,6 +109,8 @@ def find_deepspeed_file(source: Source, config_folder: Path | None) -> None:
         dict.fromkeys([path.absolute(), *(each / part for each in folders for part in (path, path.name))])
     )
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None and (file := shipped_file(path)):
+        source.notices.append(f"`{key}`: there is no `{name}` here; took the one that comes along, `{file}`")
     if file is None:
         present = _json_names([Path.cwd(), *folders])
         looked = ", ".join(f"`{candidate}`" for candidate in candidates)

@@ -11,10 +11,13 @@ from typing import Any
 import yaml
 
 from glmtune.errors import GlmtuneError, nearest
+from glmtune.shipped import shipped_file, shipped_name
 from glmtune.text_encoding import read_utf8
 
 SECRET_KEYS = ("hub_token", "push_to_hub_token")
 """Keys whose values are never written to a file or a message."""
+
+START = f"start from a copy of `{shipped_name('lora.yaml')}`"
 
 FLOAT_TAG = "tag:yaml.org,2002:float"
 MERGE_TAG = "tag:yaml.org,2002:merge"
@@ -166,17 +169,22 @@ def read_source(path: str | Path) -> Source:
         text = read_utf8(Path(path))
     except FileNotFoundError:
         others = sorted(str(other) for other in Path(path).parent.glob("*.yaml"))
-        raise GlmtuneError(f"there is no configuration `{origin}`{nearest(origin, others)}", where=origin) from None
+        shipped = shipped_file(Path(path))
+        raise GlmtuneError(
+            f"there is no configuration `{origin}`{nearest(origin, others)}",
+            where=origin,
+            fix=shipped and f"glmtune brings one along: `{shipped}`",
+        ) from None
     except OSError as error:
         raise GlmtuneError(f"cannot read `{origin}`: {error}", where=origin) from error
     values, places, problems = _parse(text, lambda line: f"{origin}:{line}")
     if values is None:
-        raise GlmtuneError("the configuration is empty", where=origin, fix="start from a copy of `configs/lora.yaml`")
+        raise GlmtuneError("the configuration is empty", where=origin, fix=START)
     if not isinstance(values, dict):
         raise GlmtuneError(
             f"expected keys and values, found {found(values)}",
             where=f"{origin}:1",
-            fix="start from a copy of `configs/lora.yaml`",
+            fix=START,
         )
     return Source(origin=origin, values=values, places=places, problems=problems)
 

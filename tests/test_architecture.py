@@ -25,6 +25,8 @@ ROOMS = [
     "console",
     "compat",
     "standard_streams",
+    "shipped",
+    "tested_versions",
     "launching",
     "text_table",
     "family",

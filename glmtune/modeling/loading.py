@@ -26,6 +26,7 @@ from glmtune.data.rendering import ChatRenderer
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family, family_of
 from glmtune.generation_options import drop_idle_options
+from glmtune.tested_versions import note_untested_versions
 
 from .context import check_vocabulary
 from .hub_access import hub_options
@@ -138,6 +139,7 @@ def load_model(
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load model, adapter and tokenizer for inference, in the dtype that suits the device unless another is given."""
+    note_untested_versions()
     device = device or default_device()
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     config = load_model_config(source, trust_remote_code=trust_remote_code)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from glmtune.console import notice, quiet_libraries, say
 from glmtune.errors import GlmtuneError, require
 from glmtune.modeling.sources import ModelSource, find_model
+from glmtune.tested_versions import note_untested_versions
 
 from .models import find_adapters, load_models, model_name
 from .vllm import run_vllm, takes_vllm, vllm_command
@@ -89,6 +90,7 @@ def serve(
     for package in ("fastapi", "uvicorn", "openai"):
         require(package, extra="serve")
     api_key = api_key or os.environ.get(API_KEY_VARIABLE) or None
+    note_untested_versions()
     source = find_model(checkpoint, base_model=base_model)
     own_name = name or model_name(checkpoint)
     others = find_adapters(list(adapters), source)

@@ -26,6 +26,7 @@ from glmtune.modeling.packing import reason_against_packing
 from glmtune.modeling.shapes import Weight, shape_model, weights_of
 from glmtune.modeling.sources import ModelSource, find_model
 from glmtune.modeling.step_memory import Batch, StepMemory, step_memory
+from glmtune.tested_versions import note_untested_versions
 
 from .arguments import DTYPES, checkpointing_is_on, compiling_is_on, load_dtype
 from .deepspeed_file import read_deepspeed
@@ -103,6 +104,7 @@ def estimate(
     """
     if not 0 < labelled <= 1:
         raise GlmtuneError(f"the share of labelled tokens is {labelled}; expected a number above 0, at most 1")
+    note_untested_versions()
     config = as_config(config, overrides)
     if num_gpus is None:
         num_gpus = torch.cuda.device_count()

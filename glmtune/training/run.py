@@ -26,6 +26,7 @@ from glmtune.evaluation.report import try_draw_loss_curve
 from glmtune.modeling.loss import check_loss_kernel
 from glmtune.modeling.sources import DEMO, checkpoints_of
 from glmtune.python_arguments import expect_paths
+from glmtune.tested_versions import note_untested_versions
 
 from . import checkpoint
 from .arguments import training_arguments, use_one_gpu
@@ -84,6 +85,7 @@ def train(
         init_from: A checkpoint whose weights the new run starts from; its steps and optimizer are not taken over.
         dry_run: Run the preflight alone: a step, an evaluation, a save and a reload on the longest rows.
     """
+    note_untested_versions()
     expect_paths(data_dir=data_dir)
     config = as_config(config, overrides)
     for line in config.notices:
@@ -141,6 +143,7 @@ def resume(
     Raises:
         GlmtuneError: No such checkpoint, a damaged one, a finished run, or something that has changed.
     """
+    note_untested_versions()
     run_folder = Path(run_dir)
     request, record = read_request(run_folder, overrides)
     with hold_run(run_folder):
