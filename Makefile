@@ -7,7 +7,7 @@ WORKERS ?= 2
 # How often `make soak` kills a run.
 KILLS ?= 100
 
-.PHONY: demo test test-slow test-long soak check clean
+.PHONY: demo test test-slow test-long newest resolve constraints soak check clean
 
 # One thread: a model this small gains little from more, and loses ten times where other programs use the cores, too.
 demo: $(VENV)/ready
@@ -23,6 +23,19 @@ test-slow: $(VENV)/ready
 # All of them: every cell of the matrix, every launcher, offload, two machines.
 test-long: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "(slow or multi) and not gpu"
+
+# The tests that touch other libraries, with the newest that pyproject.toml allows: CI's third environment.
+newest:
+	.ci/newest install
+	.ci/newest test
+
+# Whether a fresh machine finds what the constraints pin, and others what pyproject.toml allows; installs nothing.
+resolve: $(VENV)/ready
+	VENV=$(VENV) .ci/resolve
+
+# Writes .ci/constraints.txt anew: pins stay where they can; `UPGRADE=--upgrade` moves them, `UPGRADE='-P peft'` one.
+constraints: $(VENV)/ready
+	VENV=$(VENV) .ci/pin $(UPGRADE)
 
 # Kills a small run at random moments, and prints at the end what came of it. `SEED=` chooses the moments again, as far
 # as a clock allows.
