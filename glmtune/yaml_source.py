@@ -173,7 +173,7 @@ def read_source(path: str | Path) -> Source:
         raise GlmtuneError(
             f"there is no configuration `{origin}`{nearest(origin, others)}",
             where=origin,
-            fix=shipped and f"glmtune brings one along: `{shipped}`",
+            fix=f"glmtune brings one along: `{shipped}`" if shipped else None,
         ) from None
     except OSError as error:
         raise GlmtuneError(f"cannot read `{origin}`: {error}", where=origin) from error
