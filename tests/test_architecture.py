@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 ROOMS = [
     "errors",
     "new_file",
+    "plain_json",
     "python_arguments",
     "text_encoding",
     "console",
@@ -32,6 +33,8 @@ ROOMS = [
     "family",
     "yaml_source",
     "config_types",
+    "config_training_keys",
+    "generation_options",
     "config_keys",
     "config_sections",
     "config",
