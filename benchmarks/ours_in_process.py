@@ -7,6 +7,7 @@ python benchmarks/ours_in_process.py WORK.json
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from glmtune.console import notice
 from glmtune.training.arguments import training_arguments
 from glmtune.training.building import build_model, build_trainer, fit
 from glmtune.training.preparation import prepare_run
+from glmtune.training.run_arithmetic import arithmetic_of_run
 from glmtune.training.run_folder import RunRequest
 
 
@@ -29,6 +31,7 @@ def main() -> None:
     run_folder = Path(work.output)
     run_folder.mkdir(parents=True)
     settings = training_arguments(config, run_folder, notice)
+    prepared = replace(prepared, arithmetic=arithmetic_of_run(prepared, settings))
     set_seed(settings.seed)  # of an adapter's first weights
     trainer = build_trainer(prepared, settings, build_model(prepared, settings, None), run_folder)
     trainer.add_callback(StepReport())

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from glmtune.console import notice
 from glmtune.errors import GlmtuneError, require
 from glmtune.family import IGNORE_INDEX
 
@@ -29,21 +30,30 @@ from .fused_loss import LogitsBuffer, fused_cross_entropy
 class LabelledLoss:
     """Computes the loss of a model in the cheapest way that is exact for it."""
 
-    def __init__(self, model: Any, *, kernel: str = "auto") -> None:
+    def __init__(self, model: Any, *, kernel: str = "auto", cpu_dtype: torch.dtype = torch.float32) -> None:
         """Look at the model, possibly under PEFT.
 
         Args:
             model: Of transformers.
             kernel: As `loss_kernel` of a configuration. `logits` asks for logits, of labelled positions where the
                 model can choose them; the others have the output layer return the loss.
+            cpu_dtype: What a CPU multiplies in where the output layer returns the loss.
         """
         self._is_ligers = kernel == "liger"
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._base = base
         self._head = _plain_head(base) if kernel != "logits" else None
         self._buffer = LogitsBuffer()
-        self._wide_weight: torch.Tensor | None = None
+        self._cpu_dtype = cpu_dtype
+        self._own_weight: torch.Tensor | None = None
+        self._has_been_fused = False
+        self._has_told = False
         self._takes_positions = "logits_to_keep" in inspect.signature(base.forward).parameters
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the output layer returns the loss; known for sure once a loss has been computed."""
+        return self._head is not None
 
     @property
     def kernel(self) -> str:
@@ -75,7 +85,9 @@ class LabelledLoss:
         if self._head is not None:
             compute = functools.partial(
                 # Liger's kernel knows no weights of tokens.
-                _liger_cross_entropy if self._is_ligers and weights is None else fused_cross_entropy,
+                _liger_cross_entropy
+                if self._is_ligers and weights is None
+                else functools.partial(fused_cross_entropy, cpu_dtype=self._cpu_dtype),
                 label_smoothing=label_smoothing,
                 buffer=self._buffer,
             )
@@ -83,10 +95,21 @@ class LabelledLoss:
             with head.in_place(self._base):
                 output = model(**inputs, use_cache=False)
             if head.is_last:
+                self._has_been_fused = True
                 return output.logits
-            # The model does something to its logits, such as a soft cap: they are needed as they are.
-            self._head = None
+            self._do_without()
         return self._from_logits(model, inputs, targets, weights, label_smoothing)
+
+    def _do_without(self) -> None:
+        """Go on without the fused loss: for good where the model does something to all its logits, such as a soft cap.
+
+        A model whose loss has been fused before is one that did something else this time, as an exception.
+        """
+        if not self._has_been_fused:
+            self._head = None
+        elif not self._has_told:
+            self._has_told = True
+            notice("the loss of a batch comes from its logits: the model did not return what its output layer gave it")
 
     def _weight(self, head: nn.Linear) -> torch.Tensor | None:
         """Return a frozen weight as a CPU computes with it, converted once; None where it has to be read each time."""
@@ -95,9 +118,10 @@ class LabelledLoss:
         is_whole = weight.shape == (head.out_features, head.in_features) and not isinstance(weight, DTensor)
         if weight.requires_grad or weight.device.type != "cpu" or not is_whole:
             return None
-        if self._wide_weight is None:
-            self._wide_weight = weight.detach().to(torch.promote_types(torch.float32, weight.dtype))
-        return self._wide_weight
+        if self._own_weight is None:
+            is_exact = torch.promote_types(torch.float32, weight.dtype) != torch.float32
+            self._own_weight = weight.detach().to(weight.dtype if is_exact else self._cpu_dtype)
+        return self._own_weight
 
     def _from_logits(
         self,
@@ -163,7 +187,10 @@ class _LossHead:
         """Have the layer return the loss, and see what becomes of it."""
 
         def compare(module: nn.Module, args: Any, output: Any) -> None:
-            self.is_last = output.logits is self.loss
+            # ZeRO-3 hands out the same number as another tensor, so that it hears of the backward pass.
+            self.is_last = self.loss is not None and (
+                output.logits.shape == () and output.logits.data_ptr() == self.loss.data_ptr()
+            )
 
         before = vars(self.layer).get("forward")
         handle = base.register_forward_hook(compare)

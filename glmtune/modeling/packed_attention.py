@@ -10,6 +10,7 @@ batches, generation) is transformers' `sdpa` as it is.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from typing import Any
@@ -24,11 +25,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 PACKED_SDPA = "packed_sdpa"
 
 
-def register_packed_attention() -> str:
-    """Make the attention known to transformers; returns its name, for `attn_implementation`."""
-    AttentionInterface.register(PACKED_SDPA, packed_sdpa)
-    AttentionMaskInterface.register(PACKED_SDPA, mask_unless_packed)
-    return PACKED_SDPA
+def register_packed_attention(cpu_dtype: torch.dtype = torch.float32) -> str:
+    """Make the attention known to transformers; returns its name, for `attn_implementation`.
+
+    Args:
+        cpu_dtype: What a CPU computes it in where the run computes in this type; else in float32 at least.
+    """
+    half = "" if cpu_dtype is torch.float32 else f"_{str(cpu_dtype).removeprefix('torch.')}"
+    name = f"{PACKED_SDPA}{half}"
+    AttentionInterface.register(name, functools.partial(packed_sdpa, cpu_dtype=cpu_dtype))
+    AttentionMaskInterface.register(name, mask_unless_packed)
+    return name
 
 
 def mask_unless_packed(*args: Any, **kwargs: Any) -> torch.Tensor | None:
@@ -49,6 +56,7 @@ def packed_sdpa(
     max_length_q: int = 0,
     dropout: float = 0.0,
     scaling: float | None = None,
+    cpu_dtype: torch.dtype = torch.float32,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return the attention output, (1, T, Q, D).
@@ -63,25 +71,24 @@ def packed_sdpa(
         max_length_q: Of the longest row, in tokens.
         dropout: Of the attention's weights.
         scaling: Of the products; None for the usual one.
+        cpu_dtype: As in `register_packed_attention`.
         kwargs: For transformers' `sdpa`.
     """
+    dtype, computed = _types(query, cpu_dtype, "cpu" if cu_seq_lens_q is None else cu_seq_lens_q.device.type)
     if cu_seq_lens_q is None:
         if attention_mask is None and 1 < query.shape[2] < key.shape[2]:
             attention_mask = _seen(query.shape[2], key.shape[2] - query.shape[2], query.device)
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
-        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
+        attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        if computed == dtype or query.device.type != "cpu" or query.shape[2] == 1:
+            return attention(module, query, key, value, attention_mask, **options)
+        states = [each.to(computed) for each in (query, key, value)]
+        with torch.autocast(query.device.type, enabled=False):
+            return attention(module, *states, attention_mask, **options)[0].to(dtype), None
     prefix = key.shape[2] - query.shape[2]
-    if torch.is_autocast_enabled(query.device.type):
-        # As autocast does for torch's own attention: rotation by angles in float32 has made float32 of the queries.
-        half = torch.get_autocast_dtype(query.device.type)
-        query, key, value = (states.to(half) for states in (query, key, value))
+    query, key, value = (states.to(computed) for states in (query, key, value))
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _in_one_call(query, key, value, cu_seq_lens_q, max_length_q, prefix, scaling), None
-    dtype = query.dtype
-    if cu_seq_lens_q.device.type == "cpu":
-        # A CPU multiplies float32 faster than bfloat16: short rows two to three times, long ones somewhat.
-        wide = torch.promote_types(dtype, torch.float32)
-        query, key, value = (states.to(wide) for states in (query, key, value))
     starts = cu_seq_lens_q.tolist()
     with torch.autocast(query.device.type, enabled=False):
         rows = [
@@ -89,6 +96,16 @@ def packed_sdpa(
             for start, end in itertools.pairwise(starts)
         ]
     return torch.cat(rows, dim=2).to(dtype).transpose(1, 2).contiguous(), None
+
+
+def _types(query: torch.Tensor, cpu_dtype: torch.dtype, device: str) -> tuple[torch.dtype, torch.dtype]:
+    """Return the type of the attention's output, and the one that it is computed in."""
+    dtype = query.dtype
+    if torch.is_autocast_enabled(query.device.type):
+        # As autocast does for torch's own attention: rotation by angles in float32 has made float32 of the queries.
+        dtype = torch.get_autocast_dtype(query.device.type)
+    is_as_asked = device != "cpu" or dtype == cpu_dtype
+    return dtype, dtype if is_as_asked else torch.promote_types(dtype, torch.float32)
 
 
 def _one_row(

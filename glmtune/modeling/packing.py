@@ -19,10 +19,12 @@ PACKED_INPUTS = ("input_ids", "position_ids", "cu_seq_lens_q", "cu_seq_lens_k", 
 """What a forward over rows laid end to end takes of a batch."""
 
 
-def attention_for(attn_implementation: str | None, *, is_packed: bool) -> str | None:
+def attention_for(
+    attn_implementation: str | None, *, is_packed: bool, cpu_dtype: torch.dtype = torch.float32
+) -> str | None:
     """Return the attention to load a model with: ours where rows are laid end to end and none was asked for."""
     if is_packed and attn_implementation in (None, "sdpa"):
-        return register_packed_attention()
+        return register_packed_attention(cpu_dtype)
     return attn_implementation
 
 

@@ -51,18 +51,19 @@ def shape_model(
     is_eager: bool = False,
     trust_remote_code: bool = False,
     freezes_vision: bool = False,
+    attention_dtype: torch.dtype = torch.float32,
 ) -> Any:
     """Return the adapted model on the `meta` device; it is as a run would load it, but for the values.
 
     Its attention is `eager`, or ours for packed rows, which is `sdpa` for padded ones and makes masks only where there
-    is padding.
+    is padding; what a GPU computes in half is asked for by `attention_dtype`, since it is counted on a CPU.
     """
     with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(
                 config,
                 dtype=dtype,
-                attn_implementation="eager" if is_eager else register_packed_attention(),
+                attn_implementation="eager" if is_eager else register_packed_attention(attention_dtype),
                 trust_remote_code=trust_remote_code,
             )
         except (ValueError, ImportError) as error:

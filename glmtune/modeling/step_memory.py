@@ -98,6 +98,7 @@ def step_memory(
     device: str,
     fuses_layers: bool = True,
     deals_out_weights: bool = False,
+    loss_dtype: torch.dtype = torch.float32,
 ) -> dict[bool, StepMemory]:
     """Return what a forward and backward pass takes, without and with gradient checkpointing (False and True).
 
@@ -109,6 +110,7 @@ def step_memory(
         device: `cpu` or `cuda`, which the loss is computed on.
         fuses_layers: Whether layers are trained in their cheaper form, see `fused_layers.py`.
         deals_out_weights: Whether weights are whole only inside of their modules (ZeRO-3).
+        loss_dtype: What a CPU computes the loss in.
 
     Raises:
         GlmtuneError: The model computes something that depends on more than shapes.
@@ -132,7 +134,16 @@ def step_memory(
                 decoder.layers = nn.ModuleList(layers[-n:])
                 fused = FusedLayers(model, recomputes=checkpointing or deals_out_weights, kinds=kinds)
                 with fused.in_use() if fuses_layers else nullcontext():
-                    found.append(_count(model, batch, autocast=autocast, has_gradients=has_gradients, device=device))
+                    found.append(
+                        _count(
+                            model,
+                            batch,
+                            autocast=autocast,
+                            has_gradients=has_gradients,
+                            device=device,
+                            loss_dtype=loss_dtype,
+                        )
+                    )
     return {
         checkpointing: StepMemory(
             start=_extrapolate(found[0].start, found[-1].start, num_missing),
@@ -198,7 +209,15 @@ class _LiveTensors(TorchDispatchMode):
             self._bytes[kind] += num_bytes
 
 
-def _count(model: Any, batch: Batch, *, autocast: torch.dtype | None, has_gradients: bool, device: str) -> StepMemory:
+def _count(
+    model: Any,
+    batch: Batch,
+    *,
+    autocast: torch.dtype | None,
+    has_gradients: bool,
+    device: str,
+    loss_dtype: torch.dtype,
+) -> StepMemory:
     tensors = _LiveTensors()
     for tensor in (*model.parameters(), *model.buffers()):
         tensors.count(tensor, None)
@@ -210,7 +229,7 @@ def _count(model: Any, batch: Batch, *, autocast: torch.dtype | None, has_gradie
     handles = [weight.register_post_accumulate_grad_hook(tensors.call_gradient) for weight in trained]
     last_layer_since = _watch_last_layer(model, tensors, handles)
     inputs = _inputs(batch, device)
-    with tensors, _loss_for_logits(model, batch.num_labelled, tensors, device):
+    with tensors, _loss_for_logits(model, batch.num_labelled, tensors, device, loss_dtype):
         with torch.autocast("cpu", dtype=autocast) if autocast else nullcontext():
             loss = model(**inputs, use_cache=False).logits
         loss.backward()
@@ -261,7 +280,9 @@ def _watch_last_layer(model: Any, tensors: _LiveTensors, handles: list[Any]) -> 
 
 
 @contextmanager
-def _loss_for_logits(model: Any, num_labelled: int, tensors: _LiveTensors, device: str) -> Iterator[None]:
+def _loss_for_logits(
+    model: Any, num_labelled: int, tensors: _LiveTensors, device: str, loss_dtype: torch.dtype
+) -> Iterator[None]:
     """Have the model return the loss in the place of logits, as in training."""
     head = _base(model).get_output_embeddings()
     logits = head.forward
@@ -269,7 +290,7 @@ def _loss_for_logits(model: Any, num_labelled: int, tensors: _LiveTensors, devic
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         tensors.kind = LOGITS
         if isinstance(head, nn.Linear) and head.bias is None:
-            loss = fused_loss(hidden, head, num_labelled, device)
+            loss = fused_loss(hidden, head, num_labelled, device, loss_dtype)
         else:  # one of an adapter: its logits are computed whole
             few = logits(hidden).flatten(0, 1)[:num_labelled].float()
             loss = F.cross_entropy(few, torch.zeros(num_labelled, dtype=torch.long), reduction="sum")

@@ -16,6 +16,8 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.training_args import OptimizerNames
 
+from glmtune.modeling.packed_attention import PACKED_SDPA
+
 if TYPE_CHECKING:
     from .trainer import GlmTrainer
 
@@ -31,6 +33,7 @@ def describe_active(trainer: GlmTrainer) -> str:
     parts = {
         "attention": _attention(base),
         "loss": trainer.loss.kernel,
+        "computed in": _arithmetic(trainer, base),
         "layers": _fused(trainer),
         "weights": _weights(model, base),
         "checkpointing": _on(checkpoints_activations(base)),
@@ -59,6 +62,18 @@ def _fused(trainer: GlmTrainer) -> str:
 def _attention(model: PreTrainedModel) -> str:
     # transformers has no public name for what it chose where the configuration left it open.
     return str(model.config._attn_implementation)
+
+
+def _arithmetic(trainer: GlmTrainer, base: PreTrainedModel) -> str:
+    """Return what a CPU multiplies in, where that was chosen: `bfloat16 (loss) and float32 (attention)`."""
+    if trainer.arithmetic is None:
+        return ""
+    is_used = {"loss": trainer.loss.is_fused, "attention": _attention(base).startswith(PACKED_SDPA)}
+    by_type: dict[str, list[str]] = {}
+    for part, name in trainer.arithmetic.names().items():
+        if is_used[part]:
+            by_type.setdefault(name, []).append(part)
+    return " and ".join(f"{name} ({', '.join(parts)})" for name, parts in by_type.items())
 
 
 def _weights(model: nn.Module, base: PreTrainedModel) -> str:

@@ -16,6 +16,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.evaluation.evaluate import GenerationPlan
 from glmtune.evaluation.generate import generation_config
 from glmtune.modeling.adapters import adapt, freeze_vision, prepare
+from glmtune.modeling.arithmetic import Arithmetic
 from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
 from glmtune.modeling.memory import LESS_IN_TRAINING, memory_errors_explained
 from glmtune.modeling.sources import ModelSource, find_model
@@ -41,7 +42,7 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         source,
         dtype=load_dtype(config, arguments),
         trust_remote_code=config.trust_remote_code,
-        attn_implementation=attention_of_run(config, source),
+        attn_implementation=attention_of_run(config, source, (prepared.arithmetic or Arithmetic()).attention),
         quantization=config.quantization,
         device=arguments.device,
     )
@@ -110,6 +111,7 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             ),
             tokens_per_batch=config.tokens_per_batch,
             # What is compiled must not change from call to call, as the output layer does.
+            arithmetic=prepared.arithmetic,
             loss_kernel="logits" if arguments.torch_compile else config.loss_kernel,
             # What is compiled is fused by the compiler.
             may_fuse_layers=config.fused_layers and not arguments.torch_compile,

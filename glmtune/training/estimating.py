@@ -17,9 +17,10 @@ import torch
 from transformers.utils import logging
 
 from glmtune.config import RunConfig, as_config
-from glmtune.console import quiet_libraries
+from glmtune.console import notice, quiet_libraries
 from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
+from glmtune.modeling.arithmetic import Arithmetic, choose, seconds_here, shapes_of
 from glmtune.modeling.estimate import Memory, Sharding, device_memory, is_known_optimizer, sharding_of
 from glmtune.modeling.loading import load_model_config
 from glmtune.modeling.packing import reason_against_packing
@@ -216,6 +217,7 @@ class _Plan:
         autocast = None if is_divided else half
         key = (method, everything or dtype, autocast, accumulates, zero_stage == 3)
         if key not in self._counted:
+            arithmetic = self._arithmetic(everything or dtype, is_head_trained=config.peft_config is None)
             model = shape_model(
                 self.model_config,
                 family_of(self.model_config.model_type),
@@ -224,6 +226,7 @@ class _Plan:
                 is_eager=self.is_eager,
                 trust_remote_code=config.trust_remote_code,
                 freezes_vision=config.freezeV,
+                attention_dtype=arithmetic.attention,
             )
             if everything is not None:
                 model = model.to(everything)
@@ -238,9 +241,23 @@ class _Plan:
                 device=self.device,
                 fuses_layers=config.fused_layers and not compiling_is_on(config.training_args),
                 deals_out_weights=zero_stage == 3,
+                loss_dtype=arithmetic.loss,
             )
             self._counted[key] = weights, steps
         return self._counted[key]
+
+    def _arithmetic(self, dtype: torch.dtype, *, is_head_trained: bool) -> Arithmetic:
+        """Return what a run multiplies in: what a GPU is made for, or what this CPU does faster."""
+        half = self.compute_dtype
+        if half is None or self.device != "cpu":
+            return Arithmetic(attention=half or torch.float32)
+        shapes = shapes_of(
+            self.model_config,
+            row_tokens=self.batch().length_tokens,
+            head_dtype=dtype,
+            is_head_trained=is_head_trained,
+        )
+        return choose(seconds_here(shapes, notice))
 
 
 def quantization_bits(config: RunConfig) -> int | None:

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from .trainer import GlmTrainer
 
 
-def attention_of_run(config: RunConfig, source: ModelSource) -> str | None:
-    """Return the attention to load the model with, for packed rows where they may be packed."""
+def attention_of_run(config: RunConfig, source: ModelSource, cpu_dtype: torch.dtype) -> str | None:
+    """Return the attention to load the model with, for packed rows where they may be packed.
+
+    Args:
+        config: Of the run.
+        source: The model.
+        cpu_dtype: What a CPU computes the attention in.
+    """
     if not config.packing:
         return config.attn_implementation
     reason = reason_to_pad(config, load_model_config(source, trust_remote_code=config.trust_remote_code))
     if reason is not None:
         _pad(reason, config.tokens_per_batch)
-    return attention_for(config.attn_implementation, is_packed=reason is None)
+    return attention_for(config.attn_implementation, is_packed=reason is None, cpu_dtype=cpu_dtype)
 
 
 def reason_to_pad(config: RunConfig, model_config: PretrainedConfig) -> str | None:

@@ -22,6 +22,7 @@ from .arguments import training_arguments
 from .building import build_model, build_trainer, fit
 from .checkpoint import verify
 from .preparation import Prepared
+from .run_arithmetic import arithmetic_of_run
 from .run_folder import check_shared
 
 
@@ -45,6 +46,7 @@ def preflight(prepared: Prepared, run_folder: Path) -> Path:
         data={**prepared.data, "train": _longest(prepared, settings)},
     )
     arguments = training_arguments(trial.request.config, trial_folder, notice)
+    trial = replace(trial, arithmetic=arithmetic_of_run(trial, arguments))
     try:
         if is_main_process():
             shutil.rmtree(trial_folder, ignore_errors=True)

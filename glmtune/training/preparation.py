@@ -19,6 +19,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.evaluation.predictions import has_calls
 from glmtune.evaluation.tool_calls import CALL_METRIC_NAMES
 from glmtune.family import Family, family_of
+from glmtune.modeling.arithmetic import Arithmetic
 from glmtune.modeling.context import check_vocabulary, context_of
 from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
 from glmtune.modeling.sources import ModelSource, check_weight_files, find_model
@@ -44,6 +45,8 @@ class Prepared:
     data_files: DataRecord
     data: dict[str, EncodedData]
     """By split: `train`, and `val` and `test` where the configuration has rows for them."""
+    arithmetic: Arithmetic | None = None
+    """What a CPU multiplies in; None where there is nothing to choose, and before it is chosen."""
 
 
 def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .building import build_model, build_trainer, fit
 from .checkpoint import find_damage
 from .metrics_file import read_logs
 from .preparation import Prepared
+from .run_arithmetic import arithmetic_of_run
 
 MAX_LOSSES = 10
 """Logged losses that are compared: steps between two checkpoints may take hours."""
@@ -63,7 +65,7 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def replay(prepared: Prepared, run_folder: Path, checkpoint: Path) -> Path:
+def replay(prepared: Prepared, run_folder: Path, checkpoint: Path, record: Mapping[str, Any]) -> Path:
     """Train from a checkpoint to the last logged losses again and compare; returns the run's folder.
 
     Raises:
@@ -78,6 +80,7 @@ def replay(prepared: Prepared, run_folder: Path, checkpoint: Path) -> Path:
     trial = replace(prepared, request=replace(prepared.request, config=config))
     say(f"replaying steps {step_of(checkpoint) + 1} to {expected[-1][0]} from {checkpoint.name}")
     arguments = training_arguments(config, trial_folder, notice)
+    trial = replace(trial, arithmetic=arithmetic_of_run(trial, arguments, record))
     set_seed(arguments.seed)
     try:
         if is_main_process():

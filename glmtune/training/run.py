@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from .machine import check_machine
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
 from .reports import check_reporters
+from .run_arithmetic import arithmetic_of_run
 from .run_data import as_records, find_run_files
 from .run_folder import (
     RunRequest,
@@ -195,18 +196,31 @@ def _go_on(
     check_machine(config)
     prepared = prepare_run(replace(request, config=config), files)
     if verify:
-        return replay(prepared, run_folder, chosen)
+        return replay(prepared, run_folder, chosen, record)
     if changes and is_main_process():
         record_changes(run_folder, record, request, source, prepared.data_files, changes)
     state = checkpoint.read_state(chosen)
     say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
-    return execute(prepared, run_folder, resume_from=chosen)
+    return execute(prepared, run_folder, resume_from=chosen, record=record)
 
 
 def execute(
-    prepared: Prepared, run_folder: Path, *, resume_from: Path | None = None, is_new_folder: bool = False
+    prepared: Prepared,
+    run_folder: Path,
+    *,
+    resume_from: Path | None = None,
+    record: Mapping[str, Any] | None = None,
+    is_new_folder: bool = False,
 ) -> Path:
-    """Load and adapt the model, train it and score it; a run that cannot start leaves no folder behind."""
+    """Load and adapt the model, train it and score it; a run that cannot start leaves no folder behind.
+
+    Args:
+        prepared: The run.
+        run_folder: Where it goes.
+        resume_from: The checkpoint that it goes on from.
+        record: The `run.yaml` of a run that goes on.
+        is_new_folder: Whether the folder is there for this run alone.
+    """
     config = prepared.request.config
     use_one_gpu(notice)
     arguments = training_arguments(config, run_folder, notice)
@@ -219,12 +233,20 @@ def execute(
     try:
         with undone_at_exit(clean_up):
             check_epoch(prepared.data["train"], arguments, config.tokens_per_batch)
+            prepared = replace(prepared, arithmetic=arithmetic_of_run(prepared, arguments, record))
             model = build_model(prepared, arguments, resume_from)
             if is_main_process():
                 run_folder.mkdir(parents=True, exist_ok=True)
                 checkpoint.discard_staging(run_folder)
                 if resume_from is None:
-                    write_run_file(run_folder, prepared.request, prepared.source, prepared.data_files, arguments)
+                    write_run_file(
+                        run_folder,
+                        prepared.request,
+                        prepared.source,
+                        prepared.data_files,
+                        arguments,
+                        prepared.arithmetic.names() if prepared.arithmetic else None,
+                    )
                 record_left_out(run_folder, list(prepared.data.values()))
             check_shared(run_folder)
             trainer = build_trainer(prepared, arguments, model, run_folder)

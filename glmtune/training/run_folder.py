@@ -30,6 +30,9 @@ RUN_FILE = "run.yaml"
 OWN_FILES = ("metrics.jsonl", "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
 """What a run writes beside its checkpoints."""
 
+ARITHMETIC = "arithmetic"
+"""In `run.yaml`: what a CPU multiplies in. Losses stay what they are only where a resumed run does it in the same."""
+
 DataRecord = Mapping[str, list[dict[str, str | float]]]
 """By split: path, hash and weight of every file."""
 
@@ -89,7 +92,12 @@ def discard_own_files(folder: Path) -> None:
 
 
 def write_run_file(
-    folder: Path, request: RunRequest, source: ModelSource, data_files: DataRecord, training_args: Any
+    folder: Path,
+    request: RunRequest,
+    source: ModelSource,
+    data_files: DataRecord,
+    training_args: Any,
+    arithmetic: Mapping[str, str] | None = None,
 ) -> None:
     """Write `run.yaml`; secrets never enter it."""
     resolved = {
@@ -112,6 +120,7 @@ def write_run_file(
         "data": data_files,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _is_installed(name)},
         "world_size": world_size(),
+        ARITHMETIC: arithmetic,
         "resolved_training_args": resolved,
     }
     _write_record(folder, record)

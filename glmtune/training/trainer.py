@@ -28,6 +28,7 @@ from glmtune.data.durable import replace_file
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
 from glmtune.family import IGNORE_INDEX
+from glmtune.modeling.arithmetic import Arithmetic
 from glmtune.modeling.fused_layers import FusedLayers
 from glmtune.modeling.loss import LabelledLoss
 from glmtune.modeling.memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
@@ -66,6 +67,7 @@ class GlmTrainer(Seq2SeqTrainer):
         asked: Mapping[str, Any],
         tokens_per_batch: int | None = None,
         loss_kernel: str = "auto",
+        arithmetic: Arithmetic | None = None,
         may_fuse_layers: bool = True,
         save_total_limit: int | None = None,
         swanlab: str | None = None,
@@ -83,6 +85,7 @@ class GlmTrainer(Seq2SeqTrainer):
             asked: The configuration, saved with every checkpoint: what a later one is compared with.
             tokens_per_batch: Tokens to fill a micro-batch with; None for a number of rows.
             loss_kernel: As in the configuration.
+            arithmetic: What a CPU multiplies in, where there was something to choose.
             may_fuse_layers: Whether layers are trained in a cheaper way where there is one.
             save_total_limit: Checkpoints to keep.
             swanlab: Where SwanLab records the run, where it does: `local` or `cloud`; None is its own choice.
@@ -108,7 +111,8 @@ class GlmTrainer(Seq2SeqTrainer):
         self.resumed_from: Path | None = None
         # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
         self.model_accepts_loss_kwargs = True
-        self.loss = LabelledLoss(self.model, kernel=loss_kernel)
+        self.arithmetic = arithmetic
+        self.loss = LabelledLoss(self.model, kernel=loss_kernel, cpu_dtype=(arithmetic or Arithmetic()).loss)
         self.may_fuse_layers = may_fuse_layers
         self.fused_layers: FusedLayers | None = None  # known once the loop has prepared the model
         self.tokens_per_batch = tokens_per_batch

@@ -1,0 +1,163 @@
+"""What a run multiplies in is chosen once, said, recorded, and kept when it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from glmtune import resume, train
+from glmtune.errors import GlmtuneError
+from glmtune.modeling import arithmetic
+from glmtune.training.run_arithmetic import recorded_arithmetic
+
+CHOICES = {
+    "float32": {"loss": 9.0, "attention": 9.0},
+    "loss": {"loss": 0.5, "attention": 9.0},
+    "attention": {"loss": 9.0, "attention": 0.5},
+    "both": {"loss": 0.5, "attention": 0.5},
+}
+NAMES = {
+    "float32": {"loss": "float32", "attention": "float32"},
+    "loss": {"loss": "bfloat16", "attention": "float32"},
+    "attention": {"loss": "float32", "attention": "bfloat16"},
+    "both": {"loss": "bfloat16", "attention": "bfloat16"},
+}
+TOLD = {
+    "float32": "attention packed_sdpa, loss fused over labelled positions, computed in float32 (loss, attention), ",
+    "loss": "attention packed_sdpa, loss fused over labelled positions, "
+    "computed in bfloat16 (loss) and float32 (attention), ",
+    "attention": "attention packed_sdpa_bfloat16, loss fused over labelled positions, "
+    "computed in float32 (loss) and bfloat16 (attention), ",
+    "both": "attention packed_sdpa_bfloat16, loss fused over labelled positions, "
+    "computed in bfloat16 (loss, attention), ",
+}
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that puts other timings in the place of this machine's."""
+
+    def be(choice: str, layers: float = 1.0) -> None:
+        found = {
+            part: {"float32": 1.0, "bfloat16": value} for part, value in (CHOICES[choice] | {"layers": layers}).items()
+        }
+        monkeypatch.setenv("GLMTUNE_CACHE", str(tmp_path / f"cache-{choice}-{layers}"))
+        monkeypatch.setattr(arithmetic, "measure", lambda shapes: found)
+
+    return be
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    return yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+
+
+def active(told: str) -> str:
+    (line,) = [line for line in told.splitlines() if line.startswith("active: ")]
+    return line
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_choice_is_said_and_recorded(choice: str, demo_data: Path, write_config, machine, capsys) -> None:
+    machine(choice)
+    run = train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no", use_cpu=True, bf16=True))
+    assert active(capsys.readouterr().err).startswith(f"active: {TOLD[choice]}")
+    assert record_of(run)["arithmetic"] == NAMES[choice]
+
+
+def test_a_run_in_float32_has_nothing_to_choose(demo_data: Path, write_config, machine, capsys) -> None:
+    machine("both")
+    run = train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no", use_cpu=True))
+    assert "computed in" not in active(capsys.readouterr().err)
+    assert record_of(run)["arithmetic"] is None
+
+
+def test_what_is_not_ours_is_not_said_to_be_chosen(demo_data: Path, write_config, machine, capsys) -> None:
+    machine("both")
+    top = {"packing": False, "loss_kernel": "logits"}
+    train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no", use_cpu=True, bf16=True, top=top))
+    assert "computed in" not in active(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("method", ["lora", "ptuning_v2", "sft"])
+def test_in_bfloat16_a_run_takes_the_steps_that_it_takes_in_float32(
+    method: str, demo_data: Path, write_config, read_losses, machine, tmp_path: Path
+) -> None:
+    losses = []
+    for name in ("float32", "both"):
+        machine(name)
+        config = write_config(
+            method, output_dir=str(tmp_path / name), max_steps=4, eval_strategy="no", use_cpu=True, bf16=True,
+            top={"peft_config": {"peft_type": "LORA", "r": 4, "lora_alpha": 8}} if method == "lora" else None,
+        )  # fmt: skip
+        losses.append(read_losses(train(demo_data, "demo", config)))
+    assert losses[1] != losses[0]  # it was really computed in another type
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+
+
+@pytest.mark.parametrize(("began", "now"), [("both", "float32"), ("float32", "both")])
+def test_a_resumed_run_multiplies_as_it_began_whatever_is_faster_now(
+    began: str, now: str, demo_data: Path, write_config, read_losses, read_weights, machine, tmp_path: Path, capsys
+) -> None:
+    settings: dict[str, Any] = {"eval_strategy": "no", "use_cpu": True, "bf16": True, "max_steps": 8}
+    machine(began)
+    whole = train(demo_data, "demo", write_config(output_dir=str(tmp_path / "whole"), **settings))
+    run = train(demo_data, "demo", write_config(output_dir=str(tmp_path / "run"), **settings))
+    machine(now)
+    (run / "checkpoint-8" / "manifest.json").unlink()  # the last one is damaged
+    capsys.readouterr()
+    resume(run, checkpoint_step=4)
+    assert f"active: {TOLD[began]}" in capsys.readouterr().err
+    assert read_losses(run) == read_losses(whole)
+    for name, weight in read_weights(whole / "checkpoint-8").items():
+        assert read_weights(run / "checkpoint-8")[name].equal(weight)
+    resume(run, verify=True)
+    assert "equal to the last digit" in capsys.readouterr().err
+
+
+def test_a_run_of_old_goes_on_in_float32(demo_data: Path, write_config, machine, capsys) -> None:
+    machine("float32")
+    run = train(demo_data, "demo", write_config(eval_strategy="no", use_cpu=True, bf16=True, max_steps=8, save_steps=4))
+    record = record_of(run)
+    del record["arithmetic"]
+    (run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    machine("both")
+    capsys.readouterr()
+    resume(run, verify=True)
+    told = capsys.readouterr().err
+    assert f"active: {TOLD['float32']}" in told
+    assert "equal to the last digit" in told
+
+
+@pytest.mark.parametrize(
+    "value", [{"loss": "float16"}, {"loss": ["float32"]}, {"lose": "float32"}, ["float32"], "fast"]
+)
+def test_a_record_that_cannot_be_meant_is_refused(value: Any) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        recorded_arithmetic({"arithmetic": value})
+    assert str(caught.value) == (
+        f"`run.yaml` has `arithmetic: {value}`; expected `loss`, `attention`, each of `float32` or `bfloat16`\n"
+        "hint: write back what stood there: a run goes on in the types that it began with"
+    )
+
+
+@pytest.mark.parametrize(("layers", "is_told"), [(30.0, True), (1.1, False)])
+def test_layers_that_are_slower_in_bfloat16_are_told(
+    layers: float, is_told: bool, demo_data: Path, write_config, machine, capsys
+) -> None:
+    machine("float32", layers)
+    train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no", use_cpu=True, bf16=True))
+    told = (
+        f"note: this CPU takes {layers} times as long to multiply in bfloat16 as in float32: "
+        "the layers of a run without `bf16` are faster here, and need twice the memory"
+    )
+    assert (told in capsys.readouterr().err) == is_told
+
+
+def test_a_dry_run_multiplies_as_the_run_will(demo_data: Path, write_config, machine, capsys) -> None:
+    machine("both")
+    train(demo_data, "demo", write_config(eval_strategy="no", use_cpu=True, bf16=True), dry_run=True)
+    assert f"active: {TOLD['both']}" in capsys.readouterr().err
