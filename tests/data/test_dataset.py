@@ -408,7 +408,7 @@ def test_turns_are_left_out_while_the_next_rows_are_in_the_tokenizer(demo_tokeni
 def test_the_rows_of_several_files_are_numbered_through(encoder: Encoder, tmp_path: Path) -> None:
     parts = [
         encode_file(write(tmp_path / f"{number}.jsonl", *lines), encoder)
-        for number, lines in enumerate([[SHORT, "{"], [("C", "D"), LONG], [("E", "F")]])
+        for number, lines in enumerate([[SHORT, "{"], [("C", "D"), LONG, "["], [("E", "F")]])
     ]
     whole = join(parts)
     places = [
@@ -418,7 +418,7 @@ def test_the_rows_of_several_files_are_numbered_through(encoder: Encoder, tmp_pa
     ]
     assert whole.dataset["where"][:] == places
     assert whole.dataset["row"][:] == [0, 1, 2, 3]
-    assert [reject.where for reject in whole.rejects] == [f"{tmp_path / '0.jsonl'}:2"]
+    assert [reject.where for reject in whole.rejects] == [f"{tmp_path / '0.jsonl'}:2", f"{tmp_path / '1.jsonl'}:3"]
     chosen = join(parts, [0, 0, 2, 3])
     assert chosen.dataset["row"][:] == [0, 0, 2, 3]
     assert chosen.dataset["input_ids"][:] == [whole.dataset[index]["input_ids"] for index in (0, 0, 2, 3)]

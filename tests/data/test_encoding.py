@@ -388,6 +388,7 @@ def test_a_cut_answer_gets_no_stop_token(tokenizer, encoder: Encoder) -> None:
     for limit in range(len(ids) - 2, len(ids)):
         cut = limited(tokenizer, limit).encode(to_conversation({"messages": TWO_TURNS}))
         assert (cut.input_ids, cut.labels, cut.is_truncated) == (ids[:limit], labels[:limit], True)
+        assert cut.num_tokens_left_out == len(ids) - limit
         assert tokenizer.convert_tokens_to_ids("<|observation|>") not in cut.input_ids
 
 

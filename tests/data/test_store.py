@@ -332,13 +332,16 @@ def test_a_file_that_cannot_be_trained_on_leaves_nothing(path: Path, encoder: En
     assert entries(cache) == []
 
 
-def test_strict_fails_at_the_first_rejected_row_of_a_kept_file_too(path: Path, encoder: CountingEncoder) -> None:
+def test_strict_fails_at_the_first_rejected_row_of_a_kept_file_too(
+    path: Path, encoder: CountingEncoder, cache: Path
+) -> None:
     def message() -> str:
         with pytest.raises(GlmtuneError) as caught:
             encode(path, encoder, strict=True)
         return str(caught.value)
 
     fresh = message()
+    assert entries(cache) == [], "nothing behind the bad row is encoded"
     encode(path, encoder)
     encoder.num_rows = 0
     assert message() == fresh
@@ -384,8 +387,11 @@ def test_files_that_no_run_has_asked_for_are_removed(path: Path, encoder: Counti
     os.utime(cache / "unused.lock", (old, old))
     os.utime(cache / kept, (old, old))
     encode(path, encoder)  # asked for: its time is renewed
+    recent = time.time() - (DAYS_KEPT - 1) * 86_400
+    (cache / "recent").mkdir()
+    os.utime(cache / "recent", (recent, recent))
     remove_unused(cache)
-    assert entries(cache) == [kept]
+    assert entries(cache) == sorted([kept, "recent"])
     assert not (cache / "unused.lock").exists()
 
 
