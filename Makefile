@@ -7,7 +7,7 @@ WORKERS ?= 2
 # How often `make soak` kills a run.
 KILLS ?= 100
 
-.PHONY: demo test test-slow test-long newest resolve constraints soak check clean
+.PHONY: demo test test-slow test-long newest resolve constraints soak mutants check clean
 
 # One thread: a model this small gains little from more, and loses ten times where other programs use the cores, too.
 demo: $(VENV)/ready
@@ -41,6 +41,11 @@ constraints: $(VENV)/ready
 # as a clock allows.
 soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+# Puts realistic mistakes into a copy of the package, one at a time: the tests must find them. `ONLY=loss` tries those in
+# files whose path holds the word.
+mutants: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run_mutants.py --workers $(WORKERS) $(if $(ONLY),--only $(ONLY))
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
