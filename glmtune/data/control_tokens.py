@@ -27,6 +27,11 @@ class ControlTokens:
         self.pattern = re.compile(f"({alternatives})")
         self._start = re.compile(f"(?={alternatives})(.)", re.DOTALL)
 
+    def names_in(self, conversation: Conversation) -> set[str]:
+        """Return the special tokens that stand in the text of messages, where they are ordinary text."""
+        texts = (text for message in conversation.messages for text in _texts(message) if self.pattern.search(text))
+        return {name for text in texts for name in self.pattern.findall(text)}
+
     def guard_for(self, conversation: Conversation) -> str:
         """Return a character to mark control tokens written in message text; empty where no message has one."""
         text = "".join(text for message in conversation.messages for text in _texts(message))

@@ -45,6 +45,8 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
         refuse_folder(path)
         unread: Counter[str] = Counter()
         prompts = [_read_prompt(row, unread) for row in read_rows(path)]
+        if not prompts:
+            raise GlmtuneError("the file holds no prompt", where=str(path), fix="give one prompt a line")
         if unread:
             listed = ", ".join(f"`{key}` ({number:,} row{'s' * (number > 1)})" for key, number in unread.most_common())
             notice(f"keys that are not read: {listed}")

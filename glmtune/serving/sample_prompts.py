@@ -11,7 +11,6 @@ from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.conversion import row_format
 from glmtune.data.encoding import Encoder
 from glmtune.data.reading import read_rows
-from glmtune.errors import GlmtuneError
 from glmtune.evaluation.ask import read_prompts
 from glmtune.evaluation.generate import encode_question
 
@@ -43,8 +42,6 @@ def sample_prompts(path: Path | None, record: Mapping[str, Any], encoder: Encode
     """
     if path is not None:
         prompts = read_prompts(None, path)
-        if not prompts:
-            raise GlmtuneError(f"`{path}` holds no prompt")
         chosen = prompts[:MAX_PROMPTS]
         rows = f"{len(chosen)} of {len(prompts)} rows" if len(chosen) < len(prompts) else f"{len(chosen)} rows"
         return [encode_question(encoder, prompt, None) for prompt in chosen], f"{rows} of {path.name}"

@@ -118,3 +118,12 @@ def test_a_prompt_that_has_no_room_is_told_before_the_first_answer(loaded: Loade
     for stream in (False, True):
         with pytest.raises(GlmtuneError, match=r"^prompt 2 has [\d]+ tokens, and the model's context ends at 32\n"):
             next(answer_all(loaded, ["a", "b c d " * 20], stream=stream, batch_size=1, max_new_tokens=2))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
+def test_a_file_without_a_prompt_is_an_error(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(GlmtuneError) as caught:
+        read_prompts(None, path)
+    assert str(caught.value) == f"the file holds no prompt\n  --> {path}\nhint: give one prompt a line"

@@ -106,8 +106,9 @@ def test_a_model_without_weights_is_an_error_unless_only_its_tokenizer_is_wanted
     assert find_model(folder, needs_weights=False).base == str(folder)
 
 
-def test_pickled_weights_are_refused(tmp_path: Path) -> None:
-    folder = touch(tmp_path / "x", "config.json", "tokenizer.json", "pytorch_model.bin")
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
+def test_pickled_weights_are_refused(name: str, tmp_path: Path) -> None:
+    folder = touch(tmp_path / "x", "config.json", "tokenizer.json", name)
     assert message_of(folder) == (
         f"the model `{folder}` has no safetensors weights\n"
         "hint: its weights are pickled, which could run code: convert them with transformers' `save_pretrained`"
