@@ -47,8 +47,8 @@ class LoadedModel:
 
 
 def default_device() -> torch.device:
-    """Return the accelerator of this machine, or the CPU."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    """Return the accelerator of this machine, or the CPU: also where torch was built for a GPU that is not there."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def default_dtype(device: torch.device | None = None) -> torch.dtype:
@@ -56,6 +56,9 @@ def default_dtype(device: torch.device | None = None) -> torch.dtype:
     device = device or default_device()
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "mps":
+        # Metal knows the type from this macOS on; torch's autocast and transformers ask the same.
+        return torch.bfloat16 if torch.backends.mps.is_macos_or_newer(14, 0) else torch.float32
     return torch.bfloat16 if device.type in ("npu", "xpu", "hpu", "musa", "mlu") else torch.float32
 
 

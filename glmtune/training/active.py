@@ -13,7 +13,7 @@ from accelerate.utils import is_compiled_module
 from peft import PeftModel
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from glmtune.modeling.packed_attention import PACKED_SDPA
@@ -36,6 +36,7 @@ def describe_active(trainer: GlmTrainer) -> str:
         "computed in": _arithmetic(trainer, base),
         "layers": _fused(trainer),
         "weights": _weights(model, base),
+        "computes in": computing_type(trainer.args),
         "checkpointing": _on(checkpoints_activations(base)),
         "packing": _on(trainer.collator.is_packed),
         "compiled": _on(_is_compiled(trainer.model_wrapped)),
@@ -44,6 +45,14 @@ def describe_active(trainer: GlmTrainer) -> str:
     }
     shown = {name: text for name, text in parts.items() if text and (name, text) != ("compiled", "off")}
     return "active: " + ", ".join(f"{name} {text}" for name, text in shown.items())
+
+
+def computing_type(arguments: TrainingArguments) -> str:
+    """Return what is computed in where, on an accelerator: `bfloat16 on mps`."""
+    if arguments.device.type == "cpu":
+        return ""
+    half = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32"
+    return f"{half} on {arguments.device.type}"
 
 
 def checkpoints_activations(model: nn.Module) -> bool:
