@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from glmtune.config_keys import modernize
 from glmtune.config_sections import (
+    expand_paths,
     find_deepspeed_file,
     generation_section,
     peft_section,
@@ -23,6 +24,7 @@ from glmtune.config_sections import (
 from glmtune.config_types import check_fields
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.python_arguments import expect_overrides, expect_paths
+from glmtune.user_paths import user_path
 from glmtune.yaml_source import SECRET_KEYS, Source, found, read_source
 
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
@@ -181,7 +183,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     source = read_source(path)
     for override in overrides:
         source.override(override)
-    return _build(source, Path(path).parent)
+    return _build(source, user_path(path).parent)
 
 
 def config_from_mapping(source: Mapping[str, Any], *, where: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -218,6 +220,7 @@ def _build(source: Source, config_folder: Path | None) -> RunConfig:
     """Return the configuration that `source` describes, or raise one error for all that is wrong with it."""
     training_keys = training_fields()
     modernize(source, training_keys)
+    expand_paths(source)
     find_deepspeed_file(source, config_folder)
     top_keys = [each.name for each in fields(RunConfig) if each.name not in DERIVED]
     homes = {

@@ -14,6 +14,7 @@ from glmtune.errors import GlmtuneError, nearest
 from glmtune.generation_options import find_problems
 from glmtune.shipped import shipped_file
 from glmtune.text_encoding import read_utf8
+from glmtune.user_paths import expand
 from glmtune.yaml_source import Source, found
 
 TRAINING_DEFAULTS = {
@@ -24,6 +25,9 @@ TRAINING_DEFAULTS = {
     "per_device_eval_batch_size": 4,  # evaluation generates: every row holds its keys and values beside the weights
 }
 """Values of `training_args` that differ from those of transformers, and why; the user's own always win."""
+
+PATHS = ("output_dir", "logging_dir", "deepspeed", "fsdp_config", "accelerator_config")
+"""Keys of `training_args` that are paths where they are text."""
 
 
 def training_fields() -> dict[str, Any]:
@@ -87,6 +91,25 @@ def peft_section(source: Source) -> dict[str, Any] | None:
     return {"peft_type": peft_type, "task_type": "CAUSAL_LM", **arguments}
 
 
+def expand_paths(source: Source) -> None:
+    """Put in the place of `~` and variables in the paths of `training_args` what they stand for, in `source`.
+
+    The names of data files stay as they are written: they are looked up in a folder first.
+    """
+    arguments = source.section("training_args")
+    for name in PATHS:
+        written, key = arguments.get(name), f"training_args.{name}"
+        if not isinstance(written, str):
+            continue
+        try:
+            meant = expand(written)
+        except GlmtuneError as error:
+            source.complain(key, error.what, error.fix)
+            continue
+        if meant != written:
+            source.set(key, meant, source.where(key))
+
+
 def find_deepspeed_file(source: Source, config_folder: Path | None) -> None:
     """Put the full path of the DeepSpeed file in the place of its name, in `source`; complain where it cannot be read.
 
@@ -103,7 +126,7 @@ def find_deepspeed_file(source: Source, config_folder: Path | None) -> None:
             key, "expected the name of a file or keys and values, found JSON in quotes", "take the quotes away"
         )
         return
-    path = Path(name).expanduser()
+    path = Path(name)
     folders = [] if config_folder is None else [config_folder.absolute()]
     candidates = list(
         dict.fromkeys([path.absolute(), *(each / part for each in folders for part in (path, path.name))])

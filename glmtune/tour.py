@@ -21,6 +21,7 @@ from glmtune.evaluation.evaluate import evaluate
 from glmtune.evaluation.generate import generate
 from glmtune.text_table import format_table
 from glmtune.training.run import resume, train
+from glmtune.user_paths import user_path
 
 QUESTION = "类型#风衣*颜色#墨绿*材质#羊毛*场合#约会"
 
@@ -49,6 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def run_tour(output: Path) -> None:
     """Train, evaluate, ask and resume in `output`, and print what came of it."""
+    output = user_path(output)
     if (output.is_symlink() or output.exists()) and not output.is_dir():
         raise GlmtuneError(f"`{output}` is no folder", fix="choose another with `--output`")
     if output.is_dir() and any(output.iterdir()):

@@ -13,6 +13,7 @@ import yaml
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.shipped import shipped_file, shipped_name
 from glmtune.text_encoding import read_utf8
+from glmtune.user_paths import expand
 
 SECRET_KEYS = ("hub_token", "push_to_hub_token")
 """Keys whose values are never written to a file or a message."""
@@ -164,12 +165,13 @@ class Source:
 
 def read_source(path: str | Path) -> Source:
     """Read a YAML file of keys and values; a file that is missing, empty or broken is a `GlmtuneError`."""
-    origin = str(path)
+    origin = expand(str(path))
+    path = Path(origin)
     try:
-        text = read_utf8(Path(path))
+        text = read_utf8(path)
     except FileNotFoundError:
-        others = sorted(str(other) for other in Path(path).parent.glob("*.yaml"))
-        shipped = shipped_file(Path(path))
+        others = sorted(str(other) for other in path.parent.glob("*.yaml"))
+        shipped = shipped_file(path)
         raise GlmtuneError(
             f"there is no configuration `{origin}`{nearest(origin, others)}",
             where=origin,

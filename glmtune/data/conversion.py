@@ -14,8 +14,10 @@ from typing import IO
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.new_file import check_new, refuse_taken
 from glmtune.python_arguments import expect_paths
+from glmtune.user_paths import user_path
 
 from .conversation import Conversation
+from .durable import put_in_place
 from .formats import AUTO, FORMATS, RowFormat, to_row
 from .reading import read_rows
 from .rows import Reject
@@ -52,7 +54,7 @@ def convert_data(
     """
     expect_paths(data=data, out=out)
     rows_are = row_format(from_format, columns or {}, "--from")
-    return convert(command_line_files(str(data)), Path(out), row_format=rows_are, strict=strict)
+    return convert(command_line_files(str(data)), user_path(out), row_format=rows_are, strict=strict)
 
 
 def convert(files: Sequence[DataFile], out: Path, *, row_format: RowFormat = AUTO, strict: bool = False) -> Converted:
@@ -77,7 +79,7 @@ def convert(files: Sequence[DataFile], out: Path, *, row_format: RowFormat = AUT
             first = converted.rejects[0] if converted.rejects else Reject(where=str(files[0].path), reason="no rows")
             raise GlmtuneError(f"no row could be converted; the first: {first.reason}", where=first.where)
         refuse_taken(out)
-        staging.rename(out)
+        put_in_place(staging, out)
     finally:
         staging.unlink(missing_ok=True)
     return converted
@@ -108,4 +110,7 @@ def _convert_file(source: DataFile, file: IO[str], row_format: RowFormat, strict
 
 
 def _open(path: Path, *, packed: bool) -> IO[str]:
-    return gzip.open(path, "wt", encoding="utf-8") if packed else path.open("w", encoding="utf-8")
+    # The same bytes on every system.
+    if packed:
+        return gzip.open(path, "wt", encoding="utf-8", newline="\n")
+    return path.open("w", encoding="utf-8", newline="\n")

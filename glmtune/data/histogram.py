@@ -11,6 +11,7 @@ import numpy as np
 
 from glmtune.errors import GlmtuneError, require
 from glmtune.new_file import check_new
+from glmtune.user_paths import user_path
 
 ROUND_STEPS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # close enough that at least two thirds of the bars asked for are drawn
 MAX_TEXT_BARS = 11  # and one more for what lies beyond the 99th percentile
@@ -53,6 +54,7 @@ def draw_lengths(path: Path, lengths: Sequence[int], limit: int | None = None) -
     Raises:
         GlmtuneError: matplotlib is not installed, there is no length to draw, or something stands at `path` already.
     """
+    path = user_path(path)
     require("matplotlib", extra="report")
     from matplotlib.figure import Figure  # a Figure of its own: pyplot would keep global state and choose a backend
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter

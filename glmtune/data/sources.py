@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glmtune.errors import GlmtuneError, nearest
+from glmtune.user_paths import expand
 
 from . import hub
 from .saved_datasets import saved_files
@@ -45,6 +46,7 @@ def find_data_files(folder: Path, entry: Any, key: str) -> list[DataFile]:
     for number, each in enumerate(entry if isinstance(entry, list) else [entry], start=1):
         place = f"entry {number} of `data_config.{key}`" if isinstance(entry, list) else f"`data_config.{key}`"
         name, weight = _read_entry(each, place)
+        name = expand(name, folder)
         paths = _expand(folder, name) or [find_data_file(folder, name, key)]
         files += [DataFile(path=path, weight=weight) for path in paths]
     if not files:
@@ -55,6 +57,7 @@ def find_data_files(folder: Path, entry: Any, key: str) -> list[DataFile]:
 
 def command_line_files(entry: str) -> list[DataFile]:
     """Return the files that an argument names: a file, a quoted pattern, a folder or `hub:OWNER/NAME[:SPLIT]`."""
+    entry = expand(entry)
     paths = _expand(Path(), entry)
     if not paths:
         folder = Path(entry).parent

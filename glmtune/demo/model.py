@@ -22,6 +22,7 @@ from transformers import GenerationConfig, GlmConfig, GlmForCausalLM, PreTrained
 from glmtune.demo import rows
 from glmtune.errors import GlmtuneError
 from glmtune.family import GLM_STOPS
+from glmtune.user_paths import user_path
 
 END_OF_TEXT = "<|endoftext|>"
 PREFIX_TOKENS = ("[gMASK]", "<sop>")
@@ -164,8 +165,14 @@ def demo_model_path() -> Path:
 def cache_folder() -> Path:
     """Return `$GLMTUNE_CACHE`, else `glmtune` in the user's cache folder."""
     if os.environ.get("GLMTUNE_CACHE"):
-        return Path(os.environ["GLMTUNE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmtune"
+        return user_path(os.environ["GLMTUNE_CACHE"])
+    try:
+        return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "glmtune"
+    except GlmtuneError:
+        raise GlmtuneError(
+            "there is no folder for what is kept between commands: this user has no home folder (`HOME` is not set)",
+            fix="set `GLMTUNE_CACHE` to a folder that you can write to",
+        ) from None
 
 
 def fingerprint() -> str:

@@ -17,6 +17,7 @@ from glmtune.data.formats import to_conversation, to_row
 from glmtune.data.reading import Row, read_rows
 from glmtune.errors import GlmtuneError
 from glmtune.standard_streams import read_input
+from glmtune.user_paths import user_path
 
 from .generate import (
     answer_ids,
@@ -42,6 +43,7 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
     if prompt is not None and path is not None:
         raise GlmtuneError("both `--prompt` and `--input` are given", fix="leave one of them out")
     if path is not None:
+        path = user_path(path)
         refuse_folder(path)
         unread: Counter[str] = Counter()
         prompts = [_read_prompt(row, unread) for row in read_rows(path)]

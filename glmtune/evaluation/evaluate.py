@@ -29,6 +29,7 @@ from glmtune.modeling.loading import LoadedModel
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.new_file import reserved
 from glmtune.python_arguments import expect_paths
+from glmtune.user_paths import user_path
 
 from .answering import num_reports
 from .generate import as_loaded, generation_config, refuse_folder
@@ -85,8 +86,10 @@ def evaluate(
         generation_options: Fields of `transformers.GenerationConfig`.
     """
     expect_paths(data_file=data_file, output=output)
-    refuse_folder(Path(data_file))
-    with reserved(Path(output)) if output is not None else nullcontext():
+    data_file = user_path(data_file)
+    output = user_path(output) if output is not None else None
+    refuse_folder(data_file)
+    with reserved(output) if output is not None else nullcontext():
         loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
         encoder = Encoder(
             loaded.tokenizer,
@@ -96,7 +99,7 @@ def evaluate(
             max_length_tokens=context_tokens(loaded.model),
             truncation="drop",
         )
-        data = encode_file(Path(data_file), encoder, limit=limit)
+        data = encode_file(data_file, encoder, limit=limit)
         options = {"do_sample": False} | generation_options
         plan = GenerationPlan(
             config=generation_config(loaded.model, options),
@@ -156,7 +159,9 @@ def score_model(
             return Scores(metrics=metrics)
         started = time.monotonic()
         with Scorer(len(turns) // world_size()) as scorer:
-            predictions = predict(model, tokenizer, turns, plan, Path(output) if output else None, scorer, count_batch)
+            predictions = predict(
+                model, tokenizer, turns, plan, user_path(output) if output else None, scorer, count_batch
+            )
             metrics["generation_seconds"] = time.monotonic() - started
             rows = join_shares(gather(scorer.scores()))
     metrics |= means([rows[place] for place in sorted(rows)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glmtune.errors import GlmtuneError
 from glmtune.python_arguments import expect_paths
+from glmtune.user_paths import expand
 
 from .model_files import check_configs, check_weight_file, check_weights, read_config
 
@@ -54,6 +55,7 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
         from glmtune.demo.model import demo_model_path
 
         return ModelSource(base=str(demo_model_path()))
+    name = expand(str(name))
     folder = Path(name)
     if not folder.is_dir():
         return _hub_name(str(name))

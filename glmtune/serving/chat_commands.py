@@ -12,6 +12,7 @@ from glmtune.data.conversation import RowError
 from glmtune.data.formats import to_conversation, to_row
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.text_table import format_table
+from glmtune.user_paths import user_path
 
 from .chat_session import Chat
 from .functions import Tools, load_tools
@@ -64,7 +65,7 @@ def tools(chat: Chat, argument: str) -> None:
         loaded = (
             Tools()
             if argument == NOTHING
-            else load_tools(Path(argument).expanduser(), time_limit_seconds=chat.tool_timeout_seconds)
+            else load_tools(user_path(argument), time_limit_seconds=chat.tool_timeout_seconds)
         )
         chat.tools.close()
         chat.tools = loaded
@@ -87,7 +88,7 @@ def save(chat: Chat, argument: str) -> None:
     """Add the conversation to a file, as a row to train on."""
     if not argument:
         raise GlmtuneError("`/save` needs the name of a file", fix="such as `/save chats.jsonl`")
-    path = Path(argument).expanduser()
+    path = user_path(argument)
     if path.suffix != ".jsonl":
         raise GlmtuneError(f"`{path}` is no `.jsonl` file", fix="one conversation is one line: `/save chats.jsonl`")
     messages = chat.messages

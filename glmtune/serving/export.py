@@ -23,12 +23,13 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from glmtune.console import notice, quiet_libraries, say
-from glmtune.data.durable import sync, sync_tree
+from glmtune.data.durable import put_in_place
 from glmtune.errors import GlmtuneError, RunFailure, nearest
 from glmtune.modeling.loading import default_device
 from glmtune.modeling.memory import memory_errors_explained
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource, find_model
 from glmtune.python_arguments import expect_paths
+from glmtune.user_paths import user_path
 
 from . import gguf as gguf_file
 from .export_check import Check, Difference, Distance, compare
@@ -101,7 +102,8 @@ def export(
         RunFailure: The exported model is another model, and nothing is left of it; or what follows has failed.
     """
     expect_paths(out=out, prompts=prompts)
-    folder = Path(out).resolve()  # a link to an empty folder is filled, not replaced
+    out = user_path(out)
+    folder = out.resolve()  # a link to an empty folder is filled, not replaced
     _check_options(folder, dtype, max_shard_size)
     if push_to is not None:
         check_push(push_to)
@@ -119,7 +121,7 @@ def export(
             staged,
             dtype=DTYPES[dtype] if dtype else None,
             max_shard_size=max_shard_size,
-            prompts=Path(prompts) if prompts is not None else None,
+            prompts=user_path(prompts) if prompts is not None else None,
             record=record,
             trust_remote_code=trust_remote_code,
         )
@@ -141,7 +143,7 @@ def export(
     file = gguf_file.convert(converter, folder, str(gguf)) if converter else None
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     return Exported(
-        folder=Path(out),
+        folder=out,
         method=method,
         base=source.base,
         dtype=facts.dtype,
@@ -199,9 +201,7 @@ def _written_aside(folder: Path) -> Iterator[Path]:
             staged = Path(aside) / folder.name
             staged.mkdir()
             yield staged
-            sync_tree(staged)
-            staged.rename(folder)  # an empty folder gives way
-            sync(folder.parent)
+            put_in_place(staged, folder)  # an empty folder gives way
     except (OSError, SafetensorError) as error:
         raise RunFailure(
             f"`{folder}` cannot be written: {error}", fix="free some space, or choose another disk"

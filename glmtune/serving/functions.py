@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -25,7 +24,9 @@ from glmtune.data import json_text
 from glmtune.data.conversation import RowError
 from glmtune.data.formats.tools import tools_text
 from glmtune.errors import GlmtuneError
+from glmtune.operating_system import HAS_PROCESS_GROUPS
 from glmtune.text_encoding import read_utf8
+from glmtune.user_paths import user_path
 
 from .function_worker import error_text, serve_functions
 
@@ -55,6 +56,7 @@ def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
 
     To load a module is to run it: its public functions become the tools.
     """
+    path = user_path(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise GlmtuneError(f"`{path}` {found}; expected a Python module or a JSON file of tools")
@@ -149,7 +151,7 @@ class FunctionWorker:
         connection.close()
         process.join(0.1)  # one that died by itself tells its own exit code
         code = process.exitcode
-        if sys.platform != "win32" and process.pid is not None:
+        if HAS_PROCESS_GROUPS and process.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
         process.kill()

@@ -19,6 +19,7 @@ from glmtune.modeling.context import check_vocabulary
 from glmtune.modeling.loading import load_adapter, load_model, load_tokenizer
 from glmtune.modeling.sources import DEMO, ModelSource, find_model
 from glmtune.modeling.starts import check_saved_start
+from glmtune.user_paths import expand, user_path
 
 from .engine import Lane
 
@@ -107,7 +108,8 @@ def load_models(
 
 def model_name(checkpoint: str | Path) -> str:
     """Return what a checkpoint is called where no name is given: its folder's last parts, or the hub's name."""
-    if str(checkpoint) == DEMO or not Path(checkpoint).is_dir():
+    checkpoint = expand(str(checkpoint))
+    if checkpoint == DEMO or not Path(checkpoint).is_dir():
         return str(checkpoint)
     folder = Path(checkpoint).resolve()
     # `checkpoint-600` says little without the run that it is of.
@@ -115,7 +117,7 @@ def model_name(checkpoint: str | Path) -> str:
 
 
 def _is_adapter(path: str) -> bool:
-    folder = Path(path)
+    folder = user_path(path)
     return folder.is_dir() and ((folder / "adapter_config.json").is_file() or (folder / "run.yaml").is_file())
 
 

@@ -25,6 +25,7 @@ from glmtune.modeling.loading import load_family, load_tokenizer
 from glmtune.modeling.sources import find_model
 from glmtune.new_file import check_new
 from glmtune.python_arguments import expect_paths
+from glmtune.user_paths import expand, user_path
 
 from .run_data import SPLITS, row_format_of
 
@@ -70,6 +71,7 @@ def inspect_rows(
 ) -> Inspected:
     """Encode one row of the data, or every row where `row` is None, exactly as training would."""
     expect_paths(data=data)
+    data = expand(str(data))
     settings = load_config(config) if config else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code)
     row_format = row_format_of(settings.data_config) if settings else AUTO
@@ -106,6 +108,7 @@ def check_data(
         trust_remote_code: Run code that the model brings along.
     """
     expect_paths(data=data)
+    data = expand(str(data))
     settings = load_config(config) if config else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code) if model else None
     row_format = row_format_of(settings.data_config) if settings else AUTO
@@ -192,6 +195,7 @@ def _readable(conversation: Conversation) -> RowError | None:
 
 def write_html(path: Path, inspected: Inspected, *, title: str, limit: int) -> int:
     """Write rows as a web page and return how many; a file that stands there already is left alone."""
+    path = user_path(path)
     check_new(path)
     rows = list(itertools.islice(inspected.rows, limit))
     pages = (

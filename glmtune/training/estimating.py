@@ -28,6 +28,7 @@ from glmtune.modeling.shapes import Weight, shape_model, weights_of
 from glmtune.modeling.sources import ModelSource, find_model
 from glmtune.modeling.step_memory import Batch, StepMemory, step_memory
 from glmtune.tested_versions import note_untested_versions
+from glmtune.user_paths import expand
 
 from .arguments import DTYPES, checkpointing_is_on, compiling_is_on, load_dtype
 from .deepspeed_file import read_deepspeed
@@ -131,6 +132,7 @@ class _Plan:
     """Counts the shapes of one model under each method and type, each once."""
 
     def __init__(self, model: str, config: RunConfig, *, device: str, labelled: float) -> None:
+        model = expand(model)
         has_config = (Path(model) / "config.json").is_file()
         source = ModelSource(base=model) if has_config else find_model(model, needs_weights=False)
         self.model_config = load_model_config(source, trust_remote_code=config.trust_remote_code)

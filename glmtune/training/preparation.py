@@ -25,6 +25,7 @@ from glmtune.modeling.loading import load_family, load_model_config, load_tokeni
 from glmtune.modeling.sources import ModelSource, check_weight_files, find_model
 from glmtune.modeling.starts import check_start
 from glmtune.python_arguments import expect_paths
+from glmtune.user_paths import expand, user_path
 
 from .run_data import RunFiles, as_records, find_run_files, load_data
 from .run_folder import DataRecord, RunRequest
@@ -125,7 +126,7 @@ def prepare_data(
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     encoder = Encoder.from_config(tokenizer, load_family(source, trust_remote_code=trust), config)
-    load_data(find_run_files(Path(data_dir), config), config, encoder)
+    load_data(find_run_files(user_path(data_dir), config), config, encoder)
     return encoded_folder()
 
 
@@ -151,4 +152,5 @@ def model_source(request: RunRequest) -> ModelSource:
 
 def absolute(name: str) -> str:
     """Make a local path independent of where the next command is run; leave names as they are."""
+    name = expand(name)
     return str(Path(name).resolve()) if Path(name).exists() else name

@@ -27,6 +27,7 @@ from glmtune.modeling.loss import check_loss_kernel
 from glmtune.modeling.sources import DEMO, checkpoints_of
 from glmtune.python_arguments import expect_paths
 from glmtune.tested_versions import note_untested_versions
+from glmtune.user_paths import user_path
 
 from . import checkpoint
 from .arguments import training_arguments, use_one_gpu
@@ -93,7 +94,7 @@ def train(
         notice(line)
     config = with_accelerates_fsdp(config)
     request = RunRequest(
-        data_dir=Path(data_dir),
+        data_dir=user_path(data_dir),
         model=absolute(model),
         config=config,
         base_model=absolute(base_model) if base_model else None,
@@ -145,7 +146,7 @@ def resume(
         GlmtuneError: No such checkpoint, a damaged one, a finished run, or something that has changed.
     """
     note_untested_versions()
-    run_folder = Path(run_dir)
+    run_folder = user_path(run_dir)
     request, record = read_request(run_folder, overrides)
     with hold_run(run_folder):
         return _go_on(
