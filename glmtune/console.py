@@ -62,10 +62,10 @@ def keep_lost_interrupts() -> None:
 def _press_ctrl_c() -> None:
     """Send Ctrl-C to the main thread itself: where it sleeps, it would not wake of a signal that this thread gets."""
     main = threading.main_thread().ident
-    if sys.platform == "win32" or main is None:
-        signal.raise_signal(signal.SIGINT)
-    else:
+    if main is not None and "pthread_kill" in vars(signal):
         signal.pthread_kill(main, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -22,11 +22,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PREEMPTED, GlmtuneError, RunFailure
+from glmtune.operating_system import CAN_LEAD_WORKERS, signals
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+PASSED_ON = signals("SIGTERM", "SIGUSR1", "SIGINT")
 MONITOR_SECONDS = 0.1
 LAUNCHER_VARIABLE = "GLMTUNE_LAUNCHER_PID"
 STRANGE_LAUNCHERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun"}
@@ -166,6 +167,11 @@ class _Agent(threading.Thread):
 
 
 def _refuse_impossible(num_processes: int) -> None:
+    if not CAN_LEAD_WORKERS:
+        raise GlmtuneError(
+            "`--nproc` needs signals and groups of processes, which this system does not have",
+            fix="leave it out, and one process trains; or use Linux, on Windows in WSL",
+        )
     if "WORLD_SIZE" in os.environ:
         raise GlmtuneError(
             "`--nproc` starts the processes itself, but a launcher has done so already: `WORLD_SIZE` is set",

@@ -22,6 +22,8 @@ ROOMS = [
     "new_file",
     "plain_json",
     "python_arguments",
+    "operating_system",
+    "user_paths",
     "text_encoding",
     "console",
     "compat",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,8 +115,8 @@ def encode_file(
         GlmtuneError: The file has no row, or none that can be trained on, or the chat template fails its check.
     """
     if content_hash is None:
-        with tempfile.TemporaryDirectory(prefix="glmtune-") as folder:
-            stored = StoredFile(Path(folder) / "encoded")
+        with _passing_folder() as folder:
+            stored = StoredFile(folder / "encoded")
             _write(stored, path, encoder, row_format, num_proc, strict, limit)
             data = _checked(stored, path, strict)
             return data if limit is None else data.first(limit)
@@ -126,6 +129,20 @@ def encode_file(
                 _write(stored, path, encoder, row_format, num_proc, strict, content_hash=content_hash)
         remove_unused(cache)
     return _checked(stored, path, strict)
+
+
+@contextmanager
+def _passing_folder() -> Iterator[Path]:
+    """Yield a folder whose files stay mapped into memory when it is gone."""
+    folder = tempfile.mkdtemp(prefix="glmtune-")
+    try:
+        yield Path(folder)
+    finally:
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            # Windows keeps a file for as long as it is mapped.
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def join(parts: Sequence[EncodedData], indices: Iterable[int] | None = None) -> EncodedData:

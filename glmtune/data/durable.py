@@ -1,9 +1,30 @@
-"""Files that are still there after a power cut: waited for until they have reached the disk."""
+"""Files that are still there after a power cut: waited for until they have reached the disk, then given their name."""
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from pathlib import Path
+
+FOLDERS_NOT_SYNCED = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF, errno.EINVAL, errno.ENOTSUP)
+"""What systems say that do not open folders as files (Windows), and file systems that write them by themselves."""
+
+
+def put_in_place(staged: Path, final: Path) -> None:
+    """Give a file or folder its name when all of it has reached the disk: the name stands for a whole one, always.
+
+    A file takes the place of another at once; a folder that of an empty one.
+    """
+    if staged.is_dir():
+        sync_tree(staged)
+        if final.is_dir():
+            final.rmdir()  # not every system renames onto a folder
+        staged.rename(final)
+    else:
+        sync(staged)
+        staged.replace(final)
+    sync(final.parent)
 
 
 def sync_tree(folder: Path) -> None:
@@ -13,12 +34,18 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file or folder has reached the disk; a folder only where the system can wait for one."""
+    is_folder = path.is_dir()
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        # Windows waits for files alone that may be written to; elsewhere one that may be read is enough.
+        descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" and not is_folder else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in FOLDERS_NOT_SYNCED:
+            raise
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -28,6 +55,4 @@ def replace_file(path: Path, content: bytes) -> None:
     """
     staged = path.with_name(f".{path.name}")
     staged.write_bytes(content)
-    sync(staged)
-    staged.replace(path)
-    sync(path.parent)
+    put_in_place(staged, path)

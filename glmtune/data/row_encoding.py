@@ -11,12 +11,16 @@ import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
+from glmtune.errors import RunFailure
 from glmtune.family import IGNORE_INDEX
+from glmtune.operating_system import start_method
 
 from .conversation import Conversation, RowError
 from .encoding import ROWS_PER_BATCH, Encoder, Planned, TooLong
@@ -71,11 +75,9 @@ class RowEncoder:
         """Yield the encoded batches of all rows, in order."""
         batches = _batches(rows)
         if num_processes > 1:
-            # Forked, where that is possible: a fresh interpreter would import torch before it encodes a row.
-            method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-            context = multiprocessing.get_context(method)
+            context = multiprocessing.get_context(start_method())
             # A forked process would take over that its parent has paused the collection of garbage.
-            with ProcessPoolExecutor(num_processes, mp_context=context, initializer=gc.enable) as pool:
+            with ended_processes_explained(), ProcessPoolExecutor(num_processes, context, gc.enable) as pool:
                 yield from _in_order(pool, (pool.submit(self.encode, batch) for batch in batches), 2 * num_processes)
             return
         waiting: deque[tuple[list[Row], list[list[Conversation | RowError]]]] = deque()
@@ -129,6 +131,19 @@ class RowEncoder:
                 builder.add(result, row.where, digest)
         batch.table = builder.table()
         return batch
+
+
+@contextmanager
+def ended_processes_explained() -> Iterator[None]:
+    """Turn the death of a process that encodes into an error that says what may have ended it."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise RunFailure(
+            "a process that encodes rows was killed (out of memory?), or could not be started",
+            where="data_config.num_proc",
+            fix='set it to 1; in a script of your own, also put what it runs under `if __name__ == "__main__":`',
+        ) from None
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

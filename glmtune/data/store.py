@@ -29,6 +29,7 @@ import glmtune
 from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
 
+from .durable import put_in_place
 from .encoding import Encoder
 from .formats import RowFormat
 from .row_encoding import SCHEMA, EncodedBatch
@@ -123,7 +124,7 @@ class StoredFile:
                     rejects.writelines(map(_line, batch.rejects))
                     cuts.writelines(map(_line, batch.cuts))
                 _write_block(writer, waiting)
-            staging.rename(self.folder)
+            put_in_place(staging, self.folder)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -139,7 +140,7 @@ def remove_unused(folder: Path) -> None:
     """Remove the encoded files that no run has asked for in a long time."""
     oldest = time.time() - DAYS_KEPT * 86_400
     for entry in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process has just renamed or removed it
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # another process has just removed it, or uses it
             if entry.stat().st_mtime < oldest:
                 shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
 

@@ -180,6 +180,7 @@ def _start_worker() -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        creationflags=vars(subprocess).get("CREATE_NEW_PROCESS_GROUP", 0),  # what Windows has instead of sessions
     )
 
 

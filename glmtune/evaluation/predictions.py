@@ -14,6 +14,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glmtune.data.dataset import EncodedData
+from glmtune.data.durable import put_in_place
 from glmtune.data.examples import Turn
 from glmtune.data.reading import Reject
 from glmtune.data.replies import ReplyLayout
@@ -146,7 +147,7 @@ def predict(
     if path:
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         _write(aside, in_order)
-        os.replace(aside, path)
+        put_in_place(aside, path)
     return in_order
 
 

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from glmtune.errors import GlmtuneError
+from glmtune.operating_system import HAS_PROCESS_GROUPS
 
 Functions = dict[str, Callable[..., Any]]
 
@@ -53,7 +54,7 @@ def serve_functions(connection: Connection, path: str, describe: bool) -> None:
 def _stand_apart() -> None:
     """Keep Ctrl-C for the chat, and stdout for its answers; lead a group, so that what a function starts ends, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform != "win32":
+    if HAS_PROCESS_GROUPS:
         os.setsid()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -65,7 +66,7 @@ def _end_with_the_chat() -> None:
     chat = multiprocessing.parent_process()
     assert chat is not None
     chat.join()
-    if sys.platform != "win32":
+    if HAS_PROCESS_GROUPS:
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

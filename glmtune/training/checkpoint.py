@@ -55,7 +55,7 @@ def seal(staged: Path) -> None:
     """Write the manifest of a checkpoint and make sure that all of it has reached the disk."""
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     manifest = {
-        str(path.relative_to(staged)): {"size": path.stat().st_size, "sha256": file_hash(path)} for path in files
+        path.relative_to(staged).as_posix(): {"size": path.stat().st_size, "sha256": file_hash(path)} for path in files
     }
     (staged / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1), encoding="utf-8")
     sync_tree(staged)

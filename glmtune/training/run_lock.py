@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,11 @@ from glmtune.console import is_main_process, notice
 from glmtune.errors import GlmtuneError
 
 from .undoing import undone_at_exit
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 HELD_BY_OTHERS = (errno.EACCES, errno.EAGAIN)
@@ -74,11 +78,9 @@ def _make_folder(folder: Path) -> list[Path]:
 
 def _lock(run_folder: Path) -> int | None:
     """Return the open file that is locked; None where the file system has no locks, which is said."""
-    if sys.platform == "win32":
+    if fcntl is None:
         notice("this system has no lock that ends with a process: do not start two runs in one folder")
         return None
-    import fcntl
-
     path = run_folder / LOCK
     while True:
         try:
@@ -142,5 +144,5 @@ def _is_file_at(opened: int, path: Path) -> bool:
         return False
 
 
-if sys.platform != "win32":
+if "register_at_fork" in vars(os):
     os.register_at_fork(after_in_child=_let_go_in_child)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,7 +62,12 @@ def tell_deepspeed_of_the_device(settings: Mapping[str, Any]) -> torch.device:
 
 def _check_deepspeed(config: RunConfig, given: str | Mapping[str, Any]) -> None:
     if importlib.util.find_spec("deepspeed") is None:
-        raise GlmtuneError("`deepspeed` is not installed", fix="run `pip install deepspeed` (Linux only)")
+        is_linux = sys.platform.startswith("linux")
+        raise GlmtuneError(
+            "`deepspeed` is not installed" if is_linux else "DeepSpeed runs on Linux alone",
+            where="training_args.deepspeed",
+            fix="run `pip install deepspeed`" if is_linux else "leave it out; on Windows, it works in WSL",
+        )
     content = read_deepspeed(given)
     where = given if isinstance(given, str) else "training_args.deepspeed"
     zero = content.get("zero_optimization") or {}

@@ -1,8 +1,9 @@
 """Runs that end on a signal: a checkpoint is saved after the step at hand, and the exit code says why.
 
-SIGTERM and SIGUSR1 (preemption, a warning of Slurm's) and the first Ctrl-C set a mark, which all processes compare
-after every step and after every batch of an evaluation. What an evaluation that is broken off leaves undone stands
-in the checkpoint; `unfinished.py` makes up for it. Where no step is being taken, a signal ends the run at once.
+SIGTERM and SIGUSR1 (preemption, a warning of Slurm's; on Windows Ctrl-Break) and the first Ctrl-C set a mark, which
+all processes compare after every step and after every batch of an evaluation. What an evaluation that is broken off
+leaves undone stands in the checkpoint; `unfinished.py` makes up for it. Where no step is being taken, a signal ends
+the run at once.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from glmtune.console import say
 from glmtune.errors import EXIT_PREEMPTED
+from glmtune.operating_system import signals
 
 from . import group_watch
 
 if TYPE_CHECKING:
     from .trainer import GlmTrainer
 
-BY_URGENCY = (None, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+BY_URGENCY = (None, *signals("SIGUSR1", "SIGTERM", "SIGBREAK", "SIGINT"))
 """Where processes have received different signals, the later one here counts for all."""
 
 SAME_KEY_PRESS_SECONDS = 1.0
@@ -158,6 +160,8 @@ def collate_in_reader(collate: Callable[[list[Any]], Any], rows: list[Any]) -> A
     """
     if get_worker_info() is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # One that was not forked has no handler of the run's for the terminal's Ctrl-C.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return collate(rows)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from glmtune import resume, train
 from glmtune.errors import RunFailure
-from glmtune.training.checkpoint import place_in, publish, read_state, rotate
+from glmtune.training.checkpoint import disk_errors_explained, place_in, publish, read_state, rotate
 from glmtune.training.weight_check import check_weights, saved_shapes
 
 SHAPES = {"embedding": (6, 4), "norm": (4,)}
@@ -174,3 +177,56 @@ def test_rotation_best_model_and_resume_agree_after_the_run_was_moved(
     assert read_state(moved / "checkpoint-8")["best_model_checkpoint"] == str(moved / best.name)
     assert names(moved) == sorted({best.name, "checkpoint-8"})
     assert all(read_weights(moved / best.name)[name].equal(tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])
+def test_every_way_of_a_system_to_say_that_a_disk_is_full_is_told_as_one(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunFailure, match=r"^the disk is full") as caught, disk_errors_explained(tmp_path):
+        raise OSError(getattr(errno, name), "in the words of the system")
+    assert caught.value.fix == f"free some space, then `glmtune resume {tmp_path}`; earlier checkpoints are whole"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:783] . PytorchStreamWriter failed writing file data/1"),
+        RuntimeError("unexpected pos 64 vs 0"),
+        RuntimeError("Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+    ],
+    ids=str,
+)
+def test_what_libraries_say_of_a_full_disk_is_told_as_one(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(RunFailure, match=r"^the disk is full"), disk_errors_explained(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), RuntimeError("shapes differ")], ids=str)
+def test_other_errors_of_a_save_pass(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, disk_errors_explained(tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_a_full_disk_at_the_sync_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staged = tmp_path / ".saving" / "checkpoint-2"
+    staged.mkdir(parents=True)
+    write_weights(staged)
+
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")  # NFS says so only here
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(RunFailure, match=r"^the disk is full"), disk_errors_explained(tmp_path):
+        publish(staged, tmp_path, SHAPES)
+    assert not (tmp_path / "checkpoint-2").exists()
+
+
+def test_a_manifest_reads_the_same_on_every_system(tmp_path: Path) -> None:
+    staged = tmp_path / ".saving" / "checkpoint-2"
+    (staged / "global_step2").mkdir(parents=True)
+    write_weights(staged)
+    (staged / "global_step2" / "shard").touch()
+    manifest = json.loads((publish(staged, tmp_path, SHAPES) / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["files"].keys() == {"global_step2/shard", "model.safetensors"}

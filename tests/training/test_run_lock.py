@@ -175,3 +175,47 @@ def test_a_lock_file_that_was_removed_meanwhile_is_made_anew(tmp_path: Path, mon
     monkeypatch.setattr(fcntl, "flock", removed_first)
     with hold_run(run):
         assert (run / ".lock").read_text().startswith(f"(pid {os.getpid()} ")
+
+
+@pytest.mark.parametrize("name", ["EACCES", "EAGAIN"])
+def test_every_way_of_a_system_to_say_that_a_lock_is_held_is_heeded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(getattr(errno, name), "held")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(GlmtuneError, match=r"^another process is training in this folder"), hold_run(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["EACCES", "EPERM", "EROFS"])
+def test_every_way_of_a_system_to_say_that_a_folder_is_read_only_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refused)
+        with pytest.raises(GlmtuneError, match=r"^nothing can be written into the run's folder"), hold_run(tmp_path):
+            pass
+
+
+def test_other_errors_of_a_lock_file_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refused)
+        with pytest.raises(OSError, match="Input/output error"), hold_run(tmp_path):
+            pass
+
+
+def test_a_system_without_such_locks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("glmtune.training.run_lock.fcntl", None)
+    with hold_run(tmp_path / "run") as is_new:
+        assert is_new
+    assert capsys.readouterr().err == (
+        "note: this system has no lock that ends with a process: do not start two runs in one folder\n"
+    )
