@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 # From the ground up; a room may import from itself and from rooms below it.
 ROOMS = [
     "errors",
+    "plain_json",
     "new_file",
     "plain_json",
     "python_arguments",
@@ -38,6 +39,8 @@ ROOMS = [
     "config_training_keys",
     "generation_options",
     "config_keys",
+    "config_training_keys",
+    "generation_options",
     "config_sections",
     "config",
     "demo",
