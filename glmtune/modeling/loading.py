@@ -219,6 +219,8 @@ def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
             fix = "the model brings its own code; read it, then set `trust_remote_code: true`"
         elif "gated repo" in str(error):
             fix = "ask for access on the model's page, then log in with `hf auth login`"
+        elif "pip install" in str(error):
+            fix = "install it, or take the model's unrounded weights"
         elif "model type" in str(error):
             fix = "see `model_type` in its `config.json`; a new model may need `pip install -U transformers`"
         raise GlmtuneError(f"cannot load the {part} of `{name}`: {_reason(error)}", fix=fix) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -129,6 +130,15 @@ def test_a_damaged_model_is_one_clear_error(damage: Damage, message: str, model:
     assert caught.value.what.startswith(message.format(model=model))
     assert caught.value.exit_code == 2
     assert str(model) in str(caught.value)
+
+
+def test_a_package_that_rounded_weights_need_is_named_with_a_way_out(model: Path) -> None:
+    if importlib.util.find_spec("compressed_tensors"):
+        pytest.skip("`compressed-tensors` is installed")
+    changed("config.json", quantization_config={"quant_method": "compressed-tensors"})(model)
+    with pytest.raises(GlmtuneError, match=r"pip install compressed-tensors") as caught:
+        load_model(find_model(model))
+    assert caught.value.fix == "install it, or take the model's unrounded weights"
 
 
 def test_weights_in_several_files_are_loaded(model: Path, demo_model: str) -> None:
