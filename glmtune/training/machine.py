@@ -147,7 +147,7 @@ def check_optimizer_settings(arguments: TrainingArguments, model: Any) -> None:
 
 def _check_scheduler(arguments: TrainingArguments) -> None:
     """Make the scheduler of the learning rate, as it will be made when the training begins."""
-    kwargs = arguments.lr_scheduler_kwargs or {}
+    kwargs: Any = arguments.lr_scheduler_kwargs or {}
     try:
         scheduler = get_scheduler(
             arguments.lr_scheduler_type,
@@ -170,7 +170,8 @@ def _check_scheduler(arguments: TrainingArguments) -> None:
 
 def _options(scheduler: str) -> list[str]:
     """Return the arguments that make a scheduler."""
-    return list(inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(scheduler)]).parameters)
+    make: Any = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(scheduler)]
+    return list(inspect.signature(make).parameters)
 
 
 def _check_compiler(config: RunConfig, arguments: Mapping[str, Any], device: torch.device) -> None:

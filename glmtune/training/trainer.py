@@ -270,6 +270,7 @@ class GlmTrainer(Seq2SeqTrainer):
                 # The other processes are still in the evaluation, where they wait for this one.
                 raise
             self._report_failure(step, error)
+            self.control.should_evaluate = False  # or it would be made once more at the end of the epoch
             self.unfinished.evaluation_due = False
             return {f"{metric_key_prefix}_{name}": math.nan for name in METRICS}
         finally:

@@ -146,3 +146,26 @@ def test_packed_rows_keep_their_positions_labels_and_weights() -> None:
         "rows": [3, 1],
         "lengths": [3, 2],
     }
+
+
+def test_another_seed_fills_other_bins_where_lengths_are_equal() -> None:
+    """Rows of one length keep the places of a shuffle: with one seed for all, they would always meet the same rows."""
+
+    def bins(seed: int) -> list[list[int]]:
+        return StepBatches(
+            np.full(40, 10), rows_per_batch=1, batches_per_step=1, num_processes=1, seed=seed, epoch=lambda: 0,
+            is_packed=True, tokens_per_batch=40,
+        ).bins or []  # fmt: skip
+
+    assert bins(1) == bins(1)
+    assert sorted(map(sorted, bins(1))) != sorted(map(sorted, bins(2)))
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_padded_steps_come_in_no_order_of_their_lengths(epoch: int) -> None:
+    dealt = list(make(rows=4, accumulation=1, processes=1, packed=False, epoch=epoch))
+    means = [float(LENGTHS[batch].mean()) for batch in dealt]
+    rises = sum(later > earlier for earlier, later in itertools.pairwise(means))
+    assert 0.25 * len(means) < rises < 0.75 * len(means)
+    others = list(make(rows=4, accumulation=1, processes=1, packed=False, epoch=1 - epoch))
+    assert sorted(map(sorted, dealt)) != sorted(map(sorted, others))

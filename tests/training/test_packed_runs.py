@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from glmtune import evaluate, resume, train
+from glmtune import evaluate, load_config, resume, train
 from glmtune.errors import GlmtuneError
+from glmtune.training.trainer import GlmTrainer
 
 NO_DROPOUT: dict[str, Any] = {
     "lora": {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0},
@@ -110,3 +111,70 @@ def test_what_does_not_go_together_is_refused(
     with pytest.raises(GlmtuneError) as caught:
         train(demo_data, "demo", write_config(top=top, per_device_train_batch_size=rows))
     assert message in str(caught.value)
+
+
+def test_a_batch_as_large_as_the_longest_row_may_be_is_enough(write_config) -> None:
+    options = {"per_device_train_batch_size": 1}
+    assert load_config(write_config(top={"tokens_per_batch": 192}, **options)).tokens_per_batch == 192
+    with pytest.raises(GlmtuneError, match="`191` is less than the longest row may have, 192 tokens"):
+        load_config(write_config(top={"tokens_per_batch": 191}, **options))
+
+
+@pytest.fixture
+def dealt(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The rows of every batch that is trained, in order."""
+    batches: list[list[int]] = []
+    training_step = GlmTrainer.training_step
+
+    def record(self: GlmTrainer, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        batches.append(inputs["rows"].tolist())
+        return training_step(self, model, inputs, num_items_in_batch)
+
+    monkeypatch.setattr(GlmTrainer, "training_step", record)
+    return batches
+
+
+def test_rows_that_turn_out_to_need_padding_are_dealt_out_as_padded_ones(
+    demo_data: Path, write_config, read_losses, monkeypatch: pytest.MonkeyPatch, dealt: list[list[int]]
+) -> None:
+    options: dict[str, Any] = {"max_steps": 10, "eval_strategy": "no", "per_device_train_batch_size": 4}
+    config = write_config("sft", top={"packing": False}, **options)
+    run = train(demo_data, "demo", config)
+    padded, losses = dealt.copy(), read_losses(run)
+    shutil.rmtree(run)
+    dealt.clear()
+    monkeypatch.setattr("glmtune.training.packing.leak_between_rows", lambda *_, **__: "it is said to leak")
+    run = train(demo_data, "demo", write_config("sft", **options))
+    assert dealt == padded
+    assert read_losses(run) == pytest.approx(losses, rel=1e-5)
+
+
+def test_the_seeds_and_the_strategy_of_a_configuration_decide_the_order_of_rows(
+    demo_data: Path, write_config, tmp_path: Path, dealt: list[list[int]]
+) -> None:
+    def order(**arguments: Any) -> list[list[int]]:
+        dealt.clear()
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        train(demo_data, "demo", write_config("sft", max_steps=3, eval_strategy="no", save_strategy="no", **arguments))
+        return dealt.copy()
+
+    by_seed = order(seed=3)
+    assert order(seed=4, data_seed=3) == by_seed
+    assert order(seed=3, data_seed=0) != by_seed
+    assert order(seed=0) == order(seed=3, data_seed=0)
+    in_order = order(train_sampling_strategy="sequential")
+    assert sorted(row for batch in in_order for row in batch) == list(range(12))  # three steps of four rows
+    assert sorted(row for batch in in_order[:2] for row in batch) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("drops_rest", "num_steps"), [(False, 14), (True, 13)])
+def test_the_rest_of_an_epoch_is_trained_unless_it_is_to_be_dropped(
+    drops_rest: bool, num_steps: int, demo_data: Path, write_config, dealt: list[list[int]]
+) -> None:
+    run = train(
+        demo_data, "demo",
+        write_config(max_steps=-1, num_train_epochs=1, per_device_train_batch_size=3, gradient_accumulation_steps=1,
+                     dataloader_drop_last=drops_rest, eval_strategy="no", save_strategy="epoch"),
+    )  # fmt: skip
+    assert [path.name for path in run.glob("checkpoint-*")] == [f"checkpoint-{num_steps}"]
+    assert sum(map(len, dealt)) == (39 if drops_rest else 40)

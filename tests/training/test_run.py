@@ -22,6 +22,7 @@ from glmtune.data.formats import to_conversation
 from glmtune.demo.rows import PLAIN, build_rows, to_json
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.family import family_of
+from glmtune.training import trainer
 
 QUESTION = "类型#风衣*颜色#墨绿"
 
@@ -178,11 +179,16 @@ def test_a_full_gpu_names_the_rows_of_the_batch_and_what_to_lower(demo_data: Pat
 
 
 def test_a_failing_evaluation_is_reported_and_training_goes_on(
-    demo_data: Path, write_config, tmp_path: Path, capsys
+    demo_data: Path, write_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "predictions").write_text("a file where the folder should be", encoding="utf-8")
+    run, score = tmp_path / "run", trainer.score_model
+
+    def broken(*arguments: object, output: Path | None, **options: object) -> object:
+        if output is not None:
+            raise OSError("the predictions cannot be written")
+        return score(*arguments, output=output, **options)
+
+    monkeypatch.setattr(trainer, "score_model", broken)
     config = write_config(max_steps=4, eval_steps=2, save_steps=2, load_best_model_at_end=True,
                           metric_for_best_model="bleu-4")  # fmt: skip
     train(demo_data, "demo", config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 from glmtune import resume, train
 from glmtune.config import RunConfig, load_config
 from glmtune.data.encoding import Encoder
+from glmtune.data.mixing import weighted_indices
 from glmtune.data.splitting import row_digest
 from glmtune.data.store import file_hash
 from glmtune.errors import GlmtuneError
@@ -246,3 +248,17 @@ def test_a_missing_file_is_told(stopped: Path, folder: Path) -> None:
     (folder / "a.jsonl").unlink()
     assert "a.jsonl" in refusal(stopped)
     assert "data_config.train_file" in refusal(stopped)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seed"),
+    [({}, 42), ({"seed": 7}, 7), ({"seed": 7, "data_seed": 3}, 3), ({"seed": 7, "data_seed": 0}, 0), ({"seed": 0}, 0)],
+)
+def test_the_order_of_rows_depends_on_data_seed_where_it_is_given(
+    arguments: dict[str, int], seed: int, folder: Path, config_of, demo_tokenizer
+) -> None:
+    config = config_of(train_file=[{"path": "a.jsonl", "weight": 0.5}])
+    config = replace(config, training_args={**config.training_args, **arguments})
+    encoder = Encoder.from_config(demo_tokenizer, GLM, config)
+    rows = load_data(find_run_files(folder, config), config, encoder)["train"].numbers("row").tolist()
+    assert rows == weighted_indices([10], [0.5], seed).tolist()

@@ -219,3 +219,12 @@ def test_a_system_without_such_locks_says_so(tmp_path: Path, monkeypatch: pytest
     assert capsys.readouterr().err == (
         "note: this system has no lock that ends with a process: do not start two runs in one folder\n"
     )
+
+
+def test_a_lock_file_that_was_replaced_is_not_removed_by_another(tmp_path: Path) -> None:
+    """Somebody took the file away, and a second run has locked a new one: it is not the first run's to remove."""
+    run = tmp_path / "run"
+    with hold_run(run):
+        (run / ".lock").unlink()
+        (run / ".lock").write_text("(pid 1 on another) ", encoding="utf-8")
+    assert (run / ".lock").read_text(encoding="utf-8") == "(pid 1 on another) "

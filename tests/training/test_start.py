@@ -12,8 +12,9 @@ import pytest
 from glmtune import resume, train
 from glmtune.config import config_from_mapping
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.modeling.loss import LabelledLoss
 from glmtune.modeling.sources import find_model
-from glmtune.training import first_save
+from glmtune.training import first_save, group_watch, trainer
 from glmtune.training.trainer import GlmTrainer
 
 
@@ -196,3 +197,53 @@ def test_a_run_without_optimizer_in_its_checkpoints_is_not_resumed(demo_data: Pa
             "hint: a run cannot be resumed from it; to begin anew with its weights: "
             f"`glmtune train DATA_DIR MODEL CONFIG --init-from {run / 'checkpoint-2'}`"
         )
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    number: float, demo_data: Path, write_config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    summed = LabelledLoss.summed
+
+    def broken(self: LabelledLoss, model: Any, *arguments: Any, **options: Any) -> Any:
+        loss = summed(self, model, *arguments, **options)
+        return loss + number if model.training else loss
+
+    monkeypatch.setattr(LabelledLoss, "summed", broken)
+    with pytest.raises(RunFailure, match=f"the loss became {number} at step 1; nothing of this step was saved"):
+        train(demo_data, "demo", write_config(eval_strategy="no"))
+    assert not (tmp_path / "run").exists()
+
+
+def fail_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every evaluation fail but the first one, of two rows, which writes no predictions."""
+    score = trainer.score_model
+
+    def broken(*arguments: Any, output: Path | None, **options: Any) -> Any:
+        if output is not None:
+            raise OSError("the predictions cannot be written")
+        return score(*arguments, output=output, **options)
+
+    monkeypatch.setattr(trainer, "score_model", broken)
+
+
+def test_evaluations_that_fail_at_one_step_are_told_apart_by_the_processes(
+    demo_data: Path, write_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(group_watch, "is_everywhere", lambda event: not events.append(event))
+    fail_evaluations(monkeypatch)
+    files = {"train_file": "train.jsonl", "val_file": "dev.jsonl", "test_file": "test.jsonl"}
+    train(demo_data, "demo", write_config(max_steps=2, eval_steps=2, top={"data_config": files}))
+    assert len(events) == 2  # of the validation rows and of the test rows, both at step 2
+    assert len(set(events)) == 2
+
+
+def test_every_process_writes_its_failed_evaluations_into_a_file_of_its_own(
+    demo_data: Path, write_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GlmTrainer, "is_world_process_zero", lambda self: False)
+    fail_evaluations(monkeypatch)
+    run = train(demo_data, "demo", write_config(max_steps=2, eval_steps=2))
+    assert "Traceback" in (run / "evaluation-failures-0.log").read_text(encoding="utf-8")
+    assert not (run / "evaluation-failures.log").exists()

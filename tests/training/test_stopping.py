@@ -311,3 +311,20 @@ def test_processes_that_read_rows_do_not_die_of_the_signal(
         train(demo_data, "demo", config)
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
     assert not multiprocessing.active_children()
+
+
+def test_a_checkpoint_that_only_a_stop_made_is_not_the_best_one(
+    demo_data: Path, write_config, send, undisturbed, tmp_path: Path
+) -> None:
+    """Its evaluation was due, its checkpoint was not: an uninterrupted run has none there to be the best."""
+    config = write_config(save_steps=8, eval_steps=4, load_best_model_at_end=True, metric_for_best_model="loss",
+                          greater_is_better=True, predict_with_generate=False)  # fmt: skip
+    expected = undisturbed(config)
+    assert best_of(expected)[1:] == (4, None)
+    send(GlmTrainer, "training_step", call=8)
+    with pytest.raises(Preempted):
+        train(demo_data, "demo", config)
+    run = tmp_path / "run"
+    assert (run / "checkpoint-4").is_dir()
+    resume(run)
+    assert best_of(run) == best_of(expected)
