@@ -80,12 +80,12 @@ class EncodedData:
         cut = self.num_truncated
         if cut:
             line += f"; {cut:,} rows cut at the length limit"
-        shortened = sum("turns left out" in entry.reason for entry in self.cuts)
+        shortened = sum(entry.kind == "without_turns" for entry in self.cuts)
         if shortened:
             line += f"; {shortened:,} rows without some of their turns"
         if self.rejects:
             line += f"; {len(self.rejects):,} rows rejected"
-        too_long = sum("the limit" in entry.reason for entry in self.rejects)
+        too_long = sum(entry.kind == "too_long" for entry in self.rejects)
         return line + (f", {too_long:,} of them for their length" if too_long else "")
 
 
@@ -238,10 +238,11 @@ def _accounted(batches: Iterable[EncodedBatch], encoder: Encoder, strict: bool) 
     first: Reject | None = None
     num_examples = 0
     for batch in batches:
-        if encoder.truncation == "error" and batch.too_long:
+        too_long = next((reject for reject in batch.rejects if reject.kind == "too_long"), None)
+        if encoder.truncation == "error" and too_long:
             raise GlmtuneError(
-                batch.too_long[0].reason,
-                where=batch.too_long[0].where,
+                too_long.reason,
+                where=too_long.where,
                 fix="raise `max_input_length` or `max_output_length`, or set `truncation: right` or `drop`",
             )
         if strict and batch.rejects:

@@ -50,7 +50,7 @@ class Planned(NamedTuple):
 
 
 class TooLong(RowError):
-    """A row over the length limit, where the setting is not to cut it."""
+    """A row over the length limit that is not cut, or of which nothing to train on would be left."""
 
 
 class QuickWayFailed(Exception):
@@ -333,7 +333,7 @@ class Encoder:
             num_tokens_left_out=length - limit,
         )
         if all(label == IGNORE_INDEX for label in cut.labels[1:]):  # nothing predicts the first token
-            return RowError(f"no trained token within the limit of {limit} tokens (the row has {length})")
+            return TooLong(f"no trained token within the limit of {limit} tokens (the row has {length})")
         return cut
 
     def _without_turns(self, conversation: Conversation, length: int) -> Example | RowError:
@@ -352,11 +352,11 @@ class Encoder:
                 kept = messages[: questions[-num_left_out]]
             [result] = self._encode_whole([Conversation(messages=kept)])
             if isinstance(result, RowError):
-                return RowError(f"{length} tokens, over the limit; without {num_left_out} of its turns: {result}")
+                return TooLong(f"{length} tokens, over the limit; without {num_left_out} of its turns: {result}")
             if len(result.input_ids) <= (self.max_length_tokens or 0):
                 num_tokens = length - len(result.input_ids)
                 return replace(result, num_turns_left_out=num_left_out, num_tokens_left_out=num_tokens)
-        return RowError(f"{length} tokens, and not even one turn is within the limit of {self.max_length_tokens}")
+        return TooLong(f"{length} tokens, and not even one turn is within the limit of {self.max_length_tokens}")
 
 
 def _trained_from(messages: Sequence[Message], start: int) -> Conversation:

@@ -52,8 +52,6 @@ class EncodedBatch:
 
     table: pa.RecordBatch
     rejects: list[Reject] = field(default_factory=list)
-    too_long: list[Reject] = field(default_factory=list)
-    """Those of the rejects that are over the length limit."""
     cuts: list[Reject] = field(default_factory=list)
     """Rows that are trained in part."""
 
@@ -121,13 +119,11 @@ class RowEncoder:
             for part in parts:
                 result = part if isinstance(part, RowError) else next(encoded)
                 if isinstance(result, RowError):
-                    reject = Reject(where=row.where, reason=str(result))
-                    batch.rejects.append(reject)
-                    if isinstance(result, TooLong):
-                        batch.too_long.append(reject)
+                    kind = "too_long" if isinstance(result, TooLong) else "unusable"
+                    batch.rejects.append(Reject(where=row.where, reason=str(result), kind=kind))
                     continue
                 if isinstance(result, Example):
-                    batch.cuts.append(Reject(where=row.where, reason=_what_was_cut(result)))
+                    batch.cuts.append(_cut(row.where, result))
                 builder.add(result, row.where, digest)
         batch.table = builder.table()
         return batch
@@ -161,10 +157,12 @@ def _in_order(pool: Executor, futures: Iterator[Future[EncodedBatch]], num_waiti
         yield result
 
 
-def _what_was_cut(example: Example) -> str:
+def _cut(where: str, example: Example) -> Reject:
+    """Return the entry of a row that is trained in part."""
     if example.is_truncated:
-        return "cut at the length limit, trained in part"
-    return f"{example.num_turns_left_out} turns left out at the length limit, the others trained"
+        return Reject(where=where, reason="cut at the length limit, trained in part", kind="cut")
+    reason = f"{example.num_turns_left_out} turns left out at the length limit, the others trained"
+    return Reject(where=where, reason=reason, kind="without_turns")
 
 
 class TableBuilder:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from . import json_text
 from .conversation import Conversation, RowError
@@ -15,11 +15,13 @@ MAX_ROW_BYTES = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """A row that is not trained on, and why."""
+    """A row that is not trained on, or only in part, and why."""
 
     where: str
     """`file:line`."""
     reason: str
+    kind: Literal["unusable", "too_long", "cut", "without_turns"] = field(default="unusable", compare=False)
+    """What became of it, to count by: left out, left out for its length, or trained in part."""
 
 
 class Row(NamedTuple):

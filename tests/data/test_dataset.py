@@ -387,6 +387,15 @@ def test_rows_without_some_of_their_turns_are_counted_and_listed(demo_tokenizer,
     assert [json.loads(line)["where"] for line in lines] == [f"{path}:3", f"{path}:2", f"{path}:4"]
 
 
+def test_rows_are_counted_by_what_became_of_them_and_not_by_words_of_the_reason(demo_tokenizer, tmp_path: Path) -> None:
+    odd = [
+        json.dumps({"messages": [{"role": f"the limit, {words}", "content": "a"}]})
+        for words in ("turns left out", "cut", "over the limit")
+    ]
+    data = encode_file(write(tmp_path / "rows.jsonl", SHORT, *odd), Encoder(demo_tokenizer, GLM))
+    assert data.summary() == "1 rows, 9 tokens, 3 of them trained; 3 rows rejected"
+
+
 def test_dropped_rows_are_counted(demo_tokenizer, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", SHORT, LONG, "{", LONG)
     data = encode_file(path, Encoder(demo_tokenizer, GLM, max_length_tokens=LIMIT, truncation="drop"))
