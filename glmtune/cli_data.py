@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glmtune.console import say
+from glmtune.console import notice, say
 from glmtune.errors import GlmtuneError
 from glmtune.new_file import check_new
 from glmtune.plain_json import plain_json
@@ -130,6 +130,8 @@ def convert(
 
     converted = convert_data(data, out, from_format=from_format, columns=_columns(column or []), strict=strict)
     say(f"{converted.num_rows:,} rows in {out}")
+    for line in converted.unread.lines():
+        notice(line)
     for reject in converted.rejects[:MAX_REJECTS_SHOWN]:
         say(f"left out: {reject.where}: {reject.reason}")
     if len(converted.rejects) > MAX_REJECTS_SHOWN:

@@ -18,6 +18,15 @@ TEXT = "text"
 """The role of plain text, which is written without any role token: rows for base models."""
 
 
+ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+"""Characters that show nothing, and that `str.strip` leaves."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: it is empty, or blanks, line breaks and characters without width alone."""
+    return not text.strip().strip(ZERO_WIDTH).strip()
+
+
 class RowError(ValueError):
     """A row that cannot be trained on; the message says what is wrong and what was expected."""
 
@@ -69,16 +78,16 @@ class Conversation:
         return json.loads(texts[0]) if texts else None
 
     def check_trainable(self) -> None:
-        """Raise `RowError` unless there is at least one answer to learn from and none is empty."""
+        """Raise `RowError` unless there is at least one answer to learn from and none is empty or blank."""
         if self.is_plain_text:
-            if not self.messages[-1].content:
+            if is_blank(self.messages[-1].content):
                 raise RowError("the row has no text to train on")
             return
         assistants = [message for message in self.messages if message.role == "assistant"]
         if not assistants:
             raise RowError("no assistant message, so there is nothing to train on")
         for index, message in enumerate(self.messages):
-            if message.role == "assistant" and not message.content:
+            if message.role == "assistant" and is_blank(message.content):
                 raise RowError(f"message {self.number_of(index)} is an assistant message without content")
 
     def check_order(self) -> None:

@@ -22,6 +22,7 @@ from .formats import AUTO, FORMATS, RowFormat, to_row
 from .reading import read_rows
 from .rows import Reject
 from .sources import DataFile, command_line_files
+from .unread import Unread
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -33,6 +34,8 @@ class Converted:
     num_rows: int = 0
     """Conversations written; several may come of one row."""
     rejects: list[Reject] = field(default_factory=list)
+    unread: Unread = field(default_factory=Unread)
+    """What of the rows is not written."""
 
 
 def convert_data(
@@ -97,7 +100,9 @@ def row_format(name: str | None, columns: Mapping[str, str], key: str) -> RowFor
 
 def _convert_file(source: DataFile, file: IO[str], row_format: RowFormat, strict: bool, converted: Converted) -> None:
     for row in read_rows(source.path, row_format):
-        for part in row.parts(row_format):
+        read = row.read(row_format)
+        converted.unread.add(read)
+        for part in read.parts:
             if isinstance(part, Conversation):
                 file.write(json.dumps(to_row(part), ensure_ascii=False) + "\n")
                 converted.num_rows += 1

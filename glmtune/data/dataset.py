@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from .reading import read_rows
 from .row_encoding import EncodedBatch, RowEncoder
 from .rows import Reject, Row
 from .store import StoredFile, cache_key, encoded_folder, file_hash, remove_unused, write_errors_explained
+from .unread import Unread, total
 
 MIN_ROWS_PER_PROCESS = 5_000  # below that, starting a process takes longer than encoding its rows
 
@@ -43,6 +44,8 @@ class EncodedData:
     """Rows that are not trained on."""
     cuts: tuple[Reject, ...] = ()
     """Rows that are trained in part: cut at the length limit, or without some of their turns."""
+    unread: Unread = field(default_factory=Unread)
+    """What the files hold that is not used."""
 
     @property
     def num_truncated(self) -> int:
@@ -155,6 +158,7 @@ def join(parts: Sequence[EncodedData], indices: Iterable[int] | None = None) -> 
         dataset=whole if indices is None else whole.select(indices),
         rejects=tuple(reject for part in parts for reject in part.rejects),
         cuts=tuple(cut for part in parts for cut in part.cuts),
+        unread=total(part.unread for part in parts),
     )
 
 
@@ -258,10 +262,10 @@ def _accounted(batches: Iterable[EncodedBatch], encoder: Encoder, strict: bool) 
 
 def _checked(stored: StoredFile, path: Path | str, strict: bool) -> EncodedData:
     """Return what an encoded file holds."""
-    dataset, rejects, cuts = stored.read()
+    dataset, rejects, cuts, unread = stored.read()
     if strict and rejects:
         raise _strict_error(rejects[0])
-    return join([EncodedData(dataset=dataset, rejects=tuple(rejects), cuts=tuple(cuts))])
+    return join([EncodedData(dataset=dataset, rejects=tuple(rejects), cuts=tuple(cuts), unread=unread)])
 
 
 def _strict_error(reject: Reject) -> GlmtuneError:

@@ -29,6 +29,7 @@ from .formats import RowFormat
 from .pipeline import tokenized
 from .rows import Reject, Row
 from .splitting import row_digest
+from .unread import Unread
 
 SCHEMA = pa.schema(
     {
@@ -54,6 +55,18 @@ class EncodedBatch:
     rejects: list[Reject] = field(default_factory=list)
     cuts: list[Reject] = field(default_factory=list)
     """Rows that are trained in part."""
+    unread: Unread = field(default_factory=Unread)
+    """What of the rows is not used."""
+
+
+@dataclass(kw_only=True)
+class ReadBatch:
+    """The rows of a batch, read."""
+
+    parts: list[list[Conversation | RowError]] = field(default_factory=list)
+    """Of every row what it becomes."""
+    unread: Unread = field(default_factory=Unread)
+    """What of the rows is not used."""
 
 
 class RowEncoder:
@@ -65,9 +78,9 @@ class RowEncoder:
 
     def encode(self, rows: Sequence[Row]) -> EncodedBatch:
         """Encode one batch."""
-        conversations = self.read(rows)
-        planned = self.plan(conversations)
-        return self.finish(rows, conversations, planned, self.encoder.tokenize(planned))
+        read = self.read(rows)
+        planned = self.plan(read)
+        return self.finish(rows, read, planned, self.encoder.tokenize(planned))
 
     def encode_all(self, rows: Iterable[Row], *, num_processes: int) -> Iterator[EncodedBatch]:
         """Yield the encoded batches of all rows, in order."""
@@ -78,7 +91,7 @@ class RowEncoder:
             with ended_processes_explained(), ProcessPoolExecutor(num_processes, context, gc.enable) as pool:
                 yield from _in_order(pool, (pool.submit(self.encode, batch) for batch in batches), 2 * num_processes)
             return
-        waiting: deque[tuple[list[Row], list[list[Conversation | RowError]]]] = deque()
+        waiting: deque[tuple[list[Row], ReadBatch]] = deque()
 
         def plans() -> Iterator[Planned]:
             for batch in batches:
@@ -88,39 +101,45 @@ class RowEncoder:
         for planned, text_ids in tokenized(plans(), self.encoder.tokenize):
             yield self.finish(*waiting.popleft(), planned, text_ids)
 
-    def read(self, rows: Sequence[Row]) -> list[list[Conversation | RowError]]:
-        """Return the conversations of every row."""
-        return [
-            [
-                unfolded
-                for part in row.parts(self.row_format)
-                for unfolded in (self.encoder.unfold(part) if isinstance(part, Conversation) else [part])
-            ]
-            for row in rows
-        ]
+    def read(self, rows: Sequence[Row]) -> ReadBatch:
+        """Return the conversations of every row, and what of the rows is not used."""
+        read = ReadBatch()
+        for row in rows:
+            one = row.read(self.row_format)
+            read.unread.add(one)
+            read.parts.append(
+                [
+                    unfolded
+                    for part in one.parts
+                    for unfolded in (self.encoder.unfold(part) if isinstance(part, Conversation) else [part])
+                ]
+            )
+        return read
 
-    def plan(self, conversations: Sequence[Sequence[Conversation | RowError]]) -> Planned:
+    def plan(self, read: ReadBatch) -> Planned:
         """Render what could be read."""
-        return self.encoder.plan([part for row in conversations for part in row if isinstance(part, Conversation)])
+        return self.encoder.plan([part for row in read.parts for part in row if isinstance(part, Conversation)])
 
     def finish(
         self,
         rows: Sequence[Row],
-        conversations: Sequence[Sequence[Conversation | RowError]],
+        read: ReadBatch,
         planned: Planned,
         text_ids: Sequence[list[int]],
     ) -> EncodedBatch:
         """Return the examples of a batch as a table, and an account of the others."""
         encoded = self.encoder.finish_parts(planned, text_ids)
         builder = TableBuilder()
-        batch = EncodedBatch(table=None)
-        for row, parts in zip(rows, conversations):
+        batch = EncodedBatch(table=None, unread=read.unread)
+        for row, parts in zip(rows, read.parts):
             digest = row_digest(row.text)
             for part in parts:
                 result = part if isinstance(part, RowError) else next(encoded)
                 if isinstance(result, RowError):
-                    kind = "too_long" if isinstance(result, TooLong) else "unusable"
-                    batch.rejects.append(Reject(where=row.where, reason=str(result), kind=kind))
+                    is_too_long = isinstance(result, TooLong)
+                    batch.rejects.append(
+                        Reject(where=row.where, reason=str(result), kind="too_long" if is_too_long else "unusable")
+                    )
                     continue
                 if isinstance(result, Example):
                     batch.cuts.append(_cut(row.where, result))

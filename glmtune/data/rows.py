@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from . import json_text
 from .conversation import Conversation, RowError
-from .formats import AUTO, RowFormat, format_name, to_conversations
+from .formats import AUTO, ReadRow, RowFormat, read_row
 
 MAX_ROW_BYTES = 16 << 20
 """Longest row that is read: far beyond any context length, so a longer one is a file without line breaks."""
@@ -32,22 +32,27 @@ class Row(NamedTuple):
     problem: str = ""
     """Why there is no text, such as bytes that are not UTF-8; empty where there is."""
 
-    def conversations(self, row_format: RowFormat = AUTO) -> list[Conversation]:
-        """Parse and convert the row, to one conversation in most formats; raises `RowError`."""
+    def read(self, row_format: RowFormat = AUTO) -> ReadRow:
+        """Parse and convert the row, and tell what of it is not read."""
         if self.problem:
-            raise RowError(self.problem)
-        return to_conversations(json_text.parse(self.text), row_format)
+            return ReadRow([RowError(self.problem)])
+        try:
+            row = json_text.parse(self.text)
+        except RowError as error:
+            return ReadRow([error])
+        return read_row(row, row_format)
 
     def parts(self, row_format: RowFormat = AUTO) -> list[Conversation | RowError]:
         """Return the row's conversations, and the error of what cannot be trained on; it may cost a part alone."""
-        try:
-            return [*self.conversations(row_format)]
-        except RowError as error:
-            return [*error.rest, error]
+        return self.read(row_format).parts
 
-    def format_name(self, row_format: RowFormat = AUTO) -> str:
-        """Return the name of the row's format; raises `RowError`."""
-        return format_name(json_text.parse(self.text), row_format)
+    def conversations(self, row_format: RowFormat = AUTO) -> list[Conversation]:
+        """Return the row's conversations, one in most formats; raises `RowError`."""
+        parts = self.parts(row_format)
+        for part in parts:
+            if isinstance(part, RowError):
+                raise part
+        return [part for part in parts if isinstance(part, Conversation)]
 
 
 def row_from_bytes(where: str, raw: bytes) -> Row:

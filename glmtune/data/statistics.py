@@ -15,6 +15,7 @@ from glmtune.text_table import format_table, wrap
 
 from .conversation import Conversation
 from .histogram import text_bars
+from .unread import Unread
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 99, 100)
 NUM_PLACES = 3  # of a reason: enough to look at, few enough to read
@@ -74,6 +75,8 @@ class Statistics:
     num_truncated: int = 0
     groups: dict[tuple[str, ...], RejectGroup] = field(default_factory=dict)
     """Rejected rows by the fixed text of the reason."""
+    unread: Unread = field(default_factory=Unread)
+    """What of the usable rows is not used."""
 
     def add_conversation(self, conversation: Conversation, format_name: str | None = None) -> None:
         """Count a usable row as it stands in the file."""
@@ -137,6 +140,8 @@ class Statistics:
             "rows_with_tools": self.num_rows_with_tools,
             "characters": self.num_characters,
             "tokens": self._tokens() if self.lengths else None,
+            "unread": dict(self.unread.keys.most_common()),
+            "rejected_answers": self.unread.num_rejected,
             "rejects": [
                 {"reason": group.reason, "rows": group.num_rows, "where": group.where} for group in self.rejects()
             ],
@@ -171,6 +176,8 @@ class Statistics:
         blocks = [_fields(fields)]
         if counts["tokens"]:
             blocks += self._token_blocks(counts["tokens"])
+        if lines := self.unread.lines():
+            blocks.append("\n".join(part for line in lines for part in wrap(line, COLUMNS)))
         if self.groups:
             blocks.append(self._reject_block())
         return "\n\n".join(blocks)

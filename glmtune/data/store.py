@@ -3,6 +3,7 @@
 KEY/rows.arrow       the examples
 KEY/rejects.jsonl    rows left out, one a line
 KEY/cuts.jsonl       rows trained in part
+KEY/unread.json      what of the rows is not used
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ from .formats import RowFormat
 from .row_encoding import SCHEMA, EncodedBatch
 from .rows import Reject
 from .streams import unreadable
+from .unread import Unread
 
 DAYS_KEPT = 30
 """An encoded file that no run has asked for in so many days is removed when another is written."""
 
 ROWS_PER_BLOCK = 4_096
 """Rows written together. Opening a file looks at the head of every block, which maps 64 KB of it into memory."""
+
+UNREAD = "unread.json"
 
 PACKAGES = ("transformers", "tokenizers", "jinja2", "datasets")
 
@@ -117,23 +121,27 @@ class StoredFile:
                 (staging / "cuts.jsonl").open("w", encoding="utf-8") as cuts,
             ):
                 waiting: list[pa.RecordBatch] = []
+                unread = Unread()
                 for batch in batches:
                     waiting.append(batch.table)
                     if sum(each.num_rows for each in waiting) >= ROWS_PER_BLOCK:
                         _write_block(writer, waiting)
                     rejects.writelines(map(_line, batch.rejects))
                     cuts.writelines(map(_line, batch.cuts))
+                    unread.update(batch.unread)
                 _write_block(writer, waiting)
+            (staging / UNREAD).write_text(json.dumps(unread.as_dict(), ensure_ascii=False), encoding="utf-8")
             put_in_place(staging, self.folder)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
 
-    def read(self) -> tuple[Dataset, list[Reject], list[Reject]]:
-        """Return the examples, mapped into memory, the rows left out, and those trained in part."""
+    def read(self) -> tuple[Dataset, list[Reject], list[Reject], Unread]:
+        """Return the examples, mapped into memory, the rows left out, those trained in part, and what is not used."""
         os.utime(self.folder)
         dataset = Dataset.from_file(str(self.folder / "rows.arrow"))
-        return dataset, _rejects(self.folder / "rejects.jsonl"), _rejects(self.folder / "cuts.jsonl")
+        unread = Unread.from_dict(json.loads((self.folder / UNREAD).read_text(encoding="utf-8")))
+        return dataset, _rejects(self.folder / "rejects.jsonl"), _rejects(self.folder / "cuts.jsonl"), unread
 
 
 def remove_unused(folder: Path) -> None:

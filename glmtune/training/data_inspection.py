@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from glmtune.config import RunConfig, load_config
-from glmtune.data.conversation import Conversation, RowError
+from glmtune.data.conversation import TEXT, Conversation, RowError
 from glmtune.data.encoding import Encoder
 from glmtune.data.examples import Example
 from glmtune.data.formats import AUTO, RowFormat
@@ -162,12 +162,14 @@ def _count(rows: Iterator[Row], encoder: Encoder | None, row_format: RowFormat) 
         conversations: list[Conversation] = []
         origins: list[tuple[str, str]] = []  # `file:line` and format of every conversation
         for row in batch:
-            for part in row.parts(row_format):
+            read = row.read(row_format)
+            statistics.unread.add(read)
+            for part in read.parts:
                 if isinstance(part, RowError):
                     statistics.add_reject(str(part), row.where)
                     continue
                 conversations += encoder.unfold(part) if encoder else [part]
-                origin = (row.where, row.format_name(row_format))
+                origin = (row.where, read.format_name)
                 origins += [origin] * (len(conversations) - len(origins))
         results = encoder.encode_batch(conversations) if encoder else [_readable(each) for each in conversations]
         for conversation, (where, format_name), result in zip(conversations, origins, results):
@@ -190,6 +192,9 @@ def _readable(conversation: Conversation) -> RowError | None:
         conversation.check_trainable()
     except RowError as error:
         return error
+    trained = [message for message in conversation.messages if message.role in ("assistant", TEXT)]
+    if all(message.loss == 0 for message in trained):
+        return RowError("every answer of the row has a weight of 0, so there is nothing to train on")
     return None
 
 

@@ -18,6 +18,7 @@ from glmtune.data.mixing import weighted_indices
 from glmtune.data.sources import DataFile, find_data_files
 from glmtune.data.splitting import split_by_digest
 from glmtune.data.store import file_hash
+from glmtune.data.unread import total
 
 from .leak_report import leak_lines
 
@@ -77,6 +78,8 @@ def load_data(files: RunFiles, config: RunConfig, encoder: Encoder) -> dict[str,
     for split, data in rows.items():
         names = ", ".join(str(each.file.path) for each in files.get(split, files["train"]))
         say(f"{split}: {names}: {data.summary()}")
+    for line in total(data.unread for data in rows.values()).lines():
+        notice(line)
     if "val" in rows and is_main_process():
         for line in leak_lines(rows["train"], rows["val"]):
             notice(line)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmtune.data import json_text
-from glmtune.data.conversation import TEXT, Conversation, Message, RowError
+from glmtune.data.conversation import TEXT, Conversation, Message, RowError, is_blank
 from glmtune.data.formats import to_conversations, to_row
 
 TEXTS = st.text(max_size=12)
-FULL = st.text(min_size=1, max_size=12)
+FULL = st.text(min_size=1, max_size=12).filter(lambda text: not is_blank(text))
 NAMES = st.from_regex(r"[^\W\d][\w.-]{0,8}", fullmatch=True)
 LOSSES = st.none() | st.sampled_from([0.0, 1.0]) | st.floats(0, 1e300)
 JSON = st.recursive(

@@ -56,7 +56,9 @@ REFUSED: list[tuple[Any, str]] = [
     ({}, f"unknown row format (keys: none); expected the keys of one of these: {NAMES}"),
     (
         {"prompt": "a", "answer": "b"},
-        f"unknown row format (keys: `prompt`, `answer`); expected the keys of one of these: {NAMES}",
+        f"unknown row format (keys: `prompt`, `answer`); expected the keys of one of these: {NAMES}; or `columns` that "
+        "say what the file calls them, such as `{instruction: prompt, output: answer}` "
+        "(`--column instruction=prompt --column output=answer`)",
     ),
     (
         {"mesages": []},
@@ -64,7 +66,9 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         dict.fromkeys("abcdefgh"),
-        f"unknown row format (keys: `a`, `b`, `c`, `d`, `e`, `f`); expected the keys of one of these: {NAMES}",
+        f"unknown row format (keys: `a`, `b`, `c`, `d`, `e`, `f`); expected the keys of one of these: {NAMES}; or "
+        "`columns` that say what the file calls them, such as `{instruction: a, output: b}` "
+        "(`--column instruction=a --column output=b`)",
     ),
     # ShareGPT
     ({"conversations": []}, "`conversations` is empty; expected a list of messages"),

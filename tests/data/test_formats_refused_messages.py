@@ -68,7 +68,10 @@ REFUSED: list[tuple[Any, str]] = [
     (with_message(tool_calls=["f"]), "a tool call of message 1 has no function name"),
     (with_message(tool_calls={"name": "f"}), "`tool_calls` of message 1 is an object; expected a list of calls"),
     (with_message(tool_calls=1), "`tool_calls` of message 1 is a number; expected a list of calls"),
-    (with_call(name="f", arguments="\udc00"), "message 1 holds `\\udc00`, which is half of a character"),
+    (
+        with_call(name="f", arguments='{"a": "\udc00"}'),
+        "message 1 holds `\\udc00`, which is half of a character",
+    ),
     (
         with_message(role="user", tool_calls=[{"name": "f"}]),
         "message 1 has `tool_calls` but role `user`; only an assistant calls tools",

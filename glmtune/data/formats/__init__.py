@@ -5,117 +5,34 @@ A function gets one parsed JSON object and returns its conversations (one, but f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.errors import GlmtuneError, nearest
 
-from .columns import rename_columns
+from .beside import NOTHING_BESIDE, look_beside, unread_keys, weighted
+from .columns import rename_columns, suggested_columns
 from .fields import kind
-from .messages import from_chatglm3, from_messages
+from .media import refuse_media
+from .messages import from_messages
 from .output import to_row
-from .pairs import from_advertisegen, from_alpaca, from_prompt_completion, from_prompt_response, from_text
-from .preference import from_preference
-from .sharegpt import from_sharegpt
-from .toolalpaca import from_toolalpaca
+from .table import BESIDE, FORMATS, Format
+from .unread import HARMLESS
 
-__all__ = ["AUTO", "FORMATS", "Format", "RowFormat", "format_name", "to_conversation", "to_conversations", "to_row"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """An outside format of rows."""
-
-    convert: Callable[[dict[str, Any]], list[Conversation]]
-    keys: tuple[str, ...]
-    """Keys that a row of the format has, which tell it from others."""
-    more_keys: tuple[str, ...] = ()
-    """Keys that it may have besides."""
-    message_keys: tuple[str, ...] = ()
-    """Keys of its messages."""
-    summary: str
-
-    def matches(self, row: dict[str, Any]) -> bool:
-        """Whether the row has the keys of the format."""
-        return all(key in row for key in self.keys)
-
-
-ROLE_KEYS = (
-    "role",
-    "content",
-    "metadata",
-    "tools",
-    "tool_calls",
-    "function_call",
-    "reasoning_content",
-    "loss",
-    "weight",
-)
-FROM_KEYS = ("from", "value", "reasoning_content", "loss", "weight")
-
-FORMATS: dict[str, Format] = {
-    "preference": Format(
-        convert=from_preference,
-        keys=("chosen", "rejected"),
-        more_keys=("conversations", "messages", "instruction", "input", "history", "prompt", "system", "tools"),
-        message_keys=(*ROLE_KEYS, *FROM_KEYS[:2]),
-        summary="a question with a `chosen` and a `rejected` answer; the chosen one is trained, the other not used",
-    ),
-    "messages": Format(
-        convert=from_messages,
-        keys=("messages",),
-        more_keys=("tools",),
-        message_keys=ROLE_KEYS,
-        summary="OpenAI's and GLM-4's messages of `role` and `content`, with `tools` and tool calls",
-    ),
-    "sharegpt": Format(
-        convert=from_sharegpt,
-        keys=("conversations",),
-        more_keys=("system", "tools"),
-        message_keys=FROM_KEYS,
-        summary="ShareGPT's messages of `from` and `value`, with the tool calls of glaive",
-    ),
-    "chatglm3": Format(
-        convert=from_chatglm3,
-        keys=("conversations",),
-        more_keys=("tools",),
-        message_keys=(*ROLE_KEYS, "name", "parameters", "observation"),
-        summary="ChatGLM3's messages of `role` and `content`, whose role `tool` is a call and its observation",
-    ),
-    "alpaca": Format(
-        convert=from_alpaca,
-        keys=("instruction", "output"),
-        more_keys=("input", "system", "history", "tools"),
-        summary="Alpaca's `instruction`, `input` and `output`, with `system` and `history`",
-    ),
-    "advertisegen": Format(
-        convert=from_advertisegen,
-        keys=("content", "summary"),
-        summary="AdvertiseGen's keywords in `content` and advertisement in `summary`",
-    ),
-    "prompt-response": Format(
-        convert=from_prompt_response,
-        keys=("prompt", "response"),
-        summary="plain text without role tokens, of which the `response` is trained",
-    ),
-    "prompt-completion": Format(
-        convert=from_prompt_completion,
-        keys=("prompt", "completion"),
-        more_keys=("system", "tools"),
-        message_keys=ROLE_KEYS,
-        summary="a question and its answer, or two lists of messages of which the second is trained",
-    ),
-    "toolalpaca": Format(
-        convert=from_toolalpaca,
-        keys=("Function_Description", "Instances"),
-        summary="ToolAlpaca as published: an API a row, each of its instances a conversation",
-    ),
-    "text": Format(convert=from_text, keys=("text",), summary="plain text that a base model learns to continue"),
-}
-"""Every known format, in the order in which they are looked for in a row."""
+__all__ = [
+    "AUTO",
+    "FORMATS",
+    "Format",
+    "ReadRow",
+    "RowFormat",
+    "read_row",
+    "to_conversation",
+    "to_conversations",
+    "to_row",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,47 +78,79 @@ class RowFormat:
 AUTO = RowFormat()
 
 
+class ReadRow(NamedTuple):
+    """What became of one row."""
+
+    parts: list[Conversation | RowError]
+    """Its conversations (one, but for ToolAlpaca), and the error of what cannot be trained on."""
+    format_name: str = ""
+    """Empty where the row is in no known format."""
+    unread: tuple[str, ...] = ()
+    """Keys that carry something and are not read, as `score` or `messages[].name`."""
+    has_rejected: bool = False
+    """Whether the row has a rejected answer, which is not used."""
+
+
+def read_row(row: Any, row_format: RowFormat = AUTO) -> ReadRow:
+    """Convert one parsed row to train on, and tell what of it is not read."""
+    name, beside = "", NOTHING_BESIDE
+    try:
+        name, row, replaced = _recognize(row, row_format)
+        one = FORMATS[name]
+        beside = look_beside(row, one, name, is_named=row_format.name is not None)
+        conversations = one.convert(row)
+        for conversation in conversations:
+            conversation.check_order()
+        has_rejected = beside.has_rejected(row, conversations)
+    except RowError as error:
+        # Of a row that is many conversations some may be left; what stands beside them is told with them.
+        rest = [weighted(conversation, beside.weight) for conversation in error.rest] if error.rest else []
+        unread = unread_keys(row, FORMATS[name], beside, row_format.columns) if rest else ()
+        return ReadRow([*rest, error], name, unread)
+    parts: list[Conversation | RowError] = [*conversations]
+    if beside.weight != 1:
+        parts = [weighted(conversation, beside.weight) for conversation in conversations]
+    unread = (*replaced, *unread_keys(row, one, beside, row_format.columns))
+    return ReadRow(parts, name, unread, has_rejected)
+
+
 def to_conversations(row: Any, row_format: RowFormat = AUTO) -> list[Conversation]:
     """Convert one parsed row to train on; most formats hold one conversation a row.
 
     Raises:
-        RowError: The row cannot be read, or its messages come in no order that a chat has.
+        RowError: The row cannot be read, its messages come in no order that a chat has, or it says of its answer
+            that it is not to be imitated.
     """
-    conversations = _convert(row, row_format)
-    for conversation in conversations:
-        conversation.check_order()
+    conversations: list[Conversation] = []
+    for part in read_row(row, row_format).parts:
+        if isinstance(part, RowError):
+            raise part
+        conversations.append(part)
     return conversations
 
 
 def to_conversation(row: Any) -> Conversation:
     """Convert a row that holds one conversation, be it a prompt that still wants its answer."""
-    conversations = _convert(row, AUTO)
+    name, row, _ = _recognize(row, AUTO)
+    refuse_media(row, "the row")
+    conversations = from_messages(row, is_prompt=True) if name == "messages" else FORMATS[name].convert(row)
     if len(conversations) > 1:
         raise RowError(f"the row holds {len(conversations)} conversations; expected one")
     return conversations[0]
 
 
-def format_name(row: Any, row_format: RowFormat = AUTO) -> str:
-    """Return the name of the format that a parsed row is in; raises `RowError` where it is in none."""
-    return _recognize(row, row_format)[0]
-
-
-def _convert(row: Any, row_format: RowFormat) -> list[Conversation]:
-    name, row = _recognize(row, row_format)
-    return FORMATS[name].convert(row)
-
-
-def _recognize(row: Any, row_format: RowFormat) -> tuple[str, dict[str, Any]]:
-    """Return the name of a row's format, and the row under the format's own keys."""
+def _recognize(row: Any, row_format: RowFormat) -> tuple[str, dict[str, Any], list[str]]:
+    """Return the name of a row's format, the row under the format's own keys, and keys that made way for those."""
     if not isinstance(row, dict):
         raise RowError(f"the row is {kind(row)}; expected an object with `messages`")
+    replaced: list[str] = []
     if row_format.columns:
-        row = rename_columns(row, row_format.columns, row_format.row_keys, row_format.message_keys)
+        row, replaced = rename_columns(row, row_format.columns, row_format.row_keys, row_format.message_keys)
     if row_format.name is None:
-        return _detect(row), row
+        return _detect(row), row, replaced
     if not FORMATS[row_format.name].matches(row):
         raise RowError(_lacking(row_format.name, tuple(map(str, row))))
-    return row_format.name, row
+    return row_format.name, row, replaced
 
 
 def _detect(row: dict[str, Any]) -> str:
@@ -209,7 +158,7 @@ def _detect(row: dict[str, Any]) -> str:
     for name, one in FORMATS.items():
         if one.matches(row):
             return "chatglm3" if name == "sharegpt" and _has_roles(row["conversations"]) else name
-    raise RowError(_unknown(tuple(map(str, row))))
+    raise RowError(_unknown(tuple(map(str, row)), tuple(suggested_columns(row, HARMLESS.union(BESIDE)).items())))
 
 
 def _has_roles(messages: Any) -> bool:
@@ -219,11 +168,16 @@ def _has_roles(messages: Any) -> bool:
 
 
 @lru_cache(maxsize=64)  # A file in an unknown format fails with the same words on each of its rows.
-def _unknown(keys: tuple[str, ...]) -> str:
+def _unknown(keys: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> str:
     known = sorted(AUTO.row_keys)
     found = ", ".join(f"`{key}`{'' if key in known else nearest(key, known)}" for key in keys[:6]) or "none"
     formats = ", ".join(f"{name} ({' and '.join(f'`{key}`' for key in one.keys)})" for name, one in FORMATS.items())
-    return f"unknown row format (keys: {found}); expected the keys of one of these: {formats}"
+    way_out = ""
+    if columns:
+        mapping = ", ".join(f"{key}: {own}" for key, own in columns)
+        options = " ".join(f"--column {key}={own}" for key, own in columns)
+        way_out = f"; or `columns` that say what the file calls them, such as `{{{mapping}}}` (`{options}`)"
+    return f"unknown row format (keys: {found}); expected the keys of one of these: {formats}{way_out}"
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,18 @@ from typing import Any
 
 from glmtune.data.conversation import RowError
 
-MESSAGE_LISTS = ("messages", "conversations", "prompt", "completion", "chosen")
+from .fields import says_nothing
+
+MESSAGE_LISTS = (
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "chosen",
+    "chosen_response",
+    "chosen_messages",
+    "preferred_output",
+)
 """Keys under which messages stand."""
 
 NEEDED_IN_MESSAGES = ("role", "content", "from", "value")
@@ -15,8 +26,10 @@ NEEDED_IN_MESSAGES = ("role", "content", "from", "value")
 
 def rename_columns(
     row: dict[str, Any], columns: Mapping[str, str], row_keys: Collection[str], message_keys: Collection[str]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """Return the row with the format's keys instead of the file's own, in the row and inside its messages.
+
+    Also return the keys that had to make way: the file uses them for another thing.
 
     Args:
         row: One row of the file; it is not changed.
@@ -30,11 +43,15 @@ def rename_columns(
     in_row = {key: own for key, own in columns.items() if key in row_keys and own in row}
     in_messages = {key: own for key, own in columns.items() if key in message_keys}
     renamed = _renamed(row, in_row)
+    replaced = _replaced(row, in_row)
     found: set[str] = set()
     for key in MESSAGE_LISTS if in_messages else ():
         value = renamed.get(key)
         items = value if isinstance(value, list) else [value]
         messages = [_renamed(item, in_messages) if isinstance(item, dict) else item for item in items]
+        replaced += [
+            f"{key}[].{name}" for item in items if isinstance(item, dict) for name in _replaced(item, in_messages)
+        ]
         found.update(name for item in items if isinstance(item, dict) for name in item)
         if key in renamed:
             renamed[key] = messages if isinstance(value, list) else messages[0]
@@ -43,7 +60,13 @@ def rename_columns(
         may_lack = key in message_keys and key not in NEEDED_IN_MESSAGES and key not in row_keys
         if not is_there and not may_lack:
             raise RowError(f"the row has no `{own}`, which `columns` names for `{key}`")
-    return renamed
+    return renamed, replaced
+
+
+def _replaced(item: dict[str, Any], columns: Mapping[str, str]) -> list[str]:
+    """Return the item's keys that another one of its keys replaces, where they carry something."""
+    present = {key: own for key, own in columns.items() if own in item}
+    return [key for key in present if key in item and key not in present.values() and not says_nothing(item[key])]
 
 
 def _renamed(item: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -53,3 +76,39 @@ def _renamed(item: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]
     return {key: value for key, value in item.items() if key not in taken} | {
         key: item[own] for key, own in present.items()
     }
+
+
+_QUESTION_NAMES = """
+    instruction prompt query question problem ask user human source input 问题 提问 问 用户 指令 输入 title text
+"""
+QUESTION_NAMES = tuple(_QUESTION_NAMES.split())
+_ANSWER_NAMES = """
+    output response answer completion reply target solution assistant bot summary 回答 答案 回复 答 输出 label
+"""
+ANSWER_NAMES = tuple(_ANSWER_NAMES.split())
+
+
+def suggested_columns(row: Mapping[str, Any], skipped: Collection[str]) -> dict[str, str]:
+    """Return a guess of what a row in an unknown format calls the keys of a known one; empty where there is none.
+
+    Keys that are `skipped` hold neither the question nor the answer.
+    """
+    for key, value in row.items():
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, dict) and ("role" in first or "from" in first):
+            return {"messages" if "role" in first else "conversations": key}
+    names = {
+        key.strip().lower(): key
+        for key, value in row.items()
+        if key not in skipped and not isinstance(value, (list, dict))
+    }
+    question = next((names[name] for name in QUESTION_NAMES if name in names), None)
+    others = {name: key for name, key in names.items() if key != question}
+    answer = next((others[name] for name in ANSWER_NAMES if name in others), None)
+    if question is None or answer is None:  # The first two, whatever they are called.
+        question, answer, *_ = [*names.values(), None, None]
+    if question is None or answer is None:
+        return {}
+    extra = {"input": others["context"]} if others.get("context") not in (None, answer) else {}
+    guess = {"instruction": question, **extra, "output": answer}
+    return {key: own for key, own in guess.items() if key != own}

@@ -7,7 +7,24 @@ import sys
 from typing import Any
 
 from glmtune.data import json_text
-from glmtune.data.conversation import RowError
+from glmtune.data.conversation import RowError, is_blank
+
+from .marks import LOSS_KEYS, marked_bad
+
+PLAIN_KEYS = frozenset(("role", "content", "from", "value", "tool_calls", "tool_call_id", "name", "metadata"))
+"""Keys of a message that hold neither a weight nor reasoning nor anything but text."""
+
+NOTHING = ("", "null", "none", "nan", "[]", "{}")
+"""Texts that stand in tables for no value."""
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a value carries nothing that could be lost: null, a blank text, an empty list or object."""
+    if isinstance(value, str):
+        return is_blank(value) or value.strip().lower() in NOTHING
+    if isinstance(value, list):
+        return all(map(says_nothing, value))
+    return value is None or value == {}
 
 
 def kind(value: Any) -> str:
@@ -19,8 +36,8 @@ def kind(value: Any) -> str:
 def required_text(row: dict[str, Any], key: str) -> str:
     """Return the text of a key that no row of the format can do without; raises `RowError`."""
     text = joined_text(row.get(key), f"`{key}`")
-    if not text:
-        found = "missing" if key not in row else "null" if row[key] is None else "empty"
+    if is_blank(text):
+        found = "missing" if key not in row else "null" if row[key] is None else "blank" if text else "empty"
         raise RowError(f"`{key}` is {found}; expected text")
     return text
 
@@ -42,9 +59,10 @@ def joined_text(value: Any, name: str) -> str:
     others = sorted({str(kind) for kind in kinds if kind != "text"})
     if others:
         raise RowError(f"{name} has parts of type {', '.join(others)}; expected text only")
-    if not all(isinstance(part.get("text"), str) for part in value):
+    texts = [part["text"] if "text" in part else part.get("value") for part in value]  # `value` is LLaMA-Factory's
+    if not all(isinstance(text, str) for text in texts):
         raise RowError(f"{name} has a text part without `text`")
-    return "".join(part["text"] for part in value)
+    return "".join(texts)
 
 
 def from_json(text: str, name: str) -> Any:
@@ -66,22 +84,28 @@ def to_json(value: Any, name: str) -> str:
 def loss_weight(raw: dict[str, Any], role: str, number: int) -> float | None:
     """Return the weight that a message gives its own tokens: `loss`, or `weight` as OpenAI calls it.
 
-    Only an assistant message may have one above zero; for other messages zero says what holds anyway.
+    Only an assistant message may have one above zero; for other messages zero says what holds anyway. An answer that
+    is marked as bad has the weight 0.
     """
-    loss, weight = raw.get("loss"), raw.get("weight")
-    if loss is None and weight is None:
+    if raw.keys() <= PLAIN_KEYS:
         return None
-    for key, value in (("loss", loss), ("weight", weight)):
+    given = {key: raw[key] for key in LOSS_KEYS if raw.get(key) is not None}
+    if role == "assistant" and marked_bad(raw):
+        return 0.0
+    if not given:
+        return None
+    for key, value in given.items():
         # Compared with the largest float: NaN, infinity and integers beyond it all fail.
-        if value is not None and (not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max):
+        if not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
             found = f"`{value}`" if isinstance(value, (int, float)) else kind(value)
             raise RowError(f"`{key}` of message {number} is {found}; expected true, false or a weight of at least 0")
-    if loss is not None and weight is not None and loss != weight:
-        raise RowError(f"message {number} has `loss` {loss} and `weight` {weight}; expected one of them")
-    value = float(weight if loss is None else loss)  # type: ignore[arg-type]
+    key, first = next(iter(given.items()))
+    for other, value in given.items():
+        if value != first:
+            raise RowError(f"message {number} has `{key}` {first} and `{other}` {value}; expected one of them")
+    weight = float(first)
     if role == "assistant":
-        return value
-    if value:
-        key = "weight" if loss is None else "loss"
-        raise RowError(f"message {number} has `{key}` {value} but role `{role}`; only assistant messages are trained")
+        return weight
+    if weight:
+        raise RowError(f"message {number} has `{key}` {weight} but role `{role}`; only assistant messages are trained")
     return None

@@ -9,22 +9,70 @@ from typing import Any
 
 from glmtune.data.conversation import ROLES, Conversation, Message, RowError
 
-from .fields import joined_text, kind, loss_weight, to_json
-from .tools import call_message, check_role_line, tool_call, tools_from_texts, tools_text
+from .fields import PLAIN_KEYS, joined_text, kind, loss_weight, says_nothing, to_json
+from .media import refuse_media
+from .tools import check_role_line, tool_call, tools_from_texts, tools_text
+
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+"""Keys of a row under which the system's text stands beside the messages."""
+
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message under which servers give what an assistant thought first."""
 
 ROLE_NAMES = {"tool": "observation", "function": "observation", "developer": "system"}
 """OpenAI's role names, and GLM-4's for the same thing."""
 
 
-def from_messages(row: dict[str, Any]) -> list[Conversation]:
+def from_messages(row: dict[str, Any], *, is_prompt: bool = False) -> list[Conversation]:
     """Read OpenAI or GLM-4 messages: `messages`, with tools beside them or inside a system message."""
-    return [conversation_of(read_messages(row["messages"], "messages"), row.get("tools"))]
+    return [with_row(row, read_messages(row["messages"], "messages", is_prompt=is_prompt))]
 
 
 def from_chatglm3(row: dict[str, Any]) -> list[Conversation]:
     """Read ChatGLM3's `conversations`; its role `tool` is a call and what the tool answered."""
     messages = read_messages(row["conversations"], "conversations")
-    return [conversation_of(messages, tools_from_texts(row.get("tools"), "`tools`"))]
+    return [with_row(row | {"tools": tools_from_texts(row.get("tools"), "`tools`")}, messages)]
+
+
+def with_row(row: dict[str, Any], messages: list[Message]) -> Conversation:
+    """Return the conversation of the messages, with the system's text and the tools that stand beside them."""
+    return conversation_of(with_system(messages, system_of(row)), tools_of(row))
+
+
+def system_of(row: dict[str, Any]) -> str:
+    """Return the system's text that stands in a row, or an empty one."""
+    if row.keys().isdisjoint(SYSTEM_KEYS):
+        return ""
+    texts = {key: joined_text(row[key], f"`{key}`") for key in SYSTEM_KEYS if row.get(key) is not None}
+    texts = {key: text for key, text in texts.items() if text}
+    if len(set(texts.values())) > 1:
+        first, second, *_ = texts
+        raise RowError(f"`{first}` and `{second}` of the row are two texts; expected one of them")
+    return next(iter(texts.values()), "")
+
+
+def with_system(messages: list[Message], system: str) -> list[Message]:
+    """Return the messages behind the system's text that stands beside them in the row, where there is one."""
+    if not system:
+        return messages
+    if messages[0].role != "system":
+        return [Message(role="system", content=system), *messages]
+    if not messages[0].content:
+        return [replace(messages[0], content=system), *messages[1:]]
+    if messages[0].content != system:
+        raise RowError("the row has a `system` text and another in its first message; expected one of them")
+    return messages
+
+
+def tools_of(row: dict[str, Any]) -> Any:
+    """Return the tools that a row offers: `tools`, or `functions` as OpenAI called them before."""
+    tools, functions = row.get("tools"), row.get("functions")
+    if functions is None or says_nothing(functions):
+        return tools
+    text = tools_text(functions, "`functions`")
+    if not says_nothing(tools) and tools_text(tools, "`tools`") != text:
+        raise RowError("the row has `tools` and other `functions`; expected one list")
+    return text
 
 
 def conversation_of(messages: list[Message], tools: Any = None) -> Conversation:
@@ -51,7 +99,7 @@ def check_texts(messages: Sequence[Message]) -> None:
             raise RowError(f"{place} holds `{half}`, which is half of a character") from None
 
 
-def read_messages(raw_messages: Any, key: str, first_number: int = 0) -> list[Message]:
+def read_messages(raw_messages: Any, key: str, first_number: int = 0, *, is_prompt: bool = False) -> list[Message]:
     """Return the messages of a list with `role` and `content`, numbered from `first_number`."""
     messages: list[Message] = []
     has_results = False
@@ -62,7 +110,7 @@ def read_messages(raw_messages: Any, key: str, first_number: int = 0) -> list[Me
             if type(content) is str and content:
                 messages.append(Message(role=raw["role"], content=content, number=number))
                 continue
-        messages.extend(_read_message(raw, number))
+        messages.extend(_read_message(raw, number, is_prompt))
         has_results = has_results or raw.get("tool_call_id") is not None
     return _in_order_of_calls(raw_messages, messages, first_number) if has_results else messages
 
@@ -74,10 +122,12 @@ def items_of(items: Any, key: str, what: str = "messages") -> list[Any]:
     return items
 
 
-def _read_message(raw: Any, number: int) -> list[Message]:
+def _read_message(raw: Any, number: int, is_prompt: bool) -> list[Message]:
     """Return the message as GLM-4 messages: one, or a text and its tool calls one after the other."""
     if not isinstance(raw, dict):
         raise RowError(f"message {number} is {kind(raw)}; expected an object with `role` and `content`")
+    if not raw.keys() <= PLAIN_KEYS:
+        refuse_media(raw, f"message {number}")
     role = raw.get("role")
     if role == "tool" and (raw.get("parameters") is not None or raw.get("observation") is not None):
         return _call_and_observation(raw, number)
@@ -87,7 +137,7 @@ def _read_message(raw: Any, number: int) -> list[Message]:
         raise RowError(f"message {number} has role `{role}`; expected system, user, assistant or observation")
     loss = loss_weight(raw, role, number)
     content = joined_text(raw.get("content"), f"content of message {number}")
-    calls = [tool_call(call, number, loss) for call in _calls(raw, role, number)]
+    calls = [tool_call(call, number, loss, is_prompt=is_prompt) for call in _calls(raw, role, number)]
     metadata = _metadata(raw, number)
     if metadata and calls:
         raise RowError(f"message {number} has tool calls and `metadata`; expected one of them")
@@ -110,13 +160,25 @@ def text_message(
 
 
 def reasoning_of(raw: dict[str, Any], role: str, number: int) -> str:
-    """Return what an assistant thought first: `reasoning_content`."""
-    reasoning = raw.get("reasoning_content")
-    if not reasoning:
+    """Return what an assistant thought first: `reasoning_content`, or what other servers call it."""
+    if raw.keys() <= PLAIN_KEYS:
         return ""
+    texts = {key: raw[key] for key in REASONING_KEYS if is_reasoning(key, raw.get(key))}
+    if not texts:
+        return ""
+    key = next(iter(texts))
     if role != "assistant":
-        raise RowError(f"message {number} has `reasoning_content` but role `{role}`; only an assistant message may")
-    return joined_text(reasoning, f"`reasoning_content` of message {number}")
+        raise RowError(f"message {number} has `{key}` but role `{role}`; only an assistant message may")
+    found = [joined_text(text, f"`{key}` of message {number}") for key, text in texts.items()]
+    if len(set(found)) > 1:
+        names = " and ".join(f"`{key}`" for key in texts)
+        raise RowError(f"message {number} has {names}, which differ; expected one of them")
+    return found[0]
+
+
+def is_reasoning(key: str, value: Any) -> bool:
+    """Whether a key of a message holds reasoning: `thinking` may also be a switch."""
+    return bool(value) and (key == "reasoning_content" or isinstance(value, str))
 
 
 def _metadata(raw: dict[str, Any], number: int) -> str:
@@ -151,7 +213,8 @@ def _call_and_observation(raw: dict[str, Any], number: int) -> list[Message]:
         observation = to_json(observation, f"`observation` of message {number}")
     if not observation:
         raise RowError(f"`observation` of message {number} is empty; expected what the tool answered")
-    call = call_message(raw.get("name"), raw.get("parameters"), number, loss_weight(raw, "assistant", number))
+    function = {"name": raw.get("name"), "parameters": raw.get("parameters")}
+    call = tool_call(function, number, loss_weight(raw, "assistant", number))
     # No number for the second one: messages of one number are one message of the row.
     return [call, Message(role="observation", content=observation)]
 

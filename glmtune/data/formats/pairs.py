@@ -5,37 +5,43 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from glmtune.data.conversation import TEXT, Conversation, Message, RowError
+from glmtune.data.conversation import TEXT, Conversation, Message, RowError, is_blank
 
-from .fields import joined_text, kind, required_text
-from .messages import conversation_of, read_messages
-from .sharegpt import with_system
+from .fields import joined_text, kind, required_text, says_nothing
+from .messages import SYSTEM_KEYS, conversation_of, read_messages, with_row
+
+CHAT_KEYS = ("history", *SYSTEM_KEYS, "tools", "functions")
+"""Keys that plain text has no place for."""
 
 
 def from_alpaca(row: dict[str, Any]) -> list[Conversation]:
     """Read Alpaca's `instruction`, `input` and `output`; `history` holds the pairs that came before."""
-    messages = [*alpaca_question(row), Message(role="assistant", content=required_text(row, "output"))]
-    return [conversation_of(with_system(messages, row.get("system")), row.get("tools"))]
+    answer = required_text(row, "output")
+    reasoning = joined_text(row.get("reasoning_content"), "`reasoning_content`")
+    messages = [*alpaca_question(row), Message(role="assistant", content=answer, reasoning=reasoning)]
+    return [with_row(row, messages)]
 
 
 def alpaca_question(row: dict[str, Any]) -> list[Message]:
     """Return the earlier turns and the question: `instruction`, and `input` below it."""
     instruction, extra = (joined_text(row.get(key), f"`{key}`") for key in ("instruction", "input"))
     question = f"{instruction}\n{extra}" if instruction and extra else instruction or extra
-    if not question:
+    if is_blank(question):
         raise RowError("`instruction` and `input` are empty; expected text in one of them")
-    return [*_history(row.get("history")), Message(role="user", content=question)]
+    return [*history_of(row), Message(role="user", content=question)]
 
 
-def _history(history: Any) -> list[Message]:
-    """Read the earlier turns: a list of pairs."""
+def history_of(row: dict[str, Any]) -> list[Message]:
+    """Return the earlier turns of a row: `history`, a list of pairs."""
+    history = row.get("history")
     if not history:
         return []
     if not isinstance(history, list):
         raise RowError(f"`history` is {kind(history)}; expected a list of pairs: question, answer")
     messages: list[Message] = []
     for index, pair in enumerate(history):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) and text for text in pair):
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(isinstance(text, str) and not is_blank(text) for text in pair):
             raise RowError(f"item {index} of `history` is no pair of texts; expected [question, answer]")
         messages += _pair(pair[0], pair[1])
     return messages
@@ -43,15 +49,17 @@ def _history(history: Any) -> list[Message]:
 
 def from_advertisegen(row: dict[str, Any]) -> list[Conversation]:
     """Read AdvertiseGen's `content`, the keywords, and `summary`, the advertisement."""
-    return [conversation_of(_pair(required_text(row, "content"), required_text(row, "summary")))]
-
-
-def _pair(question: str, answer: str) -> list[Message]:
-    return [Message(role="user", content=question), Message(role="assistant", content=answer)]
+    return [with_row(row, _question_and_answer(row, "content", "summary"))]
 
 
 def from_prompt_response(row: dict[str, Any]) -> list[Conversation]:
-    """Read ChatGLM3's `prompt` and `response`: plain text without role tokens, of which the response is trained."""
+    """Read ChatGLM-6B's `prompt`, `response` and `history`, or ChatGLM3's `prompt` and `response`.
+
+    The response alone is trained. A row with `history`, be it empty, or with a system's text or tools is a chat;
+    without any, ChatGLM3's, it is plain text without role tokens.
+    """
+    if any(key in row for key in CHAT_KEYS):
+        return [with_row(row, _question_and_answer(row, "prompt", "response"))]
     prompt = Message(role=TEXT, content=required_text(row, "prompt"), loss=0.0)
     return [conversation_of([prompt, Message(role=TEXT, content=required_text(row, "response"))])]
 
@@ -65,11 +73,25 @@ def from_prompt_completion(row: dict[str, Any]) -> list[Conversation]:
             "expected two texts or two lists of messages"
         )
     if not is_message_list(prompt):
-        messages = _pair(required_text(row, "prompt"), required_text(row, "completion"))
-    else:
-        context = untrained(read_messages(prompt, "prompt"))
-        messages = context + read_messages(completion, "completion", first_number=len(prompt))
-    return [conversation_of(with_system(messages, row.get("system")), row.get("tools"))]
+        return [with_row(row, _question_and_answer(row, "prompt", "completion"))]
+    refuse_history(row, "lists of messages")
+    context = untrained(read_messages(prompt, "prompt"))
+    return [with_row(row, context + read_messages(completion, "completion", first_number=len(prompt)))]
+
+
+def refuse_history(row: dict[str, Any], beside: str) -> None:
+    """Raise where earlier turns stand beside messages, which hold all of them."""
+    if not says_nothing(row.get("history")):
+        raise RowError(f"the row has `history` beside {beside}; expected the earlier turns among the messages")
+
+
+def _question_and_answer(row: dict[str, Any], question: str, answer: str) -> list[Message]:
+    """Return what came before, which is not trained, the question and the answer."""
+    return [*untrained(history_of(row)), *_pair(required_text(row, question), required_text(row, answer))]
+
+
+def _pair(question: str, answer: str) -> list[Message]:
+    return [Message(role="user", content=question), Message(role="assistant", content=answer)]
 
 
 def is_message_list(value: Any) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from glmtune.data.conversation import Conversation, Message, RowError
 
 from .fields import from_json, joined_text, kind, loss_weight
-from .messages import conversation_of, items_of, reasoning_of, text_message
+from .media import refuse_media
+from .messages import items_of, reasoning_of, text_message, with_row
 from .tools import tool_call
 
 SPEAKERS = {
@@ -31,8 +33,7 @@ CALLS = ("function_call", "tool_call")
 
 def from_sharegpt(row: dict[str, Any]) -> list[Conversation]:
     """Read ShareGPT's conversations; `system` and `tools` may stand beside them."""
-    messages = read_turns(row["conversations"], "conversations")
-    return [conversation_of(with_system(messages, row.get("system")), row.get("tools"))]
+    return [with_row(row, read_turns(row["conversations"], "conversations"))]
 
 
 def read_turns(raw_turns: Any, key: str, first_number: int = 0) -> list[Message]:
@@ -41,23 +42,13 @@ def read_turns(raw_turns: Any, key: str, first_number: int = 0) -> list[Message]
     for number, raw in enumerate(items_of(raw_turns, key), first_number):
         if not isinstance(raw, dict):
             raise RowError(f"message {number} is {kind(raw)}; expected an object with `from` and `value`")
+        if len(raw) > 2:
+            refuse_media(raw, f"message {number}")
         speaker = raw.get("from")
         if speaker in CALLS:
             messages.extend(_calls(raw, number))
         else:
             messages.append(_message(raw, speaker, number))
-    return messages
-
-
-def with_system(messages: list[Message], value: Any) -> list[Message]:
-    """Return the messages behind the system's text that stands beside them in the row, where there is one."""
-    system = joined_text(value, "`system`")
-    if not system:
-        return messages
-    if messages[0].role != "system":
-        return [Message(role="system", content=system), *messages]
-    if messages[0].content != system:
-        raise RowError("the row has a `system` text and another in its first message; expected one of them")
     return messages
 
 
@@ -84,4 +75,5 @@ def _calls(raw: dict[str, Any], number: int) -> list[Message]:
         found = "an empty list" if value == [] else kind(value)
         raise RowError(f"{name} is {found}; expected an object with `name` and `arguments`, or a list of them")
     loss = loss_weight(raw, "assistant", number)
-    return [tool_call(call, number, loss) for call in calls]
+    first, *others = [tool_call(call, number, loss) for call in calls]
+    return [replace(first, reasoning=reasoning_of(raw, "assistant", number)), *others]

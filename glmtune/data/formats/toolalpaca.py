@@ -9,8 +9,20 @@ from glmtune.data import json_text
 from glmtune.data.conversation import Conversation, Message, RowError
 
 from .fields import from_json, kind, required_text, to_json
-from .messages import conversation_of, items_of, text_message
+from .messages import conversation_of, items_of, system_of, text_message, with_system
 from .tools import call_message
+
+OTHER_FORMS = (
+    "Category",
+    "Functions",
+    "Documentation",
+    "NLDocumentation",
+    "Function_Projection",
+    "Instructions",
+)
+"""Keys of the published rows that say in other forms what `Function_Description` and `Instances` say."""
+
+INSTANCE_KEYS = frozenset(("input", "output", "Final Thought", "intermediate_steps"))
 
 _PARAMETERS = re.compile(r"\n?Parameters: (\{.*?\})(?=\nOutput:|\Z)", re.DOTALL)
 _TYPE = re.compile(r"(?:Required\. )?(string|integer|number|boolean|array|object)\b", re.IGNORECASE)
@@ -24,12 +36,13 @@ def from_toolalpaca(row: dict[str, Any]) -> list[Conversation]:
         RowError: An instance is not usable, such as a run of the agent that broke off; the error names each one, and
             its `rest` holds the conversations of the others.
     """
-    tools = _tools(row["Function_Description"])
+    tools, system = _tools(row["Function_Description"]), system_of(row)
     conversations: list[Conversation] = []
     problems: list[str] = []
     for index, instance in enumerate(items_of(row["Instances"], "Instances", "instances")):
         try:
-            conversations.append(conversation_of(_read_instance(instance), tools))
+            messages = with_system(_read_instance(instance), system)
+            conversations.append(conversation_of(messages, tools))
         except RowError as error:
             problems.append(f"instance {index}: {error}")
     if problems:

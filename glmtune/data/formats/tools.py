@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from glmtune.data.conversation import Message, RowError
+from glmtune.data import json_text
+from glmtune.data.conversation import Message, RowError, is_blank
 
 from .fields import from_json, kind, to_json
 
@@ -69,18 +70,33 @@ def _schema(text: str, name: str) -> dict[str, Any]:
     return {"name": found[1], "description": text[found.end() :]}
 
 
-def tool_call(call: Any, number: int, loss: float | None = None) -> Message:
+def tool_call(call: Any, number: int, loss: float | None = None, *, is_prompt: bool = False) -> Message:
     """Turn one call, OpenAI's or a bare `name` with `arguments`, into GLM-4's form.
 
-    Arguments that are JSON text already stay as they are, byte for byte.
+    Arguments that are JSON text already stay as they are, byte for byte. In a prompt they may be any text: what a
+    model wrote comes back with the error that it led to, for the model to mend.
     """
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise RowError(f"a tool call of message {number} has no function name")
-    arguments = function.get("arguments")
-    if arguments is None:
-        arguments = function.get("parameters")  # as Llama and ChatGLM3 call them
-    return call_message(function.get("name"), arguments, number, loss)
+    arguments, parameters = function.get("arguments"), function.get("parameters")  # as Llama and ChatGLM3 call them
+    if arguments is not None and parameters is not None:
+        raise RowError(f"a tool call of message {number} has `arguments` and `parameters`; expected one of them")
+    arguments = parameters if arguments is None else arguments
+    name = function.get("name")
+    if isinstance(arguments, str) and not is_blank(arguments) and not is_prompt:
+        _check_arguments(arguments, name, number)
+    return call_message(name, arguments, number, loss)
+
+
+def _check_arguments(arguments: str, name: Any, number: int) -> None:
+    """Raise unless the text is that of a JSON object."""
+    try:
+        value = json_text.parse(arguments)
+    except RowError as error:
+        raise RowError(f"message {number} calls `{name}` with arguments that are {error}") from None
+    if not isinstance(value, dict):
+        raise RowError(f"message {number} calls `{name}` with JSON text of {kind(value)}; expected that of an object")
 
 
 def call_message(name: Any, arguments: Any, number: int, loss: float | None = None) -> Message:
@@ -93,7 +109,8 @@ def call_message(name: Any, arguments: Any, number: int, loss: float | None = No
     if not isinstance(arguments, str):
         found = kind(arguments)
         raise RowError(f"message {number} calls `{name}` with {found}; expected arguments as an object or JSON text")
-    return Message(role="assistant", content=arguments or "{}", metadata=name, loss=loss, number=number)
+    content = "{}" if is_blank(arguments) else arguments
+    return Message(role="assistant", content=content, metadata=name, loss=loss, number=number)
 
 
 def check_role_line(text: str, name: str) -> None:

@@ -1,0 +1,83 @@
+"""What rows hold that is not used: keys that nobody reads, and rejected answers; counted, and told once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .formats import ReadRow
+
+MAX_NAMES = 200
+"""Distinct keys that are counted by name: rows may have any."""
+
+NUM_NAMES_TOLD = 8
+
+
+@dataclass(kw_only=True)
+class Unread:
+    """Rows by what of them is not used. A row counts once it is read, whatever its length then makes of it."""
+
+    keys: Counter[str] = field(default_factory=Counter)
+    """Rows by the key that is not read."""
+    num_others: int = 0
+    """Times that further keys were met, beyond `MAX_NAMES` of them."""
+    num_rejected: int = 0
+    """Rows with a rejected answer, which is not used."""
+
+    def add(self, row: ReadRow) -> None:
+        """Count a row, unless nothing of it could be used."""
+        if (row.unread or row.has_rejected) and not all(isinstance(part, ValueError) for part in row.parts):
+            self.num_rejected += row.has_rejected
+            for key in row.unread:
+                self._count(key, 1)
+
+    def update(self, other: Unread) -> None:
+        """Add the counts of other rows."""
+        self.num_others += other.num_others
+        self.num_rejected += other.num_rejected
+        for key, num_rows in other.keys.items():
+            self._count(key, num_rows)
+
+    def _count(self, key: str, num_rows: int) -> None:
+        if key in self.keys or len(self.keys) < MAX_NAMES:
+            self.keys[key] += num_rows
+        else:
+            self.num_others += num_rows
+
+    def lines(self) -> list[str]:
+        """Return what a person is told; no line where everything is used."""
+        lines = []
+        if self.keys:
+            told = self.keys.most_common(NUM_NAMES_TOLD)
+            text = ", ".join(f"`{key}` ({num_rows:,} {_rows(num_rows)})" for key, num_rows in told)
+            num_more = len(self.keys) - len(told)
+            more = f" and {num_more:,} more" if num_more else ""
+            lines.append(f"keys that are not read: {text}{more}")
+        if self.num_rejected:
+            has = "has" if self.num_rejected == 1 else "have"
+            rows = f"{self.num_rejected:,} {_rows(self.num_rejected)}"
+            lines.append(f"{rows} {has} two answers: the chosen one is trained, the rejected answer is not used")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts as plain JSON types, which `from_dict` reads again."""
+        return {"keys": dict(self.keys), "others": self.num_others, "rejected": self.num_rejected}
+
+    @classmethod
+    def from_dict(cls, counts: dict[str, Any]) -> Unread:
+        """Return the counts that `as_dict` gave."""
+        return cls(keys=Counter(counts["keys"]), num_others=counts["others"], num_rejected=counts["rejected"])
+
+
+def total(counts: Iterable[Unread]) -> Unread:
+    """Return the sum of what is not used in several files."""
+    whole = Unread()
+    for each in counts:
+        whole.update(each)
+    return whole
+
+
+def _rows(number: int) -> str:
+    return "row" if number == 1 else "rows"
