@@ -53,7 +53,7 @@ class Unread:
             told = self.keys.most_common(NUM_NAMES_TOLD)
             text = ", ".join(f"`{key}` ({num_rows:,} {_rows(num_rows)})" for key, num_rows in told)
             num_more = len(self.keys) - len(told)
-            more = f" and {num_more:,} more" if num_more else ""
+            more = f" and {'at least ' if self.num_others else ''}{num_more:,} more" if num_more else ""
             lines.append(f"keys that are not read: {text}{more}")
         if self.num_rejected:
             has = "has" if self.num_rejected == 1 else "have"

@@ -69,6 +69,27 @@ def places(data: Any, folder: Path) -> list[str]:
     return [where.removeprefix(f"{folder}/") for where in data.dataset["where"][:]]
 
 
+def test_what_is_not_read_is_told_once_at_every_start_over_all_files(
+    folder: Path, load, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = json.loads(line("q")) | {"score": 1, "id": 7}
+    rejected = json.loads(line("r")) | {"rejected_response": "C"}
+    for name in ("scored", "val"):
+        text = "".join(f"{json.dumps(each)}\n" for each in (row, rejected))
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    told = [
+        "note: keys that are not read: `score` (2 rows)",
+        "note: 2 rows have two answers: the chosen one is trained, the rejected answer is not used",
+    ]
+    for _ in range(2):  # the second time from the encoded rows that are kept
+        load(train_file=["a.jsonl", "scored.jsonl"], val_file="val.jsonl")
+        lines = capsys.readouterr().err.splitlines()
+        assert [each for each in lines if "not read" in each or "rejected answer" in each] == told
+    monkeypatch.setenv("RANK", "1")
+    load(train_file=["a.jsonl", "scored.jsonl"], val_file="val.jsonl")
+    assert capsys.readouterr().err == ""
+
+
 def test_the_files_of_a_list_come_one_after_the_other(load, folder: Path) -> None:
     data = load(train_file=["b.jsonl", "more/d.jsonl", "a.jsonl"])
     expected = [

@@ -105,12 +105,12 @@ def read_row(row: Any, row_format: RowFormat = AUTO) -> ReadRow:
     except RowError as error:
         # Of a row that is many conversations some may be left; what stands beside them is told with them.
         rest = [weighted(conversation, beside.weight) for conversation in error.rest] if error.rest else []
-        unread = unread_keys(row, FORMATS[name], beside, row_format.columns) if rest else ()
+        unread = unread_keys(row, FORMATS[name], name, beside, row_format.columns) if rest else ()
         return ReadRow([*rest, error], name, unread)
     parts: list[Conversation | RowError] = [*conversations]
     if beside.weight != 1:
         parts = [weighted(conversation, beside.weight) for conversation in conversations]
-    unread = (*replaced, *unread_keys(row, one, beside, row_format.columns))
+    unread = (*replaced, *unread_keys(row, one, name, beside, row_format.columns))
     return ReadRow(parts, name, unread, has_rejected)
 
 

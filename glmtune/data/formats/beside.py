@@ -13,6 +13,7 @@ from .marks import refuse_bad, row_weight
 from .media import refuse_media
 from .pairs import CHAT_KEYS, is_message_list
 from .preference import CHOSEN_KEYS, INPUT_KEYS, REJECTED_KEYS, check_rejected, pair_of
+from .sharegpt import are_turns
 from .table import Format
 from .toolalpaca import INSTANCE_KEYS
 from .unread import are_plain, unread_in_messages, unread_in_parts, unread_of
@@ -79,9 +80,7 @@ def _other_answers(row: dict[str, Any], one: Format, keys: Sequence[str], *, is_
     same: set[str] = set()
     for key in keys:
         if key in CHOSEN_KEYS and not isinstance(row[key], bool) and not says_nothing(row[key]):
-            raise RowError(
-                f"the row has `{key}` without a rejected answer beside it; which answer is good is not clear"
-            )
+            raise RowError(f"the row has `{key}` but no rejected answer; which answer is good is not clear")
         if key not in ANSWERS or not one.answer or says_nothing(row[key]):
             continue
         if row[key] == row[one.answer]:
@@ -106,14 +105,20 @@ def weighted(conversation: Conversation, weight: float) -> Conversation:
     return Conversation(messages=tuple(messages))
 
 
-def unread_keys(row: dict[str, Any], one: Format, beside: Beside, columns: Mapping[str, str]) -> tuple[str, ...]:
+def unread_keys(
+    row: dict[str, Any], one: Format, name: str, beside: Beside, columns: Mapping[str, str]
+) -> tuple[str, ...]:
     """Return the keys of a row that carry something and that nobody reads, inside its messages, too."""
     names = [key for key in beside.keys if not says_nothing(row[key])]
     for key in one.lists:
         if key in row and key not in beside.keys:
             value = row[key]
-            if type(value) is not str and not are_plain(value):
-                names += _unread_under(value, columns.get(key, key))
+            if key == "input" and isinstance(value, dict):
+                names += unread_of(value, (*INPUT_KEYS, "parallel_tool_calls"), "input.")
+                names += unread_in_messages(value["messages"], "input.messages", are_turns=are_turns(value["messages"]))
+            elif type(value) is not str and not are_plain(value):
+                turns = name == "sharegpt" or (one.read_keys is not None and are_turns(value))
+                names += _unread_under(value, columns.get(key, key), turns)
     if "Instances" in one.keys:
         for instance in row["Instances"]:
             if isinstance(instance, dict):
@@ -121,12 +126,11 @@ def unread_keys(row: dict[str, Any], one: Format, beside: Beside, columns: Mappi
     return tuple(dict.fromkeys(names))
 
 
-def _unread_under(value: Any, name: str) -> Iterator[str]:
-    """Yield the unread keys inside a list of messages, a text in OpenAI's list form, or OpenAI's `input`."""
-    if isinstance(value, dict) and "messages" in value:
-        yield from unread_of(value, (*INPUT_KEYS, "parallel_tool_calls"), f"{name}.")
-        yield from unread_in_messages(value["messages"], f"{name}.messages")
-    elif is_message_list(value) or isinstance(value, dict):
-        yield from unread_in_messages(value, name)
+def _unread_under(value: Any, name: str, turns: bool) -> Iterator[str]:
+    """Yield the unread keys inside a message, a list of messages, or a text in OpenAI's list form."""
+    if isinstance(value, dict):
+        yield from unread_in_messages([value], name, are_turns=are_turns([value]))
+    elif turns or is_message_list(value):
+        yield from unread_in_messages(value, name, are_turns=turns)
     else:
         yield from unread_in_parts(value, f"{name}[].")

@@ -98,7 +98,9 @@ def is_message_list(value: Any) -> bool:
     """Whether the value is a list of messages, and not a text in OpenAI's list form."""
     if not isinstance(value, list):
         return False
-    return not any(isinstance(item, dict) and "type" in item and "role" not in item for item in value)
+    return not any(
+        isinstance(item, dict) and "type" in item and item.keys().isdisjoint(("role", "from")) for item in value
+    )
 
 
 def untrained(messages: list[Message]) -> list[Message]:

@@ -11,7 +11,7 @@ from glmtune.data.conversation import Conversation, Message, RowError, is_blank
 from .fields import joined_text, kind, required_text, says_nothing
 from .messages import SYSTEM_KEYS, read_messages, with_row
 from .pairs import alpaca_question, history_of, is_message_list, refuse_history, untrained
-from .sharegpt import read_turns
+from .sharegpt import are_turns, read_turns
 
 PAIRS = (
     ("chosen", "rejected"),
@@ -80,8 +80,10 @@ def pair_of(row: dict[str, Any]) -> tuple[str, str]:
 def read_keys(row: dict[str, Any]) -> Collection[str]:
     """Return the keys of the row that `from_preference` reads."""
     question = _question_key(row)
-    keys = {*pair_of(row), *SYSTEM_KEYS, "tools", "functions", "history"}
+    keys = {*pair_of(row), *SYSTEM_KEYS, "tools", "functions"}
     keys.update(("instruction", "input") if question == "instruction" else (question,) if question else ())
+    if question is not None:
+        keys.add("history")
     chosen = row[pair_of(row)[0]]
     if isinstance(chosen, list) and row.get("prompt") in [_last_text(message) for message in chosen]:
         keys.add("prompt")  # which the chosen answer repeats
@@ -114,9 +116,9 @@ def _unfolded(row: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(prompt, dict):
         return row
     inner = {key: prompt[key] for key in INPUT_KEYS if prompt.get(key) is not None}
-    twice = next((key for key in inner if not says_nothing(row.get(key))), None)
-    if twice is not None:
-        raise RowError(f"`{twice}` stands in the row and in its `input`; expected it once")
+    other = next((key for key in {**inner, **dict.fromkeys(QUESTIONS[:-1])} if not says_nothing(row.get(key))), None)
+    if other is not None:
+        raise RowError(f"the row has `{other}` beside an `input` that is an object; expected one of them")
     return row | inner
 
 
@@ -180,5 +182,4 @@ def _check_scores(row: dict[str, Any]) -> None:
 
 def _turns(items: Any, key: str, first_number: int = 0) -> list[Message]:
     """Read a list of messages of either kind."""
-    is_sharegpt = isinstance(items, list) and any(isinstance(item, dict) and "from" in item for item in items)
-    return (read_turns if is_sharegpt else read_messages)(items, key, first_number)
+    return (read_turns if are_turns(items) else read_messages)(items, key, first_number)

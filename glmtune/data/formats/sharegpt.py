@@ -36,6 +36,11 @@ def from_sharegpt(row: dict[str, Any]) -> list[Conversation]:
     return [with_row(row, read_turns(row["conversations"], "conversations"))]
 
 
+def are_turns(items: Any) -> bool:
+    """Whether a list holds messages of `from` and `value`."""
+    return isinstance(items, list) and any(isinstance(item, dict) and "from" in item for item in items)
+
+
 def read_turns(raw_turns: Any, key: str, first_number: int = 0) -> list[Message]:
     """Return the messages of a list with `from` and `value`, numbered from `first_number`."""
     messages: list[Message] = []

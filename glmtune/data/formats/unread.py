@@ -43,7 +43,7 @@ def unread_of(item: Mapping[str, Any], known: Collection[str], prefix: str = "")
 
 
 def are_plain(messages: Any) -> bool:
-    """Whether every message of a list is a role and a text and nothing else, as in most rows."""
+    """Whether every message of a list is a speaker and a text and nothing else, as in most rows."""
     if type(messages) is not list:
         return False
     for message in messages:
@@ -57,12 +57,18 @@ def are_plain(messages: Any) -> bool:
     return True
 
 
-def unread_in_messages(messages: Any, key: str) -> Iterator[str]:
-    """Yield what of the messages under a key of a row nobody reads, as `messages[].name`."""
-    for message in messages if isinstance(messages, list) else [messages]:
+def unread_in_messages(messages: list[Any], key: str, *, are_turns: bool) -> Iterator[str]:
+    """Yield what of the messages under a key of a row nobody reads, as `messages[].name`.
+
+    Args:
+        messages: What stands under the key.
+        key: Of the row.
+        are_turns: Whether they were read by `from` and `value`.
+    """
+    for message in messages:
         if not isinstance(message, dict):
             continue
-        if "from" in message and "role" not in message:
+        if are_turns:
             yield from _unread_in_turn(message, f"{key}[].")
         else:
             yield from _unread_in_message(message, f"{key}[].")
@@ -86,9 +92,9 @@ def _unread_in_message(message: dict[str, Any], prefix: str) -> Iterator[str]:
 
 
 def _unread_in_turn(message: dict[str, Any], prefix: str) -> Iterator[str]:
-    speaker, value = message["from"], message.get("value")
+    speaker, value = message.get("from"), message.get("value")
     is_call = speaker in CALLS
-    is_answer = is_call or SPEAKERS.get(speaker) == "assistant"
+    is_answer = is_call or SPEAKERS.get(str(speaker)) == "assistant"
     yield from _unmarked(message, SPOKEN_KEYS if is_answer else FROM_KEYS, prefix, is_answer=is_answer)
     if is_call:
         calls = json.loads(value) if isinstance(value, str) else value
