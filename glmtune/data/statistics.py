@@ -127,7 +127,10 @@ class Statistics:
         return sorted(self.groups.values(), key=lambda group: -group.num_rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain JSON types; `tokens` is None where no row was encoded."""
+        """Return everything as plain JSON types.
+
+        `tokens` is None where no row was encoded; what is not used of the rows is there where there is any.
+        """
         return {
             "rows": self.num_rows,
             "usable": self.num_usable,
@@ -140,11 +143,11 @@ class Statistics:
             "rows_with_tools": self.num_rows_with_tools,
             "characters": self.num_characters,
             "tokens": self._tokens() if self.lengths else None,
-            "unread": dict(self.unread.keys.most_common()),
-            "rejected_answers": self.unread.num_rejected,
             "rejects": [
                 {"reason": group.reason, "rows": group.num_rows, "where": group.where} for group in self.rejects()
             ],
+            **({"unread": dict(self.unread.keys.most_common())} if self.unread.keys else {}),
+            **({"rejected_answers": self.unread.num_rejected} if self.unread.num_rejected else {}),
         }
 
     def _tokens(self) -> dict[str, Any]:

@@ -55,7 +55,8 @@ UNKNOWN_KEYS = (
     "and `rejected`), messages (`messages`), sharegpt (`conversations`), chatglm3 (`conversations`), "
     "alpaca (`instruction` and `output`), advertisegen (`content` and `summary`), prompt-response "
     "(`prompt` and `response`), prompt-completion (`prompt` and `completion`), toolalpaca "
-    "(`Function_Description` and `Instances`), text (`text`)"
+    "(`Function_Description` and `Instances`), text (`text`); or `columns` that say what the file calls them, "
+    "such as `{instruction: hello, output: hi}` (`--column instruction=hello --column output=hi`)"
 )
 
 BAD_ROWS: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {

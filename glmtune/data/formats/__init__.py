@@ -28,6 +28,7 @@ __all__ = [
     "Format",
     "ReadRow",
     "RowFormat",
+    "format_name",
     "read_row",
     "to_conversation",
     "to_conversations",
@@ -137,6 +138,11 @@ def to_conversation(row: Any) -> Conversation:
     if len(conversations) > 1:
         raise RowError(f"the row holds {len(conversations)} conversations; expected one")
     return conversations[0]
+
+
+def format_name(row: Any, row_format: RowFormat = AUTO) -> str:
+    """Return the name of the format that a parsed row is in; raises `RowError` where it is in none."""
+    return _recognize(row, row_format)[0]
 
 
 def _recognize(row: Any, row_format: RowFormat) -> tuple[str, dict[str, Any], list[str]]:
