@@ -5,6 +5,8 @@ Every difference says which version brought it and which ends it; `tests/test_co
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from functools import cache, wraps
 from importlib.metadata import version
 from typing import Any
@@ -20,8 +22,24 @@ name from whoever passes it, but the layers, and what `prepare_inputs_for_genera
 CACHE = "cache" if TRANSFORMERS >= RENAMED_CACHE else "past_key_values"
 """The name under which models and layers take keys and values."""
 
+RENAMED_CHECKPOINTING = (5, 18)
+CHECKPOINTING = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+"""Keys of `training_args`: transformers 5.17 has the left names alone, later ones have both, and warn of the left until
+6. The right ones can stand alone where the lowest version of transformers is 5.18."""
+
 PEFT_CACHE = "past_key_values"
 """The name under which PEFT (0.21) passes a trained prefix, whatever transformers calls it."""
+
+
+def shared_heads(attention: Callable[..., Any]) -> dict[str, bool]:
+    """Return the option that lets query heads share key heads; none where the keys have to be repeated.
+
+    torch 2.11's `varlen_attn` has no such option, and that of 2.13 has. It stands alone where 2.13 is the lowest.
+    """
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(attention).parameters else {}
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from glmtune.compat import CHECKPOINTING
 from glmtune.config_types import Mismatch, fit
 from glmtune.yaml_source import Source, found
 
@@ -67,12 +68,6 @@ RETIRED = {
     "tpu_metrics_debug": "write `debug: tpu_metrics_debug`",
 }
 """Old key of `training_args` to the reason why it no longer does anything."""
-
-CHECKPOINTING = {
-    "gradient_checkpointing": "activation_checkpointing",
-    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
-}
-"""Transformers 5.17 has the left names alone; 5.23 has both and warns of the left. Goes with the last 5.17 to 5.22."""
 
 
 def modernize(source: Source, known: Collection[str]) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel, PeftModelForCausalLM, PrefixTuningConfig, PromptEncoderConfig, get_peft_model
-from transformers import AutoModelForCausalLM, DynamicCache
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AutoModelForCausalLM, DynamicCache, Seq2SeqTrainingArguments
 
-from glmtune.compat import CACHE, PEFT_CACHE, RENAMED_CACHE, TRANSFORMERS
+from glmtune.compat import (
+    CACHE,
+    CHECKPOINTING,
+    PEFT_CACHE,
+    RENAMED_CACHE,
+    RENAMED_CHECKPOINTING,
+    TRANSFORMERS,
+    shared_heads,
+)
 from glmtune.modeling import ptuning
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -38,6 +48,21 @@ def test_versions_are_asked_for_in_one_place() -> None:
 def test_there_are_two_names_of_the_cache_among_the_allowed_versions() -> None:
     """Fails where `CACHE` can go: write `cache` in its place then."""
     assert lowest_allowed("transformers") < RENAMED_CACHE
+
+
+def test_there_are_two_names_of_checkpointing_among_the_allowed_versions() -> None:
+    """Fails where the old names can go: all versions then know the new ones."""
+    known = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
+    assert set(CHECKPOINTING) <= known
+    assert (set(CHECKPOINTING.values()) <= known) == (TRANSFORMERS >= RENAMED_CHECKPOINTING)
+    assert lowest_allowed("transformers") < RENAMED_CHECKPOINTING
+
+
+def test_attention_may_have_no_shared_heads_among_the_allowed_versions() -> None:
+    """Fails where `shared_heads` can go."""
+    assert lowest_allowed("torch") < (2, 13)
+    assert shared_heads(varlen_attn) == {"enable_gqa": True}
+    assert shared_heads(lambda query, key, value: query) == {}
 
 
 def test_models_take_the_cache_under_the_name_of_their_version(demo_model: str) -> None:

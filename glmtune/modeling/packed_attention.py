@@ -11,7 +11,6 @@ batches, generation) is transformers' `sdpa` as it is.
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 from typing import Any
 
@@ -21,6 +20,8 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from glmtune.compat import shared_heads
 
 PACKED_SDPA = "packed_sdpa"
 
@@ -163,11 +164,9 @@ def _in_one_call(
         rows = [slice(start, end) for start, end in itertools.pairwise(places)]
         key, value = (torch.cat([_with_prefix(states, row, prefix) for row in rows], dim=2) for states in (key, value))
         key_starts = starts + prefix * torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
-    options: dict[str, Any] = {}
+    options: dict[str, bool] = {}
     groups = query.shape[1] // key.shape[1]
-    if groups > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
-        options["enable_gqa"] = True
-    elif groups > 1:  # torch 2.11
+    if groups > 1 and not (options := shared_heads(varlen_attn)):
         key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     query, key, value = (states.squeeze(0).transpose(0, 1).contiguous() for states in (query, key, value))
     # Causal; the keys of a row end where its queries end, so that all of them see the prefix.

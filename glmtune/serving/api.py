@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .api_errors import ApiError, error_object
-from .requests import ChatRequest, CompletionRequest
+from .requests import NEUTRAL, ChatRequest, CompletionRequest
 from .requests import Request as ApiRequest
 from .responses import stream_chat, stream_completion, whole_chat, whole_completion
 from .service import Choices, Service
@@ -150,6 +150,9 @@ def _explained(error: ValidationError) -> ApiError:
     """Return the first of the mistakes, in OpenAI's words where it has some."""
     first = error.errors(include_url=False, include_context=False)[0]
     place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "constrained-")))
+    if first["type"] == "extra_forbidden" and place in NEUTRAL:
+        message = f"`{place}` is not answered here: leave it out, or send {json.dumps(NEUTRAL[place])}"
+        return ApiError(message, param=place, code="unsupported_value")
     if first["type"] == "extra_forbidden":
         return ApiError(f"Unrecognized request argument supplied: {place}", param=place, code="unknown_parameter")
     if first["type"] == "missing":

@@ -48,8 +48,8 @@ class Request(BaseModel):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    """Not OpenAI's; vLLM's name for it."""
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    """Not OpenAI's; vLLM's name for it. 0 and -1 set no limit."""
     seed: int | None = None
     stop: Stop | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
@@ -96,6 +96,8 @@ class ChatRequest(Request):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: bool = True
+    """Whether an answer may hold several calls; otherwise it ends with the first."""
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     chat_template_kwargs: dict[Literal["enable_thinking"], bool] | None = None

@@ -46,6 +46,8 @@ class Choices:
     readers: list[AnswerReader]
     queue: asyncio.Queue[tuple[int, Event]]
     num_prompt_tokens: int
+    takes_one_call: bool = False
+    """Whether each answer ends with its first call, as `parallel_tool_calls: false` wants it."""
 
     @property
     def num_completion_tokens(self) -> int:
@@ -142,6 +144,10 @@ class Service:
                     if reader.is_stopped:
                         choices.jobs[number].is_cancelled = True
                         finish_reason = "stop"
+                if choices.takes_one_call and (calls := [found for found in events if isinstance(found, ToolCall)]):
+                    events = events[: events.index(calls[0]) + 1]
+                    choices.jobs[number].is_cancelled = True
+                    finish_reason = "stop"
                 has_calls[number] |= any(isinstance(found, ToolCall) for found in events)
                 if finish_reason is not None:
                     num_open -= 1
@@ -192,6 +198,7 @@ class Service:
             readers=[reader() for _ in jobs],
             queue=queue,
             num_prompt_tokens=sum(map(len, prompts)),
+            takes_one_call=isinstance(request, ChatRequest) and not request.parallel_tool_calls,
         )
 
     def _check_model(self, name: str) -> None:
@@ -206,6 +213,9 @@ class Service:
 
     def _encode(self, messages: list[dict[str, Any]], tools: Any, thinking: bool | None) -> list[int]:
         """Return the ids of the prompt, exactly as training would have written the conversation."""
+        facts = self.encoder.renderer.facts
+        is_reasoning_shown = facts.shows_reasoning or bool(facts.hidden_reasoning)
+        messages = [_as_trained(message, is_reasoning_shown=is_reasoning_shown) for message in messages]
         try:
             conversation = to_conversation({"messages": messages, **({"tools": tools} if tools else {})})
             if conversation.messages[-1].role == "assistant":
@@ -240,7 +250,7 @@ class Service:
         temperature = request.temperature
         if temperature is None:
             # Who asks for a share of the likely tokens wants them sampled.
-            asks = request.top_p is not None or request.top_k is not None
+            asks = request.top_p is not None or (request.top_k or 0) > 0
             temperature = (1.0 if asks else 0.0) if is_greedy else (1.0 if own.temperature is None else own.temperature)
         bias = request.logit_bias or {}
         if any(token not in range(len(self.models.tokenizer)) for token in bias):
@@ -248,7 +258,7 @@ class Service:
         return Sampling(
             temperature=temperature,
             top_p=_first(request.top_p, own.top_p, 1.0),
-            top_k=_first(request.top_k, own.top_k if own.do_sample else None, 0),
+            top_k=max(0, _first(request.top_k, own.top_k if own.do_sample else None, 0)),
             frequency_penalty=request.frequency_penalty,
             presence_penalty=request.presence_penalty,
             repetition_penalty=_first(request.repetition_penalty, own.repetition_penalty, 1.0),
@@ -267,6 +277,20 @@ class Service:
                 code="context_length_exceeded",
             )
         return wanted or min(room, self.models.base.generation_config.max_new_tokens or room)
+
+
+def _as_trained(message: dict[str, Any], *, is_reasoning_shown: bool) -> dict[str, Any]:
+    """Return a message without what clients send, but no model of its kind has met in training.
+
+    Some send the reasoning of former answers back, which a template without reasoning cannot write; and a function
+    that returns nothing has an empty result, whose JSON is `null`.
+    """
+    role = message.get("role")
+    if role == "assistant" and not is_reasoning_shown:
+        return {key: value for key, value in message.items() if key != "reasoning_content"}
+    if role in ("tool", "function", "observation") and message.get("content") in (None, "", []):
+        return {**message, "content": "null"}
+    return message
 
 
 def answer_seed(seed: int | None, number: int) -> int:

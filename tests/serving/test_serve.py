@@ -11,9 +11,14 @@ from typing import Any
 
 import openai
 import pytest
-from serving_rows import ITEMS, PLAIN, REPLY, THANKS, TOOLS, answer, question, result
+from serving_rows import ITEMS, PLAIN, REPLY, THANKS, TOOLS, answer, call, question, result
 
-from glmtune.serving.service import answer_seed
+from glmtune.data.replies import ToolCall
+from glmtune.modeling.sources import find_model
+from glmtune.serving.engine import End, Engine, Token
+from glmtune.serving.models import load_models
+from glmtune.serving.requests import ChatRequest
+from glmtune.serving.service import Service, Update, answer_seed
 
 ASKED, TOLD = next(iter(PLAIN.items()))
 ITEM = next(iter(ITEMS))
@@ -106,6 +111,31 @@ def test_a_call_can_be_required(choice: Any, client: openai.OpenAI) -> None:
     )  # fmt: skip
     written = "".join(token.token for token in begin.choices[0].logprobs.content)
     assert written.startswith("query_price\n")
+
+
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_an_answer_ends_with_its_first_call_where_only_one_is_taken(tool_model: Path, is_parallel: bool) -> None:
+    models = load_models(find_model(tool_model), "tiny", {})
+    limits = {"max_rows": 1, "max_batch_tokens": 512, "max_waiting": 1, "keeps_last_logits": True}
+    service = Service(models, Engine(models.lanes, [], **limits), max_length=512)  # which is never started
+    request = ChatRequest(model="tiny", messages=[question("a")], tools=TOOLS, parallel_tool_calls=is_parallel)
+    written = 'query_price\n{"item": "a"}<|assistant|>query_price\n{"item": "b"}<|assistant|>\nc'
+
+    async def followed() -> list[Update]:
+        choices = service.start_chat(request)
+        for token in models.tokenizer(written, add_special_tokens=False)["input_ids"]:
+            choices.jobs[0].on_event(Token(id=token))
+        choices.jobs[0].on_event(End(is_cut=False))
+        updates = [update async for update in service.follow(choices)]
+        assert choices.jobs[0].is_cancelled
+        return updates
+
+    updates = asyncio.run(followed())
+    calls = [
+        json.loads(event.arguments) for update in updates for event in update.events if isinstance(event, ToolCall)
+    ]
+    assert calls == ([{"item": "a"}, {"item": "b"}] if is_parallel else [{"item": "a"}])
+    assert [update.finish_reason for update in updates if update.finish_reason] == ["tool_calls"]
 
 
 def test_the_first_of_the_stop_strings_ends_the_answer(client: openai.OpenAI) -> None:
@@ -275,6 +305,38 @@ def body(**changes: Any) -> str:
     return json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "a"}], **changes})
 
 
+SENT_BY_CLIENTS = {
+    "one call at most": {"parallel_tool_calls": False, "tools": TOOLS},
+    "vLLM's value for all": {"top_k": -1},
+    "reasoning sent back": {
+        "messages": [question("a"), {"role": "assistant", "content": "b", "reasoning_content": "c"}, question("d")]
+    },
+    "a function that returns nothing": {
+        "messages": [question("a"), call(ITEM), {"role": "tool", "tool_call_id": "call_1", "content": ""}],
+        "tools": TOOLS,
+    },
+    "a function that returns null": {
+        "messages": [question("a"), call(ITEM), {"role": "tool", "tool_call_id": "call_1", "content": None}],
+        "tools": TOOLS,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SENT_BY_CLIENTS)
+def test_what_common_clients_send_is_answered(kind: str, url: str) -> None:
+    status, answered = raw(url, body(max_tokens=2, **SENT_BY_CLIENTS[kind]))
+    assert status == 200, answered
+
+
+def test_no_limit_of_tokens_is_no_wish_to_sample(client: openai.OpenAI) -> None:
+    def told(**options: Any) -> str | None:
+        messages: list[Any] = [{"role": "user", "content": "a"}]
+        done = client.chat.completions.create(model="tiny", messages=messages, max_tokens=20, **options)
+        return done.choices[0].message.content
+
+    assert told(extra_body={"top_k": -1}) == told(extra_body={"top_k": 0}) == told(temperature=0)
+
+
 REFUSED = {
     "malformed JSON": ("{", 400, None, "the request is not JSON: Expecting property name"),
     "deep JSON": ("[" * 100_000, 400, None, "the request is not JSON: "),
@@ -282,7 +344,7 @@ REFUSED = {
     "an unknown field": (body(foo=1), 400, "foo", "Unrecognized request argument supplied: foo"),
     "a field that is not answered": (
         body(response_format={"type": "json_object"}), 400, "response_format",
-        "Unrecognized request argument supplied: response_format",
+        '`response_format` is not answered here: leave it out, or send {"type": "text"}',
     ),
     "no messages": (json.dumps({"model": "tiny"}), 400, "messages", "Missing required parameter: `messages`"),
     "an unknown model": (body(model="other"), 404, "model", "the model `other` does not exist; this server has `tiny`"),
