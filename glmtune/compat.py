@@ -34,7 +34,7 @@ PEFT_CACHE = "past_key_values"
 """The name under which PEFT (0.21) passes a trained prefix, whatever transformers calls it."""
 
 
-def shared_heads(attention: Callable[..., Any]) -> dict[str, bool]:
+def shared_heads(attention: Callable[..., Any]) -> dict[str, Any]:
     """Return the option that lets query heads share key heads; none where the keys have to be repeated.
 
     torch 2.11's `varlen_attn` has no such option, and that of 2.13 has. It stands alone where 2.13 is the lowest.

@@ -164,7 +164,7 @@ def _in_one_call(
         rows = [slice(start, end) for start, end in itertools.pairwise(places)]
         key, value = (torch.cat([_with_prefix(states, row, prefix) for row in rows], dim=2) for states in (key, value))
         key_starts = starts + prefix * torch.arange(len(starts), dtype=starts.dtype, device=starts.device)
-    options: dict[str, bool] = {}
+    options: dict[str, Any] = {}
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and not (options := shared_heads(varlen_attn)):
         key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
