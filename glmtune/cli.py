@@ -37,6 +37,7 @@ from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_lau
 from glmtune.new_file import free_path, refuse_taken
 from glmtune.plain_json import plain_json
 from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
+from glmtune.user_paths import user_path
 
 app = typer.Typer(
     name="glmtune",
@@ -177,7 +178,7 @@ def evaluate(
 ) -> None:
     """Score a model on a file: BLEU-4, ROUGE-1/2/L, tool calls, loss and perplexity."""
     path = output or free_path(Path(f"predictions-{data_file.stem}.jsonl"))
-    refuse_taken(path)
+    refuse_taken(user_path(path))
     check_model(model, base_model=base_model)
     from glmtune.evaluation.evaluate import evaluate as score
 

@@ -13,6 +13,7 @@ from glmtune.console import notice, say
 from glmtune.errors import GlmtuneError
 from glmtune.new_file import check_new
 from glmtune.plain_json import plain_json
+from glmtune.user_paths import user_path
 
 data_app = typer.Typer(
     help="Look at data before it is trained on, convert it, encode it ahead.",
@@ -44,7 +45,7 @@ def inspect(
 ) -> None:
     """Show every token of a row with its id and its label."""
     if html is not None:
-        check_new(html)
+        check_new(user_path(html))
     from glmtune.data.inspection import format_text, format_tokens
     from glmtune.training.data_inspection import inspect_rows, write_html
 
@@ -90,7 +91,7 @@ def check(
         raise GlmtuneError("`--plot` needs a MODEL, whose tokenizer counts tokens")
     if plot is not None:
         for path in _plots(plot, has_config=config is not None):
-            check_new(path)
+            check_new(user_path(path))
     found = check_data(data, model, config=config, trust_remote_code=trust_remote_code)
     if as_json:
         print(plain_json({split: each.as_dict() for split, each in found.items()}, indent=2))

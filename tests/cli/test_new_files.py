@@ -112,3 +112,13 @@ def test_the_demo_takes_no_file_for_its_folder(name: str, files: Path) -> None:
     assert done.returncode == 2
     assert f"error: `{name}` is no folder" in done.stderr
     assert state(files) == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_tilde_is_the_home_folder(verb: str, files: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(files))
+    before = state(files)
+    done = command_line(*VERBS[verb], "~/other.jsonl", cwd=files)
+    assert done.returncode == 2
+    assert f"error: `{files / 'other.jsonl'}` exists already" in done.stderr
+    assert state(files) == before
