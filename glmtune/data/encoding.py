@@ -224,6 +224,10 @@ class Encoder:
             pass
         return [conversation]
 
+    def special_tokens_in(self, conversation: Conversation) -> set[str]:
+        """Return the tokenizer's special tokens that stand in texts of a conversation, where they are ordinary text."""
+        return self.renderer.controls.names_in(conversation)
+
     def verify(self, conversations: Sequence[Conversation], places: Sequence[str] = ()) -> None:
         """Raise unless the first rows are encoded as the tokenizer's own rendering and as inference will ask for them.
 

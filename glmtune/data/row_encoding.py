@@ -107,6 +107,8 @@ class RowEncoder:
         for row in rows:
             one = row.read(self.row_format)
             read.unread.add(one)
+            conversations = [part for part in one.parts if isinstance(part, Conversation)]
+            read.unread.add_tokens(name for each in conversations for name in self.encoder.special_tokens_in(each))
             read.parts.append(
                 [
                     unfolded

@@ -148,6 +148,7 @@ class Statistics:
             ],
             **({"unread": dict(self.unread.keys.most_common())} if self.unread.keys else {}),
             **({"rejected_answers": self.unread.num_rejected} if self.unread.num_rejected else {}),
+            **({"special_tokens_in_texts": dict(self.unread.tokens.most_common())} if self.unread.tokens else {}),
         }
 
     def _tokens(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What rows hold that is not used: keys that nobody reads, and rejected answers; counted, and told once."""
+"""What rows hold that is not used as it might be meant: keys that nobody reads, rejected answers, special tokens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ MAX_NAMES = 200
 
 NUM_NAMES_TOLD = 8
 
+AS_TEXT = (
+    "written as ordinary text (one of your own that is meant as a token has to be a plain one: "
+    "`tokenizer.add_tokens([...], special_tokens=False)`)"
+)
+"""What becomes of a special token in the text of a message, and what to do where that is not wanted."""
+
 
 @dataclass(kw_only=True)
 class Unread:
@@ -25,6 +31,8 @@ class Unread:
     """Times that further keys were met, beyond `MAX_NAMES` of them."""
     num_rejected: int = 0
     """Rows with a rejected answer, which is not used."""
+    tokens: Counter[str] = field(default_factory=Counter)
+    """Rows by the special token that stands in their text, where it is text like any other."""
 
     def add(self, row: ReadRow) -> None:
         """Count a row, unless nothing of it could be used."""
@@ -37,8 +45,13 @@ class Unread:
         """Add the counts of other rows."""
         self.num_others += other.num_others
         self.num_rejected += other.num_rejected
+        self.tokens.update(other.tokens)
         for key, num_rows in other.keys.items():
             self._count(key, num_rows)
+
+    def add_tokens(self, names: Iterable[str]) -> None:
+        """Count a row with these special tokens in its text."""
+        self.tokens.update(sorted(set(names)))  # in one order, so that equal counts are told alike
 
     def _count(self, key: str, num_rows: int) -> None:
         if key in self.keys or len(self.keys) < MAX_NAMES:
@@ -59,16 +72,31 @@ class Unread:
             has = "has" if self.num_rejected == 1 else "have"
             rows = f"{self.num_rejected:,} {_rows(self.num_rejected)}"
             lines.append(f"{rows} {has} two answers: the chosen one is trained, the rejected answer is not used")
+        if self.tokens:
+            told = self.tokens.most_common(NUM_NAMES_TOLD)
+            text = ", ".join(f"`{name}` ({num_rows:,} {_rows(num_rows)})" for name, num_rows in told)
+            num_more = len(self.tokens) - len(told)
+            lines.append(f"special tokens in texts are {AS_TEXT}: {text}{f' and {num_more} more' if num_more else ''}")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON types, which `from_dict` reads again."""
-        return {"keys": dict(self.keys), "others": self.num_others, "rejected": self.num_rejected}
+        return {
+            "keys": dict(self.keys),
+            "others": self.num_others,
+            "rejected": self.num_rejected,
+            "tokens": dict(self.tokens),
+        }
 
     @classmethod
     def from_dict(cls, counts: dict[str, Any]) -> Unread:
         """Return the counts that `as_dict` gave."""
-        return cls(keys=Counter(counts["keys"]), num_others=counts["others"], num_rejected=counts["rejected"])
+        return cls(
+            keys=Counter(counts["keys"]),
+            num_others=counts["others"],
+            num_rejected=counts["rejected"],
+            tokens=Counter(counts["tokens"]),
+        )
 
 
 def total(counts: Iterable[Unread]) -> Unread:

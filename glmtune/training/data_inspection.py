@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from glmtune.config import RunConfig, load_config
+from glmtune.console import notice
 from glmtune.data.conversation import TEXT, Conversation, RowError
 from glmtune.data.encoding import Encoder
 from glmtune.data.examples import Example
@@ -19,6 +20,7 @@ from glmtune.data.reading import read_rows
 from glmtune.data.rows import Row
 from glmtune.data.sources import DataFile, command_line_files, find_data_files
 from glmtune.data.statistics import Statistics
+from glmtune.data.unread import AS_TEXT
 from glmtune.errors import GlmtuneError
 from glmtune.family import IGNORE_INDEX
 from glmtune.modeling.loading import load_family, load_tokenizer
@@ -88,7 +90,7 @@ def inspect_rows(
     wanted = itertools.chain([first], rows)
     return Inspected(
         tokenizer=encoder.tokenizer,
-        rows=(part for number, each in wanted for part in _inspect(number, each, encoder, row_format)),
+        rows=_inspect_all(wanted, encoder, row_format),
     )
 
 
@@ -113,10 +115,13 @@ def check_data(
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code) if model else None
     row_format = row_format_of(settings.data_config) if settings else AUTO
     splits = [split for split in SPLITS if settings and getattr(settings.data_config, f"{split}_file")]
-    return {
-        split: _count(_rows(_files(data, settings, split), row_format), encoder, row_format)
-        for split in splits or ["train"]
-    }
+    found: dict[str, Statistics] = {}
+    for split in splits or ["train"]:
+        files = _files(data, settings, split)
+        found[split] = _count(_rows(files, row_format), encoder, row_format)
+        if not found[split].num_rows:
+            raise GlmtuneError("there are no rows to check", where=", ".join(str(file.path) for file in files[:3]))
+    return found
 
 
 def _files(data: str | Path, settings: RunConfig | None, split: str) -> list[DataFile]:
@@ -130,6 +135,19 @@ def _files(data: str | Path, settings: RunConfig | None, split: str) -> list[Dat
 def _rows(files: list[DataFile], row_format: RowFormat) -> Iterator[Row]:
     for file in files:
         yield from read_rows(file.path, row_format)
+
+
+def _inspect_all(rows: Iterator[tuple[int, Row]], encoder: Encoder, row_format: RowFormat) -> Iterator[InspectedRow]:
+    """Yield what comes of all rows, and tell every special token where it first stands in a text."""
+    seen: set[str] = set()
+    for number, row in rows:
+        parts = [part for part in row.parts(row_format) if isinstance(part, Conversation)]
+        new = {name for part in parts for name in encoder.special_tokens_in(part)} - seen
+        if new:
+            seen |= new
+            names = ", ".join(f"`{name}`" for name in sorted(new))
+            notice(f"special tokens in the text of row {number} are {AS_TEXT}: {names}")
+        yield from _inspect(number, row, encoder, row_format)
 
 
 def _inspect(number: int, row: Row, encoder: Encoder, row_format: RowFormat) -> Iterator[InspectedRow]:
@@ -164,13 +182,16 @@ def _count(rows: Iterator[Row], encoder: Encoder | None, row_format: RowFormat) 
         for row in batch:
             read = row.read(row_format)
             statistics.unread.add(read)
+            special: set[str] = set()
             for part in read.parts:
                 if isinstance(part, RowError):
                     statistics.add_reject(str(part), row.where)
                     continue
                 conversations += encoder.unfold(part) if encoder else [part]
+                special |= encoder.special_tokens_in(part) if encoder else set()
                 origin = (row.where, read.format_name)
                 origins += [origin] * (len(conversations) - len(origins))
+            statistics.unread.add_tokens(special)
         results = encoder.encode_batch(conversations) if encoder else [_readable(each) for each in conversations]
         for conversation, (where, format_name), result in zip(conversations, origins, results):
             if isinstance(result, RowError):
@@ -181,8 +202,6 @@ def _count(rows: Iterator[Row], encoder: Encoder | None, row_format: RowFormat) 
                 num_trained = sum(label != IGNORE_INDEX for label in result.labels)
                 left_out = result.num_tokens_left_out
                 statistics.add_example(len(result.input_ids) + left_out, num_trained, left_out > 0)
-    if not statistics.num_rows:
-        raise GlmtuneError("there are no rows to check")
     return statistics
 
 
