@@ -33,7 +33,16 @@ def machine(*packages: str) -> str:
     """Name the day, the machine and the versions that the figures depend on."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{date.today()}, {_processor()}, {cores} cores, Python {platform.python_version()}, {versions}"
+    processor = f"{_processor()}{_half_instructions()}"
+    return f"{date.today()}, {processor}, {cores} cores, Python {platform.python_version()}, {versions}"
+
+
+def processor_name() -> str:
+    """Return a name for the processor that a section of its own can bear: `amd-epyc-avx2`."""
+    import torch
+
+    words = f"{_processor()} {torch.backends.cpu.get_cpu_capability()}"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower().replace("(r)", "")).strip("-")
 
 
 def _processor() -> str:
@@ -42,3 +51,11 @@ def _processor() -> str:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _half_instructions() -> str:
+    """Tell what the processor has for bfloat16: virtual machines call those with and without it by one name."""
+    file = Path("/proc/cpuinfo")
+    flags = set(file.read_text(encoding="utf-8").split()) if file.is_file() else set()
+    found = [name for flag, name in (("avx512_bf16", "AVX512-BF16"), ("amx_bf16", "AMX-BF16")) if flag in flags]
+    return f" with {' and '.join(found)}" if found else " without instructions for bfloat16" if flags else ""

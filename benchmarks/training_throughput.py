@@ -7,7 +7,8 @@ python benchmarks/training_throughput.py --rows glaive           # tool calls: l
 
 LoRA r 8 on q, k and v, bf16, batches of 4 rows, two threads. Every tool trains on the same rows in the same batches,
 one tool after the other, several rounds: what else the machine does meets all of them, and each ratio is that of a
-round. The losses of the same steps stand side by side.
+round. The losses of the same steps stand side by side, and beside the speeds the share that a step reaches of the rate
+at which the machine multiplies matrices of the output layer's shape, measured in the same rounds.
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from matrix_rate import Rates, operations
 from ours_in_process import as_yaml
 from peers import default_folder, environment
-from results import machine, table, write_section
+from results import machine, processor_name, table, write_section
 from shapes import SHAPES, SHARED, describe, write_model
 from tools import TOOLS, Run, available, median_and_range, run_tool, versions_of
 from work import Work
 
 Rows = list[dict[str, Any]]
 SEED = 42  # of transformers' trainers
+TRL_IS_NOT_PACKED = (
+    "TRL's rows are padded, not packed: its packing lays rows end to end without a mask and leaves it to "
+    "FlashAttention to keep them apart, which no CPU has; with `sdpa` a row would see those before it, and a step "
+    "would hold other rows than those of the other tools."
+)
 ROLES = {"user": "human", "assistant": "gpt"}
 PLAIN = ["glmtune", "original-plain", "llamafactory-plain", "trl-plain"]
 
@@ -70,12 +77,35 @@ def main() -> None:
         model = write_model(arguments.shape, folder / "model", arguments.tokenizer)
         work = Work(model=str(model), data="", output="", num_steps=arguments.steps, max_length=source.max_length)
         write_rows(source, arguments.data / source.file, work, folder)
-        rounds = [
-            {name: _run(name, work, folder / f"round-{number}", source, arguments.peers) for name in names}
-            for number in range(arguments.rounds)
-        ]
-    title = f"training-{arguments.rows}-{arguments.shape}"
-    write_section(title, report(rounds, work, source, arguments))
+        rounds, rates = [], []
+        for number in range(arguments.rounds):
+            rates.append(_matrix_rates(arguments.shape))
+            rounds.append(
+                {name: _run(name, work, folder / f"round-{number}", source, arguments.peers) for name in names}
+            )
+        amount = _operations_per_row(folder / "data" / "encoded.jsonl", work, arguments)
+    title = f"training-{arguments.rows}-{arguments.shape}-{processor_name()}"
+    write_section(title, report(rounds, rates, amount, work, source, arguments))
+
+
+def _matrix_rates(shape: str) -> Rates:
+    """Measure in a process of its own, with the threads that the tools have."""
+    command = [sys.executable, str(Path(__file__).with_name("matrix_rate.py")), shape]
+    output = subprocess.run(command, env=environment(), check=True, capture_output=True, text=True).stdout
+    rates = Rates(**json.loads(output))
+    print(f"matrix rate: {rates.float32 / 1e9:.0f} and {rates.bfloat16 / 1e9:.0f} GFLOP/s", file=sys.stderr)
+    return rates
+
+
+def _operations_per_row(encoded: Path, work: Work, arguments: argparse.Namespace) -> float:
+    """Return the multiplications and additions of a row, on average over those that count."""
+    rows = _read(encoded)[arguments.warm_up * work.rows_per_step :]
+    amount = operations(
+        SHAPES[arguments.shape],
+        num_tokens=sum(len(row["input_ids"]) for row in rows),
+        num_labelled=sum(int(label != -100) for row in rows for label in row["labels"][1:]),
+    )
+    return amount / len(rows)
 
 
 def _run(name: str, work: Work, folder: Path, source: Source, peers: Path) -> Run:
@@ -120,8 +150,15 @@ def _encode(source: Source, rows: Rows, work: Work, folder: Path) -> dict[int, d
     return {row["row"]: row for row in found if "input_ids" in row}
 
 
-def report(rounds: list[dict[str, Run]], work: Work, source: Source, arguments: argparse.Namespace) -> str:
-    """Return the section."""
+def report(
+    rounds: list[dict[str, Run]],
+    rates: list[Rates],
+    amount: float,
+    work: Work,
+    source: Source,
+    arguments: argparse.Namespace,
+) -> str:
+    """Return the section; `amount` is what a row costs, in multiplications and additions."""
     names = list(rounds[0])
     speeds = {
         name: [each[name].samples_per_second(work.rows_per_step, arguments.warm_up) for each in rounds]
@@ -133,16 +170,26 @@ def report(rounds: list[dict[str, Run]], work: Work, source: Source, arguments: 
         ratios = [ours / theirs for ours, theirs in zip(speeds["glmtune"], speeds[name])]
         losses = {step["step"]: step["loss"] for step in rounds[0][name].steps}
         peak = statistics.median(each[name].peak_bytes for each in rounds) / 1e9
+        shares = [100 * speed * amount / rate.best for speed, rate in zip(speeds[name], rates)]
         ratio = "" if name == "glmtune" else f"**{median_and_range(ratios)}**"
         rows.append(
-            [TOOLS[name].label, median_and_range(speeds[name]), ratio, f"{peak:.1f} GB"]
+            [
+                TOOLS[name].label,
+                median_and_range(speeds[name]),
+                ratio,
+                f"{statistics.median(shares):.2g} %",
+                f"{peak:.1f} GB",
+            ]
             + [f"{losses[step]:.3f}" for step in shown]
         )
-    header = ["tool", "samples/s", "glmtune is faster by", "peak of the process"]
+    header = ["tool", "samples/s", "glmtune is faster by", "share of the matrix rate", "peak of the process"]
     header += [f"loss at step {step}" for step in shown]
     peers = sorted({str(TOOLS[name].peer) for name in names if TOOLS[name].peer})
     counts = _token_counts(rounds[0])
-    how = f"--rows {arguments.rows} --shape {arguments.shape} --steps {arguments.steps} --rounds {arguments.rounds}"
+    how = (
+        f"--rows {arguments.rows} --shape {arguments.shape} --steps {arguments.steps} --warm-up {arguments.warm_up} "
+        f"--rounds {arguments.rounds}"
+    )
     return "\n\n".join(
         [
             f"## Training on {source.title}: {describe(arguments.shape)}",
@@ -150,10 +197,21 @@ def report(rounds: list[dict[str, Run]], work: Work, source: Source, arguments: 
             f"{work.num_steps} steps of {work.rows_per_step} rows ({arguments.warm_up} of them to warm up), LoRA r 8 "
             f"on q, k and v, bf16, two threads; medians of {len(rounds)} rounds, in turn, the ratio that of each "
             f"round. {_loss_difference(rounds, names)} {counts}".strip(),
+            _about_rates(rates) + (f" {TRL_IS_NOT_PACKED}" if "trl-plain" in names else ""),
             f"{machine('torch', 'transformers', 'peft')}. "
             + " ".join(f"{peer}: {versions_of(peer, arguments.peers)}." for peer in peers),
             f"Again: `python benchmarks/training_throughput.py {how}`",
         ]
+    )
+
+
+def _about_rates(rates: list[Rates]) -> str:
+    rate = {name: statistics.median(getattr(each, name) for each in rates) / 1e9 for name in ("float32", "bfloat16")}
+    return (
+        f"The machine multiplies matrices of the output layer's shape at {rate['float32']:.3g} GFLOP/s in float32 "
+        f"and {rate['bfloat16']:.2g} in bfloat16, forward and backward as one. The share is what a step's rows cost "
+        "(logits of labelled tokens, layers of all tokens, forward and backward to what goes in) over its time, of "
+        "the higher rate: 100 % would be a step that does nothing else."
     )
 
 
