@@ -7,14 +7,23 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from transformers import AttentionInterface, AutoModelForCausalLM, MistralConfig, Qwen2Config
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    CohereConfig,
+    GemmaConfig,
+    GraniteConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from glmtune.data.collating import collate, collate_packed
 from glmtune.family import GLM
 from glmtune.modeling.adapters import adapt, prepare
 from glmtune.modeling.loss import LabelledLoss
+from glmtune.modeling.packed_attention import packed_sdpa
 from glmtune.modeling.packing import PACKED_INPUTS, attention_for, leak_between_rows, reason_against_packing
-from tests.modeling.test_loss import ARCHITECTURES
+from tests.modeling.test_loss import ARCHITECTURES, SMALL
 
 ATTENTIONS = ["packed", "sdpa", "eager"]
 CPU = torch.device("cpu")
@@ -190,3 +199,123 @@ def test_adapters_of_other_kinds_are_packed_too() -> None:
     ia3 = {"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": [], "task_type": "CAUSAL_LM"}
     model = adapt(build(), ia3, GLM, gradient_checkpointing=False, notify=print)
     assert leak_between_rows(model.eval(), CPU) is None
+
+
+SCALED = {
+    "granite": GraniteConfig(**SMALL, attention_multiplier=2.0),
+    "granite, small": GraniteConfig(**SMALL, attention_multiplier=0.01),
+    "glm": ARCHITECTURES["glm"],
+}
+
+
+def scaled_model(name: str, attention: str, **changes: Any):
+    torch.manual_seed(0)
+    config = type(SCALED[name])(**SCALED[name].to_dict() | {"initializer_range": 0.5} | changes)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_packed_rows_keep_an_attention_scale_of_the_models_own(name: str) -> None:
+    model = scaled_model(name, attention_for(None, is_packed=True)).eval()
+    rows = rows_of(9, 14, 6)
+    for row, packed in zip(rows, logits_of(model, rows)):
+        ids = torch.tensor([row["input_ids"]])
+        alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+        torch.testing.assert_close(packed, alone, rtol=1e-3, atol=1e-4 * alone.abs().max().item())
+
+
+def without(option: str):
+    """Return an attention of packed rows that leaves something out."""
+
+    def attention(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("cu_seq_lens_q") is not None:
+            kwargs[option] = None
+        return packed_sdpa(*args, **kwargs)
+
+    return attention
+
+
+LEAKS = ("a row behind another has other logits than alone", "rows end to end attend in another way than alone")
+
+
+@pytest.mark.parametrize("deviation", [0.02, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["granite", "granite, small"])
+def test_the_trial_finds_packed_rows_that_ignore_the_models_scale(
+    name: str, dtype: torch.dtype, deviation: float
+) -> None:
+    """Weights as small as new ones make nearly even attention of any scale: the logits alone would not show it."""
+    AttentionInterface.register("without_scaling", without("scaling"))
+    model = scaled_model(name, "without_scaling", initializer_range=deviation).to(dtype).eval()
+    assert leak_between_rows(model, CPU, in_half=dtype is torch.bfloat16) in LEAKS
+    right = scaled_model(name, attention_for(None, is_packed=True), initializer_range=deviation).to(dtype).eval()
+    assert leak_between_rows(right, CPU) is None
+
+
+@pytest.mark.parametrize("config", [GemmaConfig(**SMALL), CohereConfig(**SMALL), *ARCHITECTURES.values()])
+def test_the_trial_lets_pass_what_attends_as_it_should(config: Any) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_for(None, is_packed=True))
+    assert leak_between_rows(model.eval(), CPU) is None
+
+
+def test_dropout_of_attention_reaches_packed_rows() -> None:
+    """Where all weights of the attention are dropped, nothing is left of it: its output is zero."""
+    model = scaled_model("glm", attention_for(None, is_packed=True), attention_dropout=0.5).train()
+    rows = rows_of(9, 14)
+    seen: list[torch.Tensor] = []
+    handle = model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    torch.manual_seed(1)
+    for _ in range(300):
+        logits_of(model, rows)
+    model.eval()
+    logits_of(model, rows)
+    handle.remove()
+    *dropped, whole = [each.detach() for each in seen]
+    assert all(not each.equal(whole) for each in dropped)
+    # What is left is scaled so that its mean is what it would be without.
+    torch.testing.assert_close(torch.stack(dropped).mean(0), whole, rtol=0, atol=0.35 * whole.abs().max().item())
+
+
+@pytest.mark.parametrize("method", ["sft", "lora", "ptuning_v2"])
+def test_attention_in_bfloat16_is_that_of_the_padded_rows_within_its_precision(method: str) -> None:
+    rows = rows_of(9, 14, 6, 1, 20)
+    losses, gradients = [], []
+    for packed, cpu_dtype in ((False, torch.float32), (True, torch.float32), (True, torch.bfloat16)):
+        model = build(method=method).train()
+        name = attention_for(None, is_packed=True, cpu_dtype=cpu_dtype)
+        (model.get_base_model() if method != "sft" else model).set_attn_implementation(name)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses.append(loss_of(model, rows, packed=packed))
+        losses[-1].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert losses[2] != losses[1]
+    torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
+    torch.testing.assert_close(losses[2], losses[0], rtol=2e-3, atol=0)
+    for gradient in gradients[1:]:
+        assert torch.nn.functional.cosine_similarity(gradient, gradients[0], dim=0) > 0.99
+
+
+def attention_inputs(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 4, 10, 16, generator=generator)
+    key, value = (torch.randn(1, 2, 10, 16, generator=generator) for _ in range(2))
+    return query, key, value.to(dtype)  # as out of a rotation by angles in float32
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_under_autocast_a_cpu_that_multiplies_float32_faster_rounds_the_result_alone(packed: bool) -> None:
+    query, key, value = attention_inputs(torch.bfloat16)
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value.float(), is_causal=True, enable_gqa=True
+    ).transpose(1, 2)
+    found = {}
+    module = torch.nn.Identity()
+    module.is_causal, module.num_key_value_groups = True, 2
+    for cpu_dtype in (torch.float32, torch.bfloat16):
+        options = {"cu_seq_lens_q": torch.tensor([0, 10]), "max_length_q": 10} if packed else {}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found[cpu_dtype], _ = packed_sdpa(module, query, key, value, None, cpu_dtype=cpu_dtype, **options)
+    assert {each.dtype for each in found.values()} == {torch.bfloat16}
+    assert found[torch.float32].equal(exact.bfloat16())
+    assert not found[torch.bfloat16].equal(exact.bfloat16())
