@@ -230,7 +230,9 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(runs, strategy: 
         shutil.copytree(runs[strategy][cell] / "run", tmp_path / method / "run", ignore=ignored)
         (tmp_path / method / "run" / "metrics.jsonl").unlink()
     steps = [("resume", [str(tmp_path / method / "run")]) for method in cells]
-    run_in_one_group(steps, tmp_path, 2 if strategy == "single" else 1)
+    told = run_in_one_group(steps, tmp_path, 2 if strategy == "single" else 1)
+    # Also where ZeRO-3 hands on what the output layer returns in a tensor of its own.
+    assert told.count("loss fused over labelled positions") == len(cells)
     for method, cell in cells.items():
         before, folder = runs[strategy][cell], tmp_path / method
         losses = losses_of(before, "metrics-before.jsonl").items()

@@ -270,6 +270,40 @@ def test_a_layer_that_computes_something_else_is_left_as_it_is() -> None:
     assert_same(model, fused)
 
 
+class SlightlyOffRMSNorm(nn.Module):
+    """Differs from the norm that it looks like by a share of every number."""
+
+    def __init__(self, width: int, share: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width, dtype=dtype))
+        self.variance_epsilon = 1e-6
+        self.share = share
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        exact = rms_norm(states.float(), self.weight.float(), self.variance_epsilon)
+        return (exact * (1 + self.share)).to(states.dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "share", "is_kept"),
+    [
+        (torch.float32, 1e-5, True),
+        (torch.float32, 1e-4, False),
+        (torch.bfloat16, 0.004, True),  # half of what bfloat16 rounds away
+        (torch.bfloat16, 0.05, False),
+    ],
+)
+def test_a_layer_may_differ_by_what_its_type_rounds_and_not_by_more(
+    dtype: torch.dtype, share: float, is_kept: bool
+) -> None:
+    """The largest number of a try lies at two to four standard deviations."""
+    torch.manual_seed(0)
+    model = build("glm", dtype=dtype)
+    model.model.norm = SlightlyOffRMSNorm(32, share, dtype)
+    left = FusedLayers(model, recomputes=False).drop_what_differs(torch.device("cpu"))
+    assert left == ([] if is_kept else ["SlightlyOffRMSNorm"])
+
+
 def test_a_model_with_other_layers_is_trained_as_it_is() -> None:
     gemma: Any = AutoModelForCausalLM.from_config(Gemma2Config(**SMALL)).train()
     fused = FusedLayers(gemma, recomputes=False)

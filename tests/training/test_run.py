@@ -116,13 +116,16 @@ def test_accumulation_does_not_change_the_step(demo_data: Path, write_config, tm
         torch.testing.assert_close(other_weights[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_the_logged_loss_is_the_mean_over_all_trained_tokens(demo_data: Path, demo_model: str, write_config) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_logged_loss_is_the_mean_over_all_trained_tokens(
+    smoothing: float, demo_data: Path, demo_model: str, write_config
+) -> None:
     """Computed plainly: one row at a time, all logits, no padding."""
     run = train(
         demo_data,
         "demo",
         write_config("sft", max_steps=1, per_device_train_batch_size=40, gradient_accumulation_steps=1,
-                     eval_strategy="no"),
+                     eval_strategy="no", label_smoothing_factor=smoothing),
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).eval()
     encoder = Encoder(AutoTokenizer.from_pretrained(demo_model), family_of("glm"), max_length_tokens=193)
@@ -132,7 +135,9 @@ def test_the_logged_loss_is_the_mean_over_all_trained_tokens(demo_data: Path, de
         with torch.no_grad():
             logits = model(torch.tensor([example.input_ids])).logits[0, :-1]
         labels = torch.tensor(example.labels[1:])
-        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item()
+        total += torch.nn.functional.cross_entropy(
+            logits, labels, ignore_index=-100, reduction="sum", label_smoothing=smoothing
+        ).item()
         count += (labels != -100).sum().item()
     logged = next(line["loss"] for line in lines_of(run / "metrics.jsonl") if "loss" in line)
     assert logged == pytest.approx(total / count, rel=1e-5)
@@ -144,6 +149,17 @@ def test_evaluation_figures_of_a_run_and_of_the_verb_are_the_same(demo_data: Pat
     scores = evaluate(str(run), demo_data / "dev.jsonl", batch_size=5, max_new_tokens=4)
     for name in ("loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l"):
         assert scores.metrics[name] == pytest.approx(logged[f"eval_{name}"], rel=1e-5), name
+
+
+def test_a_loss_that_is_infinite_ends_the_run_too(tmp_path: Path, write_config) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": 3e38}]}
+    (folder / "train.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    config = write_config("sft", top={"data_config": {"train_file": "train.jsonl"}}, eval_strategy="no")
+    with pytest.raises(RunFailure) as caught:
+        train(folder, "demo", config)
+    assert caught.value.what.startswith("the loss became inf at step 1; nothing of this step was saved")
 
 
 def test_the_first_loss_that_is_no_number_ends_the_run_and_names_its_rows(demo_data: Path, write_config) -> None:
