@@ -39,7 +39,9 @@ def reserved(path: Path) -> Iterator[None]:
         refuse_taken(path)
         path.open("x").close()
     except OSError as error:
-        raise GlmtuneError(f"`{path}` cannot be written: {error.strerror}", fix="choose another name") from error
+        raise GlmtuneError(
+            f"`{path}` cannot be written: {error.strerror}", fix="name another with `--output`"
+        ) from error
     try:
         yield
     except BaseException:
