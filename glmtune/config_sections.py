@@ -26,7 +26,7 @@ TRAINING_DEFAULTS = {
 }
 """Values of `training_args` that differ from those of transformers, and why; the user's own always win."""
 
-PATHS = ("output_dir", "logging_dir", "deepspeed", "fsdp_config", "accelerator_config")
+PATHS = ("output_dir", "logging_dir", "deepspeed", "fsdp_config")
 """Keys of `training_args` that are paths where they are text."""
 
 

@@ -152,5 +152,5 @@ def model_source(request: RunRequest) -> ModelSource:
 
 def absolute(name: str) -> str:
     """Make a local path independent of where the next command is run; leave names as they are."""
-    name = expand(name)
+    name = expand(str(name))
     return str(Path(name).resolve()) if Path(name).exists() else name

@@ -157,7 +157,8 @@ def test_resume_names_what_has_changed_and_goes_on_only_where_that_is_accepted(
         "the run cannot go on where it stood, because this has changed since it began:\n"
         + "".join(f"  - {change}\n" for change in changes)
         + f"  --> {run}\n"
-        f"hint: restore it, or go on with it as it is now: `glmtune resume {run} --accept-changes`"
+        "hint: restore it, or go on with it as it is now: "
+        f"`glmtune resume {run} --set training_args.warmup_steps=1 --accept-changes`"
     )
     assert sorted(path.name for path in run.iterdir()) == before
 

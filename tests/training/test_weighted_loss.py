@@ -58,6 +58,7 @@ def trainer(
         tokenizer=demo_tokenizer,
         train_data=data,
         eval_data=None,
+        test_data=None,
         plan=None,
         asked={},
     )
