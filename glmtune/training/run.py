@@ -251,9 +251,11 @@ def execute(
                 record_left_out(run_folder, list(prepared.data.values()))
             check_shared(run_folder)
             trainer = build_trainer(prepared, arguments, model, run_folder)
+            # Read now: `save_total_limit` may delete the checkpoint in the course of the run.
+            begun_at = checkpoint.read_state(resume_from)["global_step"] if resume_from is not None else 0
             try:
                 fit(trainer, run_folder, resume_from)
-                _check_steps(trainer, resume_from)
+                _check_steps(trainer, begun_at)
             except AlreadyTrained:
                 trainer.finish()
             score_test_rows(trainer, prepared.data.get("test"))
@@ -271,9 +273,8 @@ def execute(
     return run_folder
 
 
-def _check_steps(trainer: GlmTrainer, resume_from: Path | None) -> None:
+def _check_steps(trainer: GlmTrainer, begun_at: int) -> None:
     """Raise where a run comes to its end without a step: whatever the reason, nothing has been trained."""
-    begun_at = checkpoint.read_state(resume_from)["global_step"] if resume_from is not None else 0
     if trainer.state.global_step <= begun_at:
         raise GlmtuneError(
             "no step was taken: the run has trained nothing",

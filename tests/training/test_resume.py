@@ -264,3 +264,9 @@ def test_overrides_count_on_top_of_a_configuration_that_is_loaded(demo_data: Pat
         estimate("demo", config, overrides=["max_input_length=0"])
     with pytest.raises(GlmtuneError, match="changed after it was loaded"):
         train(demo_data, "demo", replace(config, packing=False), overrides=["training_args.max_steps=1"])
+
+
+def test_the_checkpoint_that_a_run_goes_on_from_may_be_deleted_on_the_way(demo_data: Path, write_config) -> None:
+    run = train(demo_data, "demo", write_config(max_steps=2, save_steps=1, save_total_limit=1, eval_strategy="no"))
+    resume(run, overrides=["training_args.max_steps=3"], accept_changes=True)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-3"]
