@@ -100,6 +100,8 @@ def test_an_offload_that_cannot_be_compiled_is_refused_with_the_reason(
                           "PYTHONPATH": str(CONFIGS.parent)},
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.splitlines()[0].startswith(message), done.stderr
-    assert done.stderr.splitlines()[1] == f"  --> {tmp_path / 'ds.json'}"
+    # A compiler that takes longer than three seconds to fail is announced.
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("note: DeepSpeed compiles")]
+    assert lines[0].startswith(message), done.stderr
+    assert lines[1] == f"  --> {tmp_path / 'ds.json'}"
     assert not (tmp_path / "run").exists()
