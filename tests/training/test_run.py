@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_run_explains_itself(method: str, demo_data: Path, write_config) -> No
     record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     assert record["asked"]["model"] == "demo"
     assert record["data"]["train"][0]["sha256"]
-    assert record["packages"]["torch"] == torch.__version__
+    assert record["packages"]["torch"] == version("torch")
     resolved = record["resolved_training_args"]
     assert [resolved[key] for key in ("learning_rate", "output_dir", "save_total_limit")] == [1e-3, str(run), 3]
     assert not (run / "checkpoint-4" / "training_args.bin").exists()
