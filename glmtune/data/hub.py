@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from glmtune.errors import GlmtuneError
 
+from .formats.pairs import CHAT_KEYS
 from .rows import Row
 from .tables import ROWS_PER_BATCH, batch_rows
 
@@ -24,14 +25,14 @@ def full_name(name: str) -> str:
     return f"{PREFIX}{match[1]}:{match[2] or DEFAULT_SPLIT}"
 
 
-def hub_rows(name: str) -> Iterator[Row]:
+def hub_rows(name: str, null_columns: Collection[str] = CHAT_KEYS) -> Iterator[Row]:
     """Download a split where it is not there yet and yield its rows, numbered from 1; its code is never run."""
     where = full_name(name)
     dataset_name, _, split = where.removeprefix(PREFIX).partition(":")
     done = 0
     for table in _load(dataset_name, split, where).with_format("arrow").iter(ROWS_PER_BATCH):
         for batch in table.to_batches():
-            yield from batch_rows(batch, where, done + 1)
+            yield from batch_rows(batch, where, done + 1, null_columns)
             done += batch.num_rows
 
 

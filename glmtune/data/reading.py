@@ -9,6 +9,7 @@ from glmtune.errors import GlmtuneError
 
 from .csv_files import LIST_COLUMNS, csv_rows
 from .formats import AUTO, RowFormat
+from .formats.pairs import CHAT_KEYS
 from .hub import hub_rows
 from .json_files import json_rows
 from .rows import Reject, Row
@@ -27,7 +28,7 @@ def read_rows(source: Path | str, row_format: RowFormat = AUTO) -> Iterator[Row]
     of a table hold JSON, and whether an object that a file consists of is a row.
     """
     if isinstance(source, str):
-        yield from hub_rows(source)
+        yield from hub_rows(source, row_format.own_names(CHAT_KEYS))
         return
     kind = kind_of(source)
     if kind != "file":
@@ -35,11 +36,12 @@ def read_rows(source: Path | str, row_format: RowFormat = AUTO) -> Iterator[Row]
         raise GlmtuneError(f"data file `{source}` {problem}")
     suffix = suffix_of(source)
     if suffix in (".csv", ".tsv"):
-        yield from csv_rows(source, [row_format.columns.get(key, key) for key in LIST_COLUMNS])
+        yield from csv_rows(source, row_format.own_names(LIST_COLUMNS))
     elif suffix in (".parquet", ".arrow"):
         if source.suffix.lower() in COMPRESSIONS:
             name = {".parquet": "parquet is compressed inside", ".arrow": "Arrow files are mapped into memory"}[suffix]
             raise GlmtuneError(f"{name}; expected no other compression", where=str(source), fix="unpack the file")
-        yield from (parquet_rows if suffix == ".parquet" else arrow_rows)(source)
+        table_rows = parquet_rows if suffix == ".parquet" else arrow_rows
+        yield from table_rows(source, row_format.own_names(CHAT_KEYS))
     else:
         yield from json_rows(source, row_format)

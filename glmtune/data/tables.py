@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +16,7 @@ from pyarrow import parquet
 from glmtune.errors import GlmtuneError
 
 from .foreign_files import refuse_foreign
+from .formats.pairs import CHAT_KEYS
 from .rows import Row, row_from_bytes
 from .streams import first_bytes, unreadable
 
@@ -36,23 +37,27 @@ def _as_text(value: Any) -> str:
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_text)
 
 
-def parquet_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a parquet file, numbered from 1."""
-    return _numbered_rows(path, _parquet_batches, "a parquet file", (PARQUET,))
+def parquet_rows(path: Path, null_columns: Collection[str] = CHAT_KEYS) -> Iterator[Row]:
+    """Yield the rows of a parquet file, numbered from 1; see `batch_rows`."""
+    return _numbered_rows(path, _parquet_batches, "a parquet file", (PARQUET,), null_columns)
 
 
-def arrow_rows(path: Path) -> Iterator[Row]:
+def arrow_rows(path: Path, null_columns: Collection[str] = CHAT_KEYS) -> Iterator[Row]:
     """Yield the rows of an Arrow file or stream, such as `save_to_disk` of `datasets` writes, numbered from 1."""
-    return _numbered_rows(path, _arrow_batches, "an Arrow file", (ARROW_FILE, ARROW_STREAM))
+    return _numbered_rows(path, _arrow_batches, "an Arrow file", (ARROW_FILE, ARROW_STREAM), null_columns)
 
 
 def _numbered_rows(
-    path: Path, batches: Callable[[Path], Iterator[pyarrow.RecordBatch]], expected: str, beginnings: tuple[bytes, ...]
+    path: Path,
+    batches: Callable[[Path], Iterator[pyarrow.RecordBatch]],
+    expected: str,
+    beginnings: tuple[bytes, ...],
+    null_columns: Collection[str],
 ) -> Iterator[Row]:
     done = 0
     try:
         for batch in batches(path):
-            yield from batch_rows(batch, str(path), done + 1)
+            yield from batch_rows(batch, str(path), done + 1, null_columns)
             done += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         if not done and not first_bytes(path).startswith(beginnings):
@@ -81,12 +86,20 @@ def _arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
                 yield batch.slice(start, ROWS_PER_BATCH)
 
 
-def batch_rows(batch: pyarrow.RecordBatch, source: str, first: int) -> Iterator[Row]:
-    """Yield the rows of an Arrow batch; `first` is the number of its first row.
+def batch_rows(
+    batch: pyarrow.RecordBatch, source: str, first: int, null_columns: Collection[str] = CHAT_KEYS
+) -> Iterator[Row]:
+    """Yield the rows of an Arrow batch.
 
     Arrow gives every struct of a column the keys of all the others, with nulls for what the row did not have, so
     nulls in structs and empty columns are left out. A null that was written on purpose, in the arguments of a tool,
     say, is lost with them: such rows travel exactly as JSON text alone.
+
+    Args:
+        batch: Of a table.
+        source: Its name, for errors.
+        first: The number of its first row.
+        null_columns: Columns that stay in a row where they are null: that they are there says that the rows are chats.
     """
     try:
         values = batch.to_pylist(maps_as_pydicts="strict")
@@ -95,7 +108,8 @@ def batch_rows(batch: pyarrow.RecordBatch, source: str, first: int) -> Iterator[
     for index in range(batch.num_rows):
         where = f"{source}:row {first + index}"
         try:
-            text = _to_json(values[index] if values else batch.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0])
+            value = values[index] if values else batch.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0]
+            text = _row_json(value, null_columns)
         except (ValueError, TypeError, KeyError, OverflowError):
             yield Row(where=where, text="", problem=_cell_problem(batch, index))
         else:
@@ -115,6 +129,12 @@ def check_names(names: Sequence[str], where: str) -> None:
 
 def _to_json(value: Any) -> str:
     return _JSON.encode(_without_nulls(value))
+
+
+def _row_json(row: dict[str, Any], null_columns: Collection[str]) -> str:
+    return _JSON.encode(
+        {key: _without_nulls(each) for key, each in row.items() if each is not None or key in null_columns}
+    )
 
 
 def _without_nulls(value: Any) -> Any:

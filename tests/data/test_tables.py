@@ -13,7 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from glmtune.data.conversation import RowError
+from glmtune.data.conversation import Conversation, Message, RowError
 from glmtune.data.formats import RowFormat
 from glmtune.data.reading import read_rows
 from glmtune.errors import GlmtuneError
@@ -125,6 +125,48 @@ def test_nulls_that_arrow_puts_into_structs_are_left_out(tmp_path: Path) -> None
         {"messages": messages},
         {"text": "b", "list": [None, 1]},
     ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".arrow"])
+@pytest.mark.parametrize("history", [[None, None], [None, [["早", "早上好"]]], [[], None]])
+@pytest.mark.parametrize("columns", [("prompt", "response"), ("instruction", "output")])
+def test_a_null_history_is_no_history_in_every_kind_of_file(
+    columns: tuple[str, str], history: list[Any], suffix: str, tmp_path: Path
+) -> None:
+    rows = [dict(zip((*columns, "history"), ("几点开门？", "九点。", each))) for each in history]
+    [first, second] = read_rows(history_file(tmp_path, rows, suffix))
+    question = [Message(role="user", content="几点开门？"), Message(role="assistant", content="九点。")]
+    assert first.conversations() == [Conversation(messages=tuple(question))]
+    [last] = second.conversations()
+    assert list(last.messages[-2:]) == question
+    assert len(last.messages) == (4 if history[1] else 2)
+
+
+def test_a_null_history_under_another_name_is_no_history(tmp_path: Path) -> None:
+    rows = [{"prompt": "几点开门？", "response": "九点。", "past": None}]
+    row_format = RowFormat(name="prompt-response", columns={"history": "past"})
+    [row] = read_rows(history_file(tmp_path, rows, ".parquet"), row_format)
+    assert [message.role for part in row.conversations(row_format) for message in part.messages] == [
+        "user",
+        "assistant",
+    ]
+
+
+def history_file(folder: Path, rows: list[dict[str, Any]], suffix: str) -> Path:
+    """Write rows of texts and a list, or null in its place, as a file of each kind."""
+    path = folder / f"rows{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+    if suffix == ".csv":
+        lines = [",".join("" if cell is None else quoted(cell) for cell in row.values()) for row in rows]
+        return csv_file(folder, "\n".join([",".join(rows[0]), *lines, ""]))
+    table = pyarrow.Table.from_pylist(rows)
+    if suffix == ".parquet":
+        return parquet_file(folder, table)
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return path
 
 
 @pytest.mark.parametrize(

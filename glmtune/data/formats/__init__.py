@@ -5,7 +5,7 @@ A function gets one parsed JSON object and returns its conversations (one, but f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -71,6 +71,10 @@ class RowFormat:
     def message_keys(self) -> frozenset[str]:
         """Keys that may stand in a message."""
         return frozenset(key for one in self._formats() for key in one.message_keys)
+
+    def own_names(self, keys: Iterable[str]) -> list[str]:
+        """Return what the file calls these keys."""
+        return [self.columns.get(key, key) for key in keys]
 
     def _formats(self) -> list[Format]:
         return [FORMATS[self.name]] if self.name else list(FORMATS.values())
