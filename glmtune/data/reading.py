@@ -28,7 +28,7 @@ def read_rows(source: Path | str, row_format: RowFormat = AUTO) -> Iterator[Row]
     of a table hold JSON, and whether an object that a file consists of is a row.
     """
     if isinstance(source, str):
-        yield from hub_rows(source, row_format.own_names(CHAT_KEYS))
+        yield from hub_rows(source, _null_columns(row_format))
         return
     kind = kind_of(source)
     if kind != "file":
@@ -42,6 +42,11 @@ def read_rows(source: Path | str, row_format: RowFormat = AUTO) -> Iterator[Row]
             name = {".parquet": "parquet is compressed inside", ".arrow": "Arrow files are mapped into memory"}[suffix]
             raise GlmtuneError(f"{name}; expected no other compression", where=str(source), fix="unpack the file")
         table_rows = parquet_rows if suffix == ".parquet" else arrow_rows
-        yield from table_rows(source, row_format.own_names(CHAT_KEYS))
+        yield from table_rows(source, _null_columns(row_format))
     else:
         yield from json_rows(source, row_format)
+
+
+def _null_columns(row_format: RowFormat) -> set[str]:
+    """Return the columns that are in a row though they are null there: those of chats, and those that were named."""
+    return {*row_format.own_names(CHAT_KEYS), *row_format.columns.values()}

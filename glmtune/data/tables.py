@@ -99,7 +99,7 @@ def batch_rows(
         batch: Of a table.
         source: Its name, for errors.
         first: The number of its first row.
-        null_columns: Columns that stay in a row where they are null: that they are there says that the rows are chats.
+        null_columns: Columns that stay in a row where they are null: that they are there says something.
     """
     try:
         values = batch.to_pylist(maps_as_pydicts="strict")

@@ -152,6 +152,14 @@ def test_a_null_history_under_another_name_is_no_history(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow"])
+def test_a_null_under_a_renamed_column_is_no_text_and_the_column_is_there(suffix: str, tmp_path: Path) -> None:
+    rows = [{"question": "几点开门？", "context": context, "output": "九点。"} for context in (None, "周日")]
+    row_format = RowFormat(name="alpaca", columns={"instruction": "question", "input": "context"})
+    read = [row.conversations(row_format)[0] for row in read_rows(history_file(tmp_path, rows, suffix), row_format)]
+    assert [each.messages[0].content for each in read] == ["几点开门？", "几点开门？\n周日"]
+
+
 def history_file(folder: Path, rows: list[dict[str, Any]], suffix: str) -> Path:
     """Write rows of texts and a list, or null in its place, as a file of each kind."""
     path = folder / f"rows{suffix}"
