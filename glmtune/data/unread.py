@@ -38,8 +38,12 @@ class Unread:
         """Count a row, unless nothing of it could be used."""
         if (row.unread or row.has_rejected) and not all(isinstance(part, ValueError) for part in row.parts):
             self.num_rejected += row.has_rejected
-            for key in row.unread:
-                self._count(key, 1)
+            self.add_keys(row.unread)
+
+    def add_keys(self, keys: Iterable[str]) -> None:
+        """Count a row with these keys that are not read."""
+        for key in keys:
+            self._count(key, 1)
 
     def update(self, other: Unread) -> None:
         """Add the counts of other rows."""
@@ -59,8 +63,8 @@ class Unread:
         else:
             self.num_others += num_rows
 
-    def lines(self) -> list[str]:
-        """Return what a person is told; no line where everything is used."""
+    def lines(self, use: str = "trained") -> list[str]:
+        """Return what a person is told; no line where everything is used. `use` is what becomes of good answers."""
         lines = []
         if self.keys:
             told = self.keys.most_common(NUM_NAMES_TOLD)
@@ -71,7 +75,7 @@ class Unread:
         if self.num_rejected:
             has = "has" if self.num_rejected == 1 else "have"
             rows = f"{self.num_rejected:,} {_rows(self.num_rejected)}"
-            lines.append(f"{rows} {has} two answers: the chosen one is trained, the rejected answer is not used")
+            lines.append(f"{rows} {has} two answers: the chosen one is {use}, the rejected answer is not used")
         if self.tokens:
             told = self.tokens.most_common(NUM_NAMES_TOLD)
             text = ", ".join(f"`{name}` ({num_rows:,} {_rows(num_rows)})" for name, num_rows in told)

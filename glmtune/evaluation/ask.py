@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,13 @@ from glmtune.console import notice
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation, to_row
+from glmtune.data.formats.fields import says_nothing
+from glmtune.data.formats.media import is_media_key
+from glmtune.data.formats.pairs import CHAT_KEYS
+from glmtune.data.formats.sharegpt import are_turns
+from glmtune.data.formats.unread import HARMLESS, are_plain, unread_in_messages, unread_of
 from glmtune.data.reading import Row, read_rows
+from glmtune.data.unread import Unread
 from glmtune.errors import GlmtuneError
 from glmtune.standard_streams import read_input
 from glmtune.user_paths import user_path
@@ -33,9 +38,6 @@ Prompt = str | list[dict[str, Any]]
 
 QUESTION_KEYS: dict[str, type] = {"prompt": str, "messages": list}
 """What a row asks under, and what stands there."""
-MEDIA_KEYS = ("image", "images", "video", "videos", "audio", "audios")
-SETTING_KEYS = ("system", "tools", "functions", "history", *MEDIA_KEYS)
-"""What the model is shown besides, or could not be shown."""
 
 
 def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
@@ -45,13 +47,12 @@ def read_prompts(prompt: str | None, path: Path | None) -> list[Prompt]:
     if path is not None:
         path = user_path(path)
         refuse_folder(path)
-        unread: Counter[str] = Counter()
+        unread = Unread()
         prompts = [_read_prompt(row, unread) for row in read_rows(path)]
         if not prompts:
             raise GlmtuneError("the file holds no prompt", where=str(path), fix="give one prompt a line")
-        if unread:
-            listed = ", ".join(f"`{key}` ({number:,} row{'s' * (number > 1)})" for key, number in unread.most_common())
-            notice(f"keys that are not read: {listed}")
+        for line in unread.lines():
+            notice(line)
         return prompts
     text = prompt if prompt is not None else read_input()
     if not text.strip():
@@ -109,7 +110,7 @@ def split_reference(prompt: Prompt) -> tuple[Prompt, str | None]:
     return prompt[:end], "\n".join(text for answer in answers for text in (answer.metadata, answer.content) if text)
 
 
-def _read_prompt(row: Row, unread: Counter[str]) -> Prompt:
+def _read_prompt(row: Row, unread: Unread) -> Prompt:
     """Return what a row asks; keys of it that are not read are counted."""
     if row.problem:
         raise GlmtuneError(row.problem, where=row.where)
@@ -125,23 +126,33 @@ def _read_prompt(row: Row, unread: Counter[str]) -> Prompt:
     if len(keys) > 1:
         raise GlmtuneError("the row has both `prompt` and `messages`; expected one of them", where=row.where)
     [key] = keys
-    others = {name: held for name, held in value.items() if name != key and held is not None}
-    read = {name: others.pop(name) for name in SETTING_KEYS if name in others}
-    unread.update(others.keys())
-    if not read:
-        return value[key]
+    settings = {name: value[name] for name in CHAT_KEYS if value.get(name) is not None}
     try:
-        return _whole_question(value[key], read)
+        _refuse_media(value)
+        question = _whole_question(value[key], settings) if settings or key == "messages" else value[key]
     except RowError as error:
         raise GlmtuneError(f"cannot ask this: {error}", where=row.where) from None
+    unread.add_keys(_unread_keys(value, key))
+    return question if settings else value[key]  # as it was written, for `--json` to show
+
+
+def _unread_keys(row: Mapping[str, Any], key: str) -> Iterable[str]:
+    """Return what of a row, and of the messages under its `key`, nobody reads, each once."""
+    names = [*unread_of(row, HARMLESS.union(CHAT_KEYS, [key]))]
+    if isinstance(row[key], list) and not are_plain(row[key]):
+        names += unread_in_messages(row[key], key, are_turns=are_turns(row[key]))
+    return dict.fromkeys(names)
+
+
+def _refuse_media(row: Mapping[str, Any]) -> None:
+    for key, held in row.items():
+        if is_media_key(key) and held is not False and not says_nothing(held):
+            raise RowError(f"`{key}` cannot be shown to the model; expected text alone")
 
 
 def _whole_question(question: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the messages of a question, what stands beside it in its row among them."""
-    media = next((key for key in MEDIA_KEYS if settings.get(key)), None)
-    if media:
-        raise RowError(f"`{media}` cannot be shown to the model; expected text alone")
-    settings = {key: value for key, value in settings.items() if key not in MEDIA_KEYS}
+    settings = {**settings}
     functions = settings.pop("functions", None)  # as OpenAI called the tools before it called them so
     if functions:
         if settings.get("tools"):
@@ -153,17 +164,4 @@ def _whole_question(question: Any, settings: Mapping[str, Any]) -> list[dict[str
         return to_row(Conversation(messages=asked.messages[:-1]))["messages"]
     if settings.pop("history", None):
         raise RowError("`history` stands beside `messages`, where it has no place; expected one of them")
-    messages = _behind_system(question, settings.pop("system", None))
-    return to_row(to_conversation({"messages": messages, **settings}))["messages"]
-
-
-def _behind_system(messages: list[Any], system: Any) -> list[Any]:
-    """Return the messages behind the system's text that stands beside them."""
-    if not system:
-        return messages
-    first = messages[0] if messages and isinstance(messages[0], dict) else {}
-    if first.get("role") != "system":
-        return [{"role": "system", "content": system}, *messages]
-    if first.get("content") != system:
-        raise RowError("the row has a `system` text and another in its first message; expected one of them")
-    return messages
+    return to_row(to_conversation({"messages": question, **settings}))["messages"]

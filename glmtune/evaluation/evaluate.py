@@ -100,6 +100,8 @@ def evaluate(
             truncation="drop",
         )
         data = encode_file(data_file, encoder, limit=limit)
+        for line in data.unread.lines("scored"):
+            notice(line)
         options = {"do_sample": False} | generation_options
         plan = GenerationPlan(
             config=generation_config(loaded.model, options),

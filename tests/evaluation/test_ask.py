@@ -9,6 +9,7 @@ import pytest
 
 from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation
+from glmtune.data.formats.unread import HARMLESS
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.ask import answer_all, read_prompts
 from glmtune.evaluation.generate import encode_question
@@ -62,6 +63,8 @@ QUESTION = {"role": "user", "content": "有货吗？"}
         ({"messages": [QUESTION], "functions": [TOOLS[0]["function"]]}, ["query_stock", "有货吗？"]),
         ({"messages": [{"role": "system", "content": "短"}, QUESTION], "system": "短"}, ["短", "有货吗？"]),
         ({"prompt": "你好", "system": None, "tools": [], "history": []}, ["你好"]),
+        ({"prompt": "你好", "system_prompt": "只说英文"}, ["只说英文", "你好"]),
+        ({"messages": [QUESTION], "system_message": "只说英文"}, ["只说英文", "有货吗？"]),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )  # fmt: skip
@@ -86,6 +89,9 @@ def test_what_stands_beside_the_question_is_shown_to_the_model(row, asked, tmp_p
     ("row", "message"),
     [
         ({"prompt": "a", "messages": [QUESTION]}, "the row has both `prompt` and `messages`; expected one of them"),
+        ({"messages": [{"role": "narrator", "content": "a"}]}, "cannot ask this: message 0 has role `narrator`"),
+        ({"messages": ["a"]}, "cannot ask this: message 0 is text; expected an object with `role` and `content`"),
+        ({"prompt": "a", "image_url": "a.png"}, "cannot ask this: `image_url` cannot be shown to the model; expected"),
         ({"prompt": "a", "tools": "[{"}, "cannot ask this: `tools` is text that is not JSON"),
         ({"prompt": "a", "tools": 5}, "cannot ask this: `tools` is a number; expected a list of tool objects"),
         ({"prompt": "a", "history": "x"}, "cannot ask this: `history` is text; expected a list of pairs"),
@@ -108,9 +114,23 @@ def test_what_cannot_be_shown_to_the_model_is_an_error(row, message: str, tmp_pa
 
 def test_keys_that_are_not_read_are_told(tmp_path: Path, capsys) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt": "a", "id": 1, "note": null}\n{"prompt": "b", "id": 2, "score": 3}\n', encoding="utf-8")
-    assert read_prompts(None, path) == ["a", "b"]
-    assert capsys.readouterr().err == "note: keys that are not read: `id` (2 rows), `score` (1 row)\n"
+    rows = [
+        {"prompt": "a", "id": 1, "note": None, "kind": "x"},
+        {"prompt": "b", "id": 2, "score": 3, "kind": "y"},
+        {"messages": [QUESTION | {"name": "Ann"}, {"role": "assistant", "content": "a", "id": 3}]},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert read_prompts(None, path) == ["a", "b", rows[2]["messages"]]
+    told = "`score` (1 row), `messages[].name` (1 row)"
+    assert capsys.readouterr().err == f"note: keys that are not read: {told}\n"
+
+
+@pytest.mark.parametrize("key", sorted(HARMLESS))
+def test_keys_that_are_harmless_in_training_are_harmless_in_asking(key: str, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "a", key: "x"}), encoding="utf-8")
+    read_prompts(None, path)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_prompt_that_has_no_room_is_told_before_the_first_answer(loaded: LoadedModel, monkeypatch) -> None:

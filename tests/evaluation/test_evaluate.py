@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,6 +161,27 @@ def test_a_row_beyond_the_models_context_is_left_out_and_reported(
     assert reject.where == f"{path}:7"
     assert re.fullmatch(r"\d+ tokens, over the limit of 250", reject.reason)
     assert scores.metrics["loss"] == evaluate(loaded, demo_data / "dev.jsonl", max_new_tokens=2).metrics["loss"]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": "几点开门？", "completion": "九点。", "id": 1}, []),
+        ({"prompt": "几点开门？", "completion": "九点。", "score": 1}, ["keys that are not read: `score` (2 rows)"]),
+        (
+            {"prompt": "几点开门？", "chosen": "九点。", "rejected": "不知道。"},
+            ["2 rows have two answers: the chosen one is scored, the rejected answer is not used"],
+        ),
+    ],
+)
+def test_what_of_the_rows_is_not_used_is_told_before_the_scores(
+    row: dict[str, Any], told: list[str], loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(2 * f"{json.dumps(row)}\n", encoding="utf-8")
+    evaluate(loaded, path, max_new_tokens=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "not read" in line or "two answers" in line] == [f"note: {each}" for each in told]
 
 
 def test_a_loss_that_is_no_number_is_told_and_spoils_nothing_else(demo_model: str, demo_data: Path, capsys) -> None:
