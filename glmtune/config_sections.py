@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from glmtune.config_training_keys import settle_noted, settle_refused
 from glmtune.config_types import check_fields
-from glmtune.errors import GlmtuneError, nearest
+from glmtune.errors import GlmtuneError, install_hint, nearest
 from glmtune.generation_options import find_problems
 from glmtune.shipped import shipped_file
 from glmtune.text_encoding import read_utf8
@@ -88,7 +89,28 @@ def peft_section(source: Source) -> dict[str, Any] | None:
         )
         return None
     arguments = check_fields(source, "peft_config", given, classes[peft_type], homes={})
+    has_prefix = "num_virtual_tokens" in [field.name for field in fields(classes[peft_type])]
+    if has_prefix and (arguments.get("num_virtual_tokens") or 0) < 1:
+        source.complain(
+            "peft_config.num_virtual_tokens",
+            f"expected how many tokens are trained, such as 128; found {found(arguments.get('num_virtual_tokens'))}",
+        )
+    if not any(key.startswith("peft_config") for key in source.wrong_keys):
+        _try_peft_config(source, classes[peft_type], arguments)
     return {"peft_type": peft_type, "task_type": "CAUSAL_LM", **arguments}
+
+
+def _try_peft_config(source: Source, settings_class: Any, arguments: Mapping[str, Any]) -> None:
+    """Complain where PEFT refuses settings that are each of the right type, or lacks a package for them."""
+    # How an adapter begins is looked at later, and may be refused with a reason of its own.
+    settings = {key: value for key, value in arguments.items() if key != "init_lora_weights"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is made once more for the run
+            settings_class(**settings)
+    except (ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        source.complain("peft_config", f"PEFT refuses these settings: {reason}", install_hint(error))
 
 
 def expand_paths(source: Source) -> None:

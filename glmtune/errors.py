@@ -6,6 +6,8 @@ import difflib
 import errno
 import importlib
 import importlib.util
+import re
+import shlex
 from types import ModuleType
 
 EXIT_FAILURE = 1
@@ -15,6 +17,23 @@ EXIT_INTERRUPTED = 130
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What systems say where nothing more can be written: a full disk, a quota, a file as large as they get."""
+
+
+INSTALL_COMMAND = re.compile(r"pip install (?:(?:-U|--upgrade) )?((?:'[^']+'|\"[^\"]+\"|[\w.\[\],<>=~!-])+)")
+QUOTED_PACKAGE = re.compile(r"['`\"]([A-Za-z][\w-]*)['`\"]")
+"""How other libraries' errors name a package that they need."""
+QUOTES = "'\"`"
+OWN_EXTRAS = {
+    "bitsandbytes": "glmtune[quant]",
+    "liger-kernel": "glmtune[liger]",
+    "liger_kernel": "glmtune[liger]",
+    "matplotlib": "glmtune[report]",
+    "fastapi": "glmtune[serve]",
+    "uvicorn": "glmtune[serve]",
+    "openai": "glmtune[serve]",
+    "swanlab": "glmtune[swanlab]",
+}
+"""Packages that come with an extra of ours, in versions that were tried."""
 
 
 class GlmtuneError(Exception):
@@ -48,6 +67,21 @@ def require(package: str, *, extra: str) -> ModuleType:
     if importlib.util.find_spec(package) is None:
         raise GlmtuneError(f"`{package}` is not installed", fix=f"run `pip install 'glmtune[{extra}]'` and try again")
     return importlib.import_module(package)
+
+
+def install_hint(error: BaseException) -> str | None:
+    """Return how to install the package whose lack another library's error tells of; None where it names none."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package: str | None = error.name.partition(".")[0]
+    else:
+        named = INSTALL_COMMAND.search(str(error)) or (
+            QUOTED_PACKAGE.search(str(error)) if isinstance(error, ImportError) else None
+        )
+        package = named[1].rstrip(".,") if named else None
+    if not package:
+        return None
+    bare = re.split(r"[^\w-]", package.strip(QUOTES))[0]
+    return f"run `pip install {shlex.quote(OWN_EXTRAS.get(bare, package.strip(QUOTES)))}` and try again"
 
 
 def nearest(word: str, candidates: list[str]) -> str:

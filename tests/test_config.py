@@ -391,6 +391,21 @@ def test_every_form_that_transformers_documents_passes(line: str) -> None:
             "`training_args`: expected keys and values below it, found `5`\n  --> run.yaml:4",
         ),
         (
+            MINIMAL + "peft_config: {peft_type: LORA, layers_pattern: h}\n",
+            "`peft_config`: PEFT refuses these settings: When `layers_pattern` is specified, `layers_to_transform` "
+            "must also be specified\n  --> run.yaml:4",
+        ),
+        (
+            MINIMAL + "peft_config: {peft_type: ADALORA, r: 4}\n",
+            "`peft_config`: PEFT refuses these settings: AdaLoRA does not work when `total_step` is None, supply a "
+            "value > 0\n  --> run.yaml:4",
+        ),
+        (
+            MINIMAL + "peft_config: {peft_type: PREFIX_TUNING}\n",
+            "`peft_config.num_virtual_tokens`: expected how many tokens are trained, such as 128; found `null`\n"
+            "  --> run.yaml:4",
+        ),
+        (
             MINIMAL + "peft_config: LORA\n",
             "`peft_config`: expected keys and values below it, found the text `LORA`\n  --> run.yaml:4",
         ),

@@ -10,10 +10,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, install_hint
 from glmtune.family import CHATGLM_TARGETS, Family
 
 from .adapter_names import check_adapter_names
+from .library_errors import REFUSALS, reason_of
 from .ptuning import allow_checkpointing, check_prefix
 
 Notify = Callable[[str], None]
@@ -32,12 +33,13 @@ def adapt(
         return model
     settings = METHODS.get(peft_config["peft_type"], _other)(dict(peft_config), model, family, notify)
     check_adapter_names(settings, model)
-    config: PeftConfig = get_peft_config(settings)
     is_tied = _is_tied(model)
     try:
+        config: PeftConfig = get_peft_config(settings)
         adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise GlmtuneError(f"`peft_config` does not fit the model: {error}") from error
+    except REFUSALS as error:
+        what = str(error) if isinstance(error, ValueError) else reason_of(error)
+        raise GlmtuneError(f"`peft_config` does not fit the model: {what}", fix=install_hint(error)) from error
     check_prefix(adapted)
     if is_tied:
         _refuse_tied_layers(adapted)

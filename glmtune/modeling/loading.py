@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel, set_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -23,16 +21,18 @@ from transformers import (
 )
 
 from glmtune.data.rendering import ChatRenderer
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, install_hint
 from glmtune.family import Family, family_of
 from glmtune.generation_options import drop_idle_options
 from glmtune.tested_versions import note_untested_versions
 
+from .adapter_config import adapter_config
 from .context import check_vocabulary
 from .hub_access import hub_options
+from .library_errors import REFUSALS, reason_of
 from .model_files import check_weight_file
 from .ptuning import check_prefix
-from .quantization import make_trainable, quantization_options
+from .quantization import check_rounded_can_be_read, check_rounding, make_trainable, quantization_options
 from .sources import ADAPTER_WEIGHTS, ModelSource, check_weight_files
 from .starts import check_saved_start
 
@@ -72,7 +72,9 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
 
 def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the configuration of the base model."""
-    return _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
+    config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
+    check_rounding(config, source.base)
+    return config
 
 
 def load_family(source: ModelSource, *, trust_remote_code: bool = False) -> Family:
@@ -100,6 +102,7 @@ def load_base_model(
             weights stay where they are.
         device: Where rounded weights go; others are loaded on the CPU, and moved by whoever needs them.
     """
+    check_rounded_can_be_read(load_model_config(source, trust_remote_code=trust_remote_code), source.base)
     check_weight_files(ModelSource(base=source.base))
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
@@ -159,13 +162,14 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, na
     """Put a saved adapter on its base model; PEFT calls it `name`."""
     check_weight_file(folder / ADAPTER_WEIGHTS)
     check_saved_start(folder)
+    adapter_config(folder)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, *REFUSALS) as error:
         raise GlmtuneError(
-            f"the adapter does not fit the base model: {str(error).splitlines()[0]}",
+            f"the adapter does not fit the base model: {reason_of(error)}",
             where=str(folder),
-            fix="give the model that it was trained on with `--base-model`",
+            fix=install_hint(error) or "give the model that it was trained on with `--base-model`",
         ) from error
     check_prefix(adapted)
     return adapted
@@ -219,23 +223,8 @@ def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
             fix = "the model brings its own code; read it, then set `trust_remote_code: true`"
         elif "gated repo" in str(error):
             fix = "ask for access on the model's page, then log in with `hf auth login`"
-        elif "pip install" in str(error):
-            fix = "install it, or take the model's unrounded weights"
+        elif hint := install_hint(error):
+            fix = hint
         elif "model type" in str(error):
             fix = "see `model_type` in its `config.json`; a new model may need `pip install -U transformers`"
-        raise GlmtuneError(f"cannot load the {part} of `{name}`: {_reason(error)}", fix=fix) from error
-
-
-REFUSALS = (
-    OSError, ValueError, LookupError, ImportError, TypeError, AttributeError, ArithmeticError,
-    SafetensorError, StrictDataclassError,
-)  # fmt: skip
-"""What transformers raises where files are damaged, or hold what it does not expect; it has no errors of its own."""
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of an error, and the next where that one only announces it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = " ".join(lines[:2]) if lines and lines[0].endswith(":") else next(iter(lines), "")
-    is_bare = isinstance(error, (LookupError, TypeError, AttributeError)) or not reason
-    return f"{type(error).__name__}: {reason}" if is_bare else reason
+        raise GlmtuneError(f"cannot load the {part} of `{name}`: {reason_of(error)}", fix=fix) from error

@@ -13,13 +13,78 @@ the only one that a run uses.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PretrainedConfig
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer, AutoQuantizationConfig
 
-from glmtune.errors import require
+from glmtune.errors import GlmtuneError, install_hint, require
+
+from .library_errors import REFUSALS, reason_of
+
+UNROUNDED = "take the model's unrounded weights"
+
+
+def check_rounding(config: PretrainedConfig, name: str) -> None:
+    """Raise where the weights of a model's files are rounded in a way that transformers does not know.
+
+    It would take them for ordinary weights, with a warning.
+    """
+    settings = _rounding_of(config)
+    if settings is None:
+        return
+    method = settings.get("quant_method")
+    if method is None and not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        raise GlmtuneError(
+            "the model's weights are rounded, and `quantization_config` has no `quant_method` that says how",
+            where=_config_of(name),
+            fix=UNROUNDED,
+        )
+    if method is not None and method not in [*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"]:
+        raise GlmtuneError(
+            f"the model's weights are rounded by the method `{method}`, which transformers does not know",
+            where=_config_of(name),
+            fix=f"{UNROUNDED}; or see whether a newer transformers knows it (`pip install -U transformers`)",
+        )
+    try:
+        AutoQuantizationConfig.from_dict(settings)
+    except REFUSALS as error:
+        raise _unreadable(name, settings, error) from error
+
+
+def check_rounded_can_be_read(config: PretrainedConfig, name: str) -> None:
+    """Raise where a package or a device is missing that a model's rounded weights need: before anything is loaded."""
+    settings = _rounding_of(config)
+    if settings is None:
+        return
+    try:
+        quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
+        quantizer.validate_environment(device_map=None, weights_only=True)
+    except (RuntimeError, *REFUSALS) as error:
+        raise _unreadable(name, settings, error) from error
+
+
+def _unreadable(name: str, settings: dict[str, Any], error: Exception) -> GlmtuneError:
+    method = settings.get("quant_method", "bitsandbytes")
+    hint = install_hint(error)
+    return GlmtuneError(
+        f"the model's weights are rounded by the method `{method}`, and cannot be read here: {reason_of(error)}",
+        where=_config_of(name),
+        fix=f"{hint}, or {UNROUNDED}" if hint else UNROUNDED,
+    )
+
+
+def _config_of(name: str) -> str:
+    return str(Path(name) / "config.json") if Path(name).is_dir() else name
+
+
+def _rounding_of(config: PretrainedConfig) -> dict[str, Any] | None:
+    """Return what a model's configuration says of how its weights are rounded; None where they are not."""
+    settings = config.to_dict().get("quantization_config")
+    return None if settings is None else dict(settings)
 
 
 def quantization_options(quantization: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

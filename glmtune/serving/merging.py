@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glmtune.console import notice, say
 from glmtune.data.encoding import Encoder
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.modeling.adapter_config import adapter_config
 from glmtune.modeling.loading import LoadedModel, load_model, load_model_config, set_stop_tokens
 from glmtune.modeling.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource
 
@@ -61,7 +62,7 @@ def method_of(source: ModelSource) -> Method:
     """Return how a checkpoint was trained; prefixes and other virtual tokens cannot become weights."""
     if source.adapter is None:
         return Method(name="full", kind=FULL)
-    config = PeftConfig.from_pretrained(str(source.adapter))
+    config: Any = adapter_config(source.adapter)
     name = METHOD_NAMES.get(str(config.peft_type.value), str(config.peft_type.value))
     return Method(name=name, kind=ADAPTER if config.is_prompt_learning else MERGED)
 

@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, install_hint
 from glmtune.evaluation.in_flight import reason_against_flight
 from glmtune.family import Family
+from glmtune.modeling.adapter_config import adapter_config
 from glmtune.modeling.context import check_vocabulary
+from glmtune.modeling.library_errors import REFUSALS, reason_of
 from glmtune.modeling.loading import load_adapter, load_model, load_tokenizer
 from glmtune.modeling.sources import DEMO, ModelSource, find_model
 from glmtune.modeling.starts import check_saved_start
@@ -148,10 +150,11 @@ class Layers:
         else:
             try:
                 self.model.load_adapter(str(folder), adapter_name=key, is_trainable=False)
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, *REFUSALS) as error:
                 raise GlmtuneError(
-                    f"the adapter does not fit the base model or the other adapters: {str(error).splitlines()[0]}",
+                    f"the adapter does not fit the base model or the other adapters: {reason_of(error)}",
                     where=str(folder),
+                    fix=install_hint(error),
                 ) from error
         self.model.eval()
         self.use(key)
@@ -173,7 +176,7 @@ class Layers:
 
 def _lanes(base: Any, layers: Layers, folders: Mapping[str, Path]) -> dict[str, Lane]:
     """Put every adapter on the base model; a trained prefix stands beside its layers."""
-    kinds = {name: PeftConfig.from_pretrained(str(folder)).peft_type for name, folder in folders.items()}
+    kinds = {name: adapter_config(folder).peft_type for name, folder in folders.items()}
     lanes: dict[str, Lane] = {}
     for number, (name, folder) in enumerate(folders.items()):
         if kinds[name] == PREFIX:

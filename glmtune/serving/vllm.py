@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
 from transformers import GenerationConfig
 
 from glmtune.console import notice, say
@@ -24,6 +23,7 @@ from glmtune.data.rendering import ChatRenderer
 from glmtune.data.replies import ARGUMENT_TAGS, JSON_TAGS, ROLE_LINE, reply_layout
 from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
+from glmtune.modeling.adapter_config import adapter_config
 from glmtune.modeling.loading import load_family, load_tokenizer, stop_token_ids
 from glmtune.modeling.sources import ModelSource
 
@@ -121,7 +121,7 @@ def vllm_command(
             # vLLM would look into the template for how it takes texts, and cannot see through what ours does first.
             command += ["--chat-template-content-format", "string"]
     if lora:
-        rank = max(int(getattr(PeftConfig.from_pretrained(str(folder)), "r", 8)) for folder in lora.values())
+        rank = max(int(getattr(adapter_config(folder), "r", 8)) for folder in lora.values())
         command += ["--enable-lora", "--max-lora-rank", str(next((size for size in RANKS if size >= rank), rank))]
         command += ["--lora-modules", *(f"{key}={folder}" for key, folder in lora.items())]
     if max_length is not None:
@@ -157,4 +157,4 @@ def _write_file(text: str, name: str) -> Path:
 
 
 def _peft_type(folder: Path) -> str:
-    return str(PeftConfig.from_pretrained(str(folder)).peft_type).rpartition(".")[2]
+    return str(adapter_config(folder).peft_type).rpartition(".")[2]

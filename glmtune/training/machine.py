@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
+from transformers import AttentionInterface, SchedulerType, Trainer, TrainingArguments, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.training_args import OptimizerNames
 
@@ -60,6 +60,13 @@ OPTIMIZER_PACKAGES = {
 }
 """Values of `training_args.optim` that are not torch's or transformers' own, and what holds them."""
 
+ATTENTION_PACKAGES = {
+    "flash_attention_2": _Package("flash_attn", "flash-attn --no-build-isolation"),
+    "flash_attention_3": _Package("flash_attn_interface", "flash-attn-3"),
+    "flash_attention_4": _Package("flash_attn", "flash-attn-4"),
+}
+"""Values of `attn_implementation` that torch does not bring along, and what holds them; `kernels` downloads each."""
+
 CHOSEN_LAYERS = ("galore", "apollo")
 """Beginnings of the names of optimizers that have to be told which layers are theirs."""
 
@@ -69,6 +76,7 @@ def check_machine(config: RunConfig) -> None:
     arguments = {**training_fields(), **config.training_args}
     device = torch.device("cpu") if arguments["use_cpu"] else default_device()
     _check_quantization(config, arguments)
+    _check_attention(config.attn_implementation, device)
     _check_optimizer(str(arguments["optim"]), arguments, device)
     if compiling_is_on(arguments):
         _check_compiler(config, arguments, device)
@@ -95,6 +103,38 @@ def _check_quantization(config: RunConfig, arguments: Mapping[str, Any]) -> None
             "`bitsandbytes` is not installed, which rounds the weights",
             where=where,
             fix="run `pip install 'glmtune[quant]'` and try again, or leave `quantization` out",
+        )
+
+
+def _check_attention(name: str | None, device: torch.device) -> None:
+    where, without = f"attn_implementation: {name}", "leave `attn_implementation` out, which is torch's own attention"
+    if name is None:
+        return
+    known = ["eager", *AttentionInterface().valid_keys()]
+    has_kernels = importlib.util.find_spec("kernels") is not None
+    if "/" in name:  # of the hub
+        if not has_kernels:
+            raise GlmtuneError(
+                "`kernels` is not installed, which downloads this attention",
+                where=where,
+                fix=f"run `pip install kernels` and try again, or {without}",
+            )
+    elif name not in known:
+        raise GlmtuneError(
+            f"transformers knows no such attention{nearest(name, known)}",
+            where=where,
+            fix="take one of " + ", ".join(f"`{each}`" for each in known if "|" not in each),
+        )
+    package = ATTENTION_PACKAGES.get(name)
+    if package is None:
+        return
+    if device.type == "cpu":
+        raise GlmtuneError("this attention needs a GPU, and none was found", where=where, fix=without)
+    if importlib.util.find_spec(package.module) is None and not has_kernels:
+        raise GlmtuneError(
+            f"`{package.module}` is not installed, which this attention needs",
+            where=where,
+            fix=f"run `pip install {package.install}` and try again, or {without}",
         )
 
 

@@ -22,6 +22,7 @@ from glmtune.family import Family, family_of
 from glmtune.modeling.arithmetic import Arithmetic
 from glmtune.modeling.context import check_vocabulary, context_of
 from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
+from glmtune.modeling.quantization import check_rounded_can_be_read
 from glmtune.modeling.sources import ModelSource, check_weight_files, find_model
 from glmtune.modeling.starts import check_start
 from glmtune.python_arguments import expect_paths
@@ -60,6 +61,7 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     model_config = load_model_config(source, trust_remote_code=trust)
+    check_rounded_can_be_read(model_config, source.base)
     check_vocabulary(tokenizer, model_config)
     _check_lengths(config, context_of(model_config))
     family = family_of(model_config.model_type)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -132,13 +133,62 @@ def test_a_damaged_model_is_one_clear_error(damage: Damage, message: str, model:
     assert str(model) in str(caught.value)
 
 
-def test_a_package_that_rounded_weights_need_is_named_with_a_way_out(model: Path) -> None:
-    if importlib.util.find_spec("compressed_tensors"):
-        pytest.skip("`compressed-tensors` is installed")
-    changed("config.json", quantization_config={"quant_method": "compressed-tensors"})(model)
-    with pytest.raises(GlmtuneError, match=r"pip install compressed-tensors") as caught:
+ROUNDED = {
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+    "awq": ("gptqmodel", "gptqmodel"),
+    "gptq": ("optimum", "optimum"),
+    "auto-round": ("auto_round", "auto-round"),
+    "vptq": ("vptq", "vptq"),
+    "torchao": ("torchao", "torchao"),
+    "bitsandbytes": ("bitsandbytes", "glmtune[quant]"),
+}
+"""Methods: the module that reads their weights, and what to install."""
+
+
+@pytest.mark.parametrize("method", ROUNDED)
+def test_a_package_that_rounded_weights_need_is_named_with_a_way_out(method: str, model: Path) -> None:
+    module, package = ROUNDED[method]
+    if importlib.util.find_spec(module):
+        pytest.skip(f"`{module}` is installed")
+    settings = {"quant_method": method, "bits": 4, "group_size": 128, "load_in_4bit": method == "bitsandbytes"}
+    changed("config.json", quantization_config=settings)(model)
+    with pytest.raises(GlmtuneError) as caught:
         load_model(find_model(model))
-    assert caught.value.fix == "install it, or take the model's unrounded weights"
+    assert caught.value.what.startswith(f"the model's weights are rounded by the method `{method}`, and cannot be read")
+    assert caught.value.where == str(model / "config.json")
+    assert re.fullmatch(
+        rf"run `pip install '?{re.escape(package)}[^' ]*'?` and try again, or take the model's unrounded weights",
+        str(caught.value.fix),
+    )
+
+
+@pytest.mark.parametrize("method", ["foo", "AWQ", "modelopt", 5, ["awq"]])
+def test_weights_rounded_by_an_unknown_method_are_not_taken_for_ordinary_ones(method: object, model: Path) -> None:
+    changed("config.json", quantization_config={"quant_method": method, "bits": 4})(model)
+    told = f"the model's weights are rounded by the method `{method}`, which transformers does not know"
+    with pytest.raises(GlmtuneError) as caught:
+        load_model(find_model(model))
+    assert caught.value.what == told
+    assert caught.value.where == str(model / "config.json")
+    assert "unrounded weights" in str(caught.value.fix)
+    assert "pip install -U transformers" in str(caught.value.fix)
+
+
+def test_weights_that_are_rounded_without_saying_how_are_refused(model: Path) -> None:
+    changed("config.json", quantization_config={})(model)
+    with pytest.raises(GlmtuneError, match=r"has no `quant_method` that says how"):
+        load_model(find_model(model))
+
+
+@pytest.mark.parametrize("settings", [{"quant_method": "foo"}, {"quant_method": "awq", "bits": 4, "group_size": 128}])
+def test_rounded_weights_that_cannot_be_read_are_told_before_the_rows_are_read(
+    settings: dict[str, object], model: Path, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec("gptqmodel"):
+        pytest.skip("`gptqmodel` is installed")
+    changed("config.json", quantization_config=settings)(model)
+    with pytest.raises(GlmtuneError, match=r"^the model's weights are rounded by the method"):
+        train_on_no_rows(model, tmp_path)
 
 
 def test_weights_in_several_files_are_loaded(model: Path, demo_model: str) -> None:
@@ -150,11 +200,16 @@ def test_weights_in_several_files_are_loaded(model: Path, demo_model: str) -> No
 
 def test_damaged_weights_are_told_before_the_rows_are_read(model: Path, tmp_path: Path) -> None:
     halved("model.safetensors")(model)
-    (tmp_path / "train.jsonl").write_text("no row", encoding="utf-8")
-    (tmp_path / "c.yaml").write_text(
+    with pytest.raises(GlmtuneError, match=r"`model\.safetensors` is damaged"):
+        train_on_no_rows(model, tmp_path)
+
+
+def train_on_no_rows(model: Path, folder: Path) -> None:
+    """Train on a file whose only line is no row: an error of it says that it was read."""
+    (folder / "train.jsonl").write_text("no row", encoding="utf-8")
+    (folder / "c.yaml").write_text(
         "data_config: {train_file: train.jsonl}\nmax_input_length: 64\nmax_output_length: 64\n"
-        f"training_args: {{output_dir: {tmp_path / 'run'}}}\n",
+        f"training_args: {{output_dir: {folder / 'run'}}}\n",
         encoding="utf-8",
     )
-    with pytest.raises(GlmtuneError, match=r"`model\.safetensors` is damaged"):
-        train(tmp_path, str(model), tmp_path / "c.yaml")
+    train(folder, str(model), folder / "c.yaml")
