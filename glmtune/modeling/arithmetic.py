@@ -27,22 +27,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import PretrainedConfig
 
 from glmtune.demo.model import cache_folder
 
 from .fused_loss import LogitsBuffer, fused_cross_entropy
 from .packed_attention import packed_sdpa
+from .wide_linear import wide_linear
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 LOSS, ATTENTION, LAYERS = "loss", "attention", "layers"
-CHOSEN = (LOSS, ATTENTION)
-"""What a run chooses for. The layers compute in what was asked for; a note tells where that is the slower one."""
+CHOSEN = (LOSS, ATTENTION, LAYERS)
 
 MARGIN = 1.2
-"""How many times as fast bfloat16 must be: a run's arithmetic must not hang on what else the machine does."""
+"""How many times as fast the other type must be: a run's arithmetic must not hang on what else the machine does."""
 
 HOPELESS = 4
 """Times as long: not tried at full size any more."""
@@ -73,6 +72,8 @@ class Arithmetic:
     loss: torch.dtype = torch.float32
     """Of the logits and their gradients; a frozen output layer is kept in it."""
     attention: torch.dtype = torch.float32
+    layers: torch.dtype = torch.bfloat16
+    """Of the linear layers' products; what they hand on is in bfloat16 all the same."""
 
     def names(self) -> dict[str, str]:
         """Return the types by what they are for, as `run.yaml` holds them."""
@@ -119,13 +120,13 @@ def shapes_of(config: PretrainedConfig, *, row_tokens: float, head_dtype: torch.
 
 
 def choose(seconds: Seconds) -> Arithmetic:
-    """Return what to multiply in: bfloat16 only where it is faster beyond doubt."""
-    return Arithmetic(
-        **{
-            part: torch.bfloat16 if seconds[part]["bfloat16"] * MARGIN <= seconds[part]["float32"] else torch.float32
-            for part in CHOSEN
-        }
-    )
+    """Return what to multiply in: what `Arithmetic` says unless the other type is faster beyond doubt."""
+    return Arithmetic(**{part: _faster(seconds[part], default) for part, default in vars(Arithmetic()).items()})
+
+
+def _faster(seconds: Mapping[str, float], default: torch.dtype) -> torch.dtype:
+    usual, other = sorted(TYPES, key=lambda name: TYPES[name] is not default)
+    return TYPES[other if seconds[other] * MARGIN <= seconds[usual] else usual]
 
 
 def seconds_here(shapes: Shapes, notify: Callable[[str], None]) -> Seconds:
@@ -160,7 +161,7 @@ def _remembered(path: Path) -> Seconds | None:
     """Return what an earlier run found; None where there is nothing, or nothing whole."""
     try:
         seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
-        found = {part: {name: float(seconds[part][name]) for name in TYPES} for part in (*CHOSEN, LAYERS)}
+        found = {part: {name: float(seconds[part][name]) for name in TYPES} for part in CHOSEN}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     values = [value for part in found.values() for value in part.values()]
@@ -278,17 +279,21 @@ def _attention(shapes: Shapes, divisor: int) -> Mapping[str, Call]:
 
 
 def _layer(shapes: Shapes, divisor: int) -> Mapping[str, Call]:
-    """Return a frozen linear layer, forward and backward."""
-    states = _random(TRIED_ROWS, shapes.hidden_size)
+    """Return a linear layer under autocast, forward and backward; frozen, or trained with the whole model."""
     size = min(4 * shapes.hidden_size, round(PRODUCT_FLOPS / (2 * TRIED_ROWS * shapes.hidden_size))) // divisor
-    weight = _random(size, shapes.hidden_size)
+    dtype = torch.float32 if shapes.is_head_trained else torch.bfloat16
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.weight = torch.nn.Parameter(_random(size, shapes.hidden_size).to(dtype), shapes.is_head_trained)
+    states = _random(TRIED_ROWS, shapes.hidden_size).bfloat16().requires_grad_()
+    gradient = _random(TRIED_ROWS, size).bfloat16()
+    trained = [states, *(weight for weight in layer.parameters() if weight.requires_grad)]
 
-    def call_in(dtype: torch.dtype) -> Call:
-        own, own_weight = states.to(dtype).requires_grad_(), weight.to(dtype)
-        gradient = _random(TRIED_ROWS, len(weight)).to(dtype)
-        return lambda: torch.autograd.grad(F.linear(own, own_weight), own, gradient)
+    def call(forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = forward(states)
+        torch.autograd.grad(output, trained, gradient)
 
-    return {name: call_in(dtype) for name, dtype in TYPES.items()}
+    return {"float32": partial(call, partial(wide_linear, layer)), "bfloat16": partial(call, layer)}
 
 
 def _random(*size: int) -> torch.Tensor:

@@ -20,6 +20,7 @@ from .fused_lora import added_in_place, plain_lora_layers
 from .fused_mlp import joined_mlp, split_mlp
 from .fused_norm import rms_norm
 from .whole_weights import is_whole
+from .wide_linear import wide_linears
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -39,13 +40,16 @@ SILU = ("SiLU", "SiLUActivation")
 class FusedLayers:
     """The layers of one model that can be trained in a cheaper way."""
 
-    def __init__(self, model: nn.Module, *, recomputes: bool, kinds: Collection[str] = KINDS) -> None:
+    def __init__(
+        self, model: nn.Module, *, recomputes: bool, kinds: Collection[str] = KINDS, is_wide: bool = False
+    ) -> None:
         """Find them.
 
         Args:
             model: Of transformers, possibly under PEFT, as it is trained: with weights dealt out where they will be.
             recomputes: Whether whole layers are recomputed in the backward pass (gradient checkpointing).
             kinds: What to look for, of `KINDS`.
+            is_wide: Whether linear layers compute in float32 what autocast would compute in half.
         """
         norms = [module for module in model.modules() if NORMS in kinds and _is_rms_norm(module)]
         mlps = [(module, _mlp_forward(module)) for module in model.modules() if MLPS in kinds]
@@ -56,6 +60,8 @@ class FusedLayers:
             if forward is not None
         }
         self._lora = plain_lora_layers(model) if LORA in kinds else []
+        self._is_wide = is_wide
+        self._linears = wide_linears(model) if is_wide else {}
 
     @property
     def names(self) -> list[str]:
@@ -66,7 +72,7 @@ class FusedLayers:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Train with them as long as this lasts, forward and backward pass."""
-        with _replaced(self._norms | self._mlps), added_in_place(self._lora):
+        with _replaced(self._norms | self._mlps | self._linears), added_in_place(self._lora, is_wide=self._is_wide):
             yield
 
     @torch.no_grad()

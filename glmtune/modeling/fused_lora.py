@@ -36,10 +36,15 @@ def plain_lora_layers(model: nn.Module) -> list[LoraLayer]:
 
 
 @contextmanager
-def added_in_place(layers: list[LoraLayer]) -> Iterator[None]:
-    """Have these layers add their product in place, as long as this lasts."""
+def added_in_place(layers: list[LoraLayer], *, is_wide: bool = False) -> Iterator[None]:
+    """Have these layers add their product in place, as long as this lasts.
+
+    Args:
+        layers: Of `plain_lora_layers`.
+        is_wide: Whether they multiply in float32 whatever the type of the result.
+    """
     for layer in layers:
-        layer.lora_variant[layer.active_adapters[0]] = _InPlace  # type: ignore[assignment]
+        layer.lora_variant[layer.active_adapters[0]] = _InPlaceWide if is_wide else _InPlace  # type: ignore[assignment]
         layer.cast_input_dtype_enabled = False
     try:
         yield
@@ -65,33 +70,58 @@ class _InPlace:
     """As PEFT's own variants of LoRA: a class with a static forward."""
 
     @staticmethod
-    def forward(module: Any, *, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+    def forward(module: Any, **states: Any) -> torch.Tensor:
         """Return `result`, (..., O), with LoRA's product added; `x` is (..., I)."""
-        down, up = module.lora_A[active_adapter], module.lora_B[active_adapter]
-        scaling = module.scaling[active_adapter]
-        x = module.lora_dropout[active_adapter](x)
-        # As autocast would: in the type of the result. Without it only where all of them have that type.
-        fits = torch.is_autocast_enabled(x.device.type) or result.dtype == x.dtype == down.weight.dtype
-        if not fits or not result.is_contiguous():
-            return result + up(down(x.to(down.weight.dtype))) * scaling
-        if result._base is not None:  # a view from inside of bitsandbytes' function for 8 bits: not to be written to
-            result = result.clone()
-        with torch.autocast(x.device.type, enabled=False):
-            added = _AddProduct.apply(result, x, down.weight, up.weight, scaling)
-        assert isinstance(added, torch.Tensor)
-        return added
+        return _added(module, **states, is_wide=False)
+
+
+class _InPlaceWide:
+    """The same, multiplied in float32."""
+
+    @staticmethod
+    def forward(module: Any, **states: Any) -> torch.Tensor:
+        """Return `result`, (..., O), with LoRA's product added; `x` is (..., I)."""
+        return _added(module, **states, is_wide=True)
+
+
+def _added(
+    module: Any, *, active_adapter: str, x: torch.Tensor, result: torch.Tensor, is_wide: bool, **_: Any
+) -> torch.Tensor:
+    down, up = module.lora_A[active_adapter], module.lora_B[active_adapter]
+    scaling = module.scaling[active_adapter]
+    x = module.lora_dropout[active_adapter](x)
+    # As autocast would: in the type of the result. Without it only where all of them have that type.
+    fits = torch.is_autocast_enabled(x.device.type) or result.dtype == x.dtype == down.weight.dtype
+    if not fits or not result.is_contiguous():
+        return result + up(down(x.to(down.weight.dtype))) * scaling
+    if result._base is not None:  # a view from inside of bitsandbytes' function for 8 bits: not to be written to
+        result = result.clone()
+    dtype = torch.float32 if is_wide else result.dtype
+    with torch.autocast(x.device.type, enabled=False):
+        added = _AddProduct.apply(result, x, down.weight, up.weight, scaling, dtype)
+    assert isinstance(added, torch.Tensor)
+    return added
 
 
 class _AddProduct(torch.autograd.Function):
-    """`result += scaling * x @ down.T @ up.T`."""
+    """`result += scaling * x @ down.T @ up.T`, multiplied in a type that may be wider than that of the result."""
 
     @staticmethod
     def forward(
-        ctx: Any, result: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float
+        ctx: Any,
+        result: torch.Tensor,
+        x: torch.Tensor,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scaling: float,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        dtype = result.dtype
         between = x.flatten(0, -2).to(dtype) @ down.to(dtype).T  # (N, R)
-        result.view(-1, result.shape[-1]).addmm_(between, up.to(dtype).T, alpha=scaling)
+        rows = result.view(-1, result.shape[-1])
+        if dtype == result.dtype:
+            rows.addmm_(between, up.to(dtype).T, alpha=scaling)
+        else:
+            rows += (between * scaling) @ up.to(dtype).T
         ctx.mark_dirty(result)
         ctx.save_for_backward(x, down, up, between)
         ctx.scaling = scaling
@@ -101,7 +131,7 @@ class _AddProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, down, up, between = ctx.saved_tensors
-        rows = gradient.flatten(0, -2)  # (N, O)
+        rows = gradient.flatten(0, -2).to(between.dtype)  # (N, O)
         of_between = (rows @ up.to(rows.dtype)).mul_(ctx.scaling)  # (N, R)
         of_x = of_down = of_up = None
         if ctx.needs_input_grad[1]:
@@ -110,4 +140,4 @@ class _AddProduct(torch.autograd.Function):
             of_down = (of_between.T @ x.flatten(0, -2).to(rows.dtype)).to(down.dtype)
         if ctx.needs_input_grad[3]:
             of_up = (rows.T @ between).mul_(ctx.scaling).to(up.dtype)
-        return gradient, of_x, of_down, of_up, None
+        return gradient, of_x, of_down, of_up, None, None

@@ -99,6 +99,7 @@ def step_memory(
     fuses_layers: bool = True,
     deals_out_weights: bool = False,
     loss_dtype: torch.dtype = torch.float32,
+    has_wide_layers: bool = False,
 ) -> dict[bool, StepMemory]:
     """Return what a forward and backward pass takes, without and with gradient checkpointing (False and True).
 
@@ -111,6 +112,7 @@ def step_memory(
         fuses_layers: Whether layers are trained in their cheaper form, see `fused_layers.py`.
         deals_out_weights: Whether weights are whole only inside of their modules (ZeRO-3).
         loss_dtype: What a CPU computes the loss in.
+        has_wide_layers: Whether its linear layers compute in float32 what autocast would compute in half.
 
     Raises:
         GlmtuneError: The model computes something that depends on more than shapes.
@@ -132,7 +134,9 @@ def step_memory(
             _set_checkpointing(model, checkpointing)
             for n in counted:
                 decoder.layers = nn.ModuleList(layers[-n:])
-                fused = FusedLayers(model, recomputes=checkpointing or deals_out_weights, kinds=kinds)
+                fused = FusedLayers(
+                    model, recomputes=checkpointing or deals_out_weights, kinds=kinds, is_wide=has_wide_layers
+                )
                 with fused.in_use() if fuses_layers else nullcontext():
                     found.append(
                         _count(

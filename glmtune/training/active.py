@@ -77,7 +77,11 @@ def _arithmetic(trainer: GlmTrainer, base: PreTrainedModel) -> str:
     """Return what a CPU multiplies in, where that was chosen: `bfloat16 (loss) and float32 (attention)`."""
     if trainer.arithmetic is None:
         return ""
-    is_used = {"loss": trainer.loss.is_fused, "attention": _attention(base).startswith(PACKED_SDPA)}
+    is_used = {
+        "loss": trainer.loss.is_fused,
+        "attention": _attention(base).startswith(PACKED_SDPA),
+        "layers": trainer.fused_layers is not None,
+    }
     by_type: dict[str, list[str]] = {}
     for part, name in trainer.arithmetic.names().items():
         if is_used[part]:

@@ -244,6 +244,7 @@ class _Plan:
                 fuses_layers=config.fused_layers and not compiling_is_on(config.training_args),
                 deals_out_weights=zero_stage == 3,
                 loss_dtype=arithmetic.loss,
+                has_wide_layers=half is not None and self.device == "cpu" and arithmetic.layers is torch.float32,
             )
             self._counted[key] = weights, steps
         return self._counted[key]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from glmtune.console import notice
 from glmtune.evaluation.evaluate import quiet_evaluation
 from glmtune.modeling.fused_layers import FusedLayers
@@ -19,7 +21,11 @@ def fuse_layers(trainer: GlmTrainer) -> None:
     if not trainer.may_fuse_layers:
         return
     model: Any = trainer.model
-    fused = FusedLayers(model, recomputes=checkpoints_activations(model))
+    fused = FusedLayers(
+        model,
+        recomputes=checkpoints_activations(model),
+        is_wide=trainer.arithmetic is not None and trainer.arithmetic.layers is torch.float32,
+    )
     with quiet_evaluation(trainer.model_wrapped):
         left = fused.drop_what_differs(trainer.args.device)
     for name in left:

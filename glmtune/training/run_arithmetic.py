@@ -10,7 +10,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from glmtune.console import is_main_process, notice
 from glmtune.errors import GlmtuneError
-from glmtune.modeling.arithmetic import LAYERS, MARGIN, TYPES, Arithmetic, choose, seconds_here, shapes_of
+from glmtune.modeling.arithmetic import TYPES, Arithmetic, choose, seconds_here, shapes_of
 from glmtune.modeling.loading import load_model_config
 
 from .arguments import load_dtype
@@ -48,18 +48,11 @@ def _chosen(prepared: Prepared, dtype: torch.dtype) -> Arithmetic:
         head_dtype=dtype,
         is_head_trained=config.peft_config is None,
     )
-    seconds = seconds_here(shapes, notice)
-    slower = seconds[LAYERS]["bfloat16"] / seconds[LAYERS]["float32"]
-    if slower > MARGIN:
-        notice(
-            f"this CPU takes {slower:.1f} times as long to multiply in bfloat16 as in float32: "
-            "the layers of a run without `bf16` are faster here, and need twice the memory"
-        )
-    return choose(seconds)
+    return choose(seconds_here(shapes, notice))
 
 
 def recorded_arithmetic(record: Mapping[str, Any]) -> Arithmetic:
-    """Return what a run was begun with; those of old, whose `run.yaml` says nothing of it, multiplied in float32."""
+    """Return what a run was begun with; one of old, whose `run.yaml` says nothing of it, did as `Arithmetic` says."""
     names = record.get(ARITHMETIC) or {}
     parts = vars(Arithmetic()).keys()
     if not isinstance(names, Mapping) or any(

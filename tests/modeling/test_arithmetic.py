@@ -50,16 +50,18 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[Shapes]:
 @pytest.mark.parametrize(
     ("half", "expected"),
     [
-        ({}, ("float32", "float32")),
-        ({"loss": 0.5}, ("bfloat16", "float32")),
-        ({"attention": 0.5}, ("float32", "bfloat16")),
-        ({"loss": 0.5, "attention": 0.4}, ("bfloat16", "bfloat16")),
-        ({"loss": 30, "attention": 0.9, "layers": 0.1}, ("float32", "float32")),
-        ({"loss": 0.99 / MARGIN}, ("bfloat16", "float32")),
-        ({"loss": 1.01 / MARGIN}, ("float32", "float32")),
+        ({}, ("float32", "float32", "bfloat16")),
+        ({"loss": 0.5}, ("bfloat16", "float32", "bfloat16")),
+        ({"attention": 0.5}, ("float32", "bfloat16", "bfloat16")),
+        ({"loss": 0.5, "attention": 0.4, "layers": 0.1}, ("bfloat16", "bfloat16", "bfloat16")),
+        ({"loss": 30, "attention": 0.9, "layers": 10}, ("float32", "float32", "float32")),
+        ({"loss": 0.99 / MARGIN}, ("bfloat16", "float32", "bfloat16")),
+        ({"loss": 1.01 / MARGIN}, ("float32", "float32", "bfloat16")),
+        ({"layers": 0.99 * MARGIN}, ("float32", "float32", "bfloat16")),
+        ({"layers": 1.01 * MARGIN}, ("float32", "float32", "float32")),
     ],
 )
-def test_bfloat16_is_chosen_part_by_part_and_only_where_it_is_clearly_faster(half: Any, expected: Any) -> None:
+def test_another_type_is_chosen_part_by_part_and_only_where_it_is_clearly_faster(half: Any, expected: Any) -> None:
     assert tuple(choose(seconds(**half)).names().values()) == expected
 
 
@@ -96,7 +98,7 @@ def test_what_is_hopeless_is_not_tried_at_full_size() -> None:
 
     found = measure(SHAPES, clock_of(cost))
     assert readings[0] == 3 * 2  # three parts, one call in each type
-    assert choose(found) == Arithmetic()
+    assert choose(found) == Arithmetic(layers=torch.float32)
 
 
 def test_the_trial_leaves_threads_and_random_numbers_as_they_were() -> None:

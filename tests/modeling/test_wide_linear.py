@@ -1,0 +1,97 @@
+"""Linear layers multiplied in float32 under autocast: the same results and gradients, less rounding, nothing left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from glmtune.modeling.fused_layers import FusedLayers
+from glmtune.modeling.wide_linear import wide_linear, wide_linears
+from tests.modeling.test_fused_layers import build, loss_and_gradients
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("is_trained", [False, True])
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_gives_what_autocast_gives_with_less_rounding(
+    weight_dtype: torch.dtype, is_trained: bool, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(40, 24, bias=bias).to(weight_dtype).requires_grad_(is_trained)
+    states, upstream = torch.randn(2, 7, 40).bfloat16(), torch.randn(2, 7, 24).bfloat16()
+    found = []
+    for forward in (layer, lambda states: wide_linear(layer, states)):
+        own = states.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = forward(own)
+        assert output.dtype == torch.bfloat16
+        found.append(
+            [output, *torch.autograd.grad(output, [own, *layer.parameters()] if is_trained else [own], upstream)]
+        )
+    exact_in = states.float().requires_grad_()
+    wide = nn.functional.linear(exact_in, layer.weight.float(), None if layer.bias is None else layer.bias.float())
+    asked = [exact_in, *layer.parameters()] if is_trained else [exact_in]
+    exact = [wide, *torch.autograd.grad(wide, asked, upstream.float())]
+    for theirs, ours, reference in zip(*found, exact, strict=True):
+        assert ours.dtype == theirs.dtype
+        distances = [(each.float() - reference.float()).square().mean().sqrt() for each in (theirs, ours)]
+        assert distances[1] <= 1.01 * distances[0]
+        assert distances[1] <= 4e-3 * reference.float().abs().max()
+
+
+def test_without_autocast_it_is_the_layer_itself() -> None:
+    layer, states = nn.Linear(8, 4), torch.randn(3, 8)
+    assert wide_linear(layer, states).equal(layer(states))
+
+
+@pytest.mark.parametrize("architecture", ["glm", "llama"])
+@pytest.mark.parametrize("lora", [None, {}, {"lora_dropout": 0.0, "use_rslora": True}], ids=["sft", "lora", "rslora"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+def test_the_gradients_of_a_model_are_no_farther_from_float32(
+    architecture: str, lora: dict[str, Any] | None, checkpointing: bool
+) -> None:
+    _, exact = loss_and_gradients(build(architecture, lora=lora))
+    model = build(architecture, lora=lora)
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.bfloat16()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    _, half = loss_and_gradients(model, FusedLayers(model, recomputes=checkpointing), half=True)
+    _, wide = loss_and_gradients(model, FusedLayers(model, recomputes=checkpointing, is_wide=True), half=True)
+    assert wide.keys() == half.keys() == exact.keys()
+
+    def distance(gradients: dict[str, torch.Tensor]) -> float:
+        between = sum((gradients[name] - exact[name]).square().sum() for name in exact)
+        return (between / sum(gradient.square().sum() for gradient in exact.values())).sqrt().item()
+
+    assert distance(wide) < 1.1 * distance(half)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_the_output_layer_and_layers_that_are_no_plain_ones_are_left() -> None:
+    model = build("glm", lora={})
+    found = wide_linears(model)
+    base = model.get_base_model()
+    assert base.lm_head not in found
+    assert base.model.layers[0].self_attn.q_proj.base_layer in found
+    assert all(type(module) is nn.Linear for module in found)
+    assert len(found) == sum(type(module) is nn.Linear for module in model.modules()) - 1
+
+
+def test_nothing_in_float32_is_kept_for_the_backward_pass() -> None:
+    layer = nn.Linear(64, 64, bias=False).bfloat16().requires_grad_(False)
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    states = torch.randn(5, 64).bfloat16().requires_grad_()
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", dtype=torch.bfloat16):
+        wide_linear(layer, states)
+    assert [tensor.data_ptr() for tensor in kept] == [layer.weight.data_ptr()]
