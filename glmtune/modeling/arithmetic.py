@@ -282,7 +282,7 @@ def _layer(shapes: Shapes, divisor: int) -> Mapping[str, Call]:
     """Return a linear layer under autocast, forward and backward; frozen, or trained with the whole model."""
     size = min(4 * shapes.hidden_size, round(PRODUCT_FLOPS / (2 * TRIED_ROWS * shapes.hidden_size))) // divisor
     dtype = torch.float32 if shapes.is_head_trained else torch.bfloat16
-    layer = torch.nn.Linear(1, 1, bias=False)
+    layer = torch.nn.Linear(1, 1, bias=False, device="meta")  # no random numbers are drawn for it
     layer.weight = torch.nn.Parameter(_random(size, shapes.hidden_size).to(dtype), shapes.is_head_trained)
     states = _random(TRIED_ROWS, shapes.hidden_size).bfloat16().requires_grad_()
     gradient = _random(TRIED_ROWS, size).bfloat16()
