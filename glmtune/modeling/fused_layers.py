@@ -75,6 +75,12 @@ class FusedLayers:
         with _replaced(self._norms | self._mlps | self._linears), added_in_place(self._lora, is_wide=self._is_wide):
             yield
 
+    @contextmanager
+    def in_evaluation(self) -> Iterator[None]:
+        """Evaluate as long as this lasts: layer by layer as the model has them, in the type that is faster."""
+        with _replaced(self._linears):
+            yield
+
     @torch.no_grad()
     def drop_what_differs(self, device: torch.device) -> list[str]:
         """Try one layer of each class; those that compute something else are left as they are.

@@ -1,4 +1,4 @@
-"""Linear layers that compute in float32 what autocast would compute in bfloat16: for CPUs where that takes longer.
+"""Linear layers that multiply in float32 what stands in bfloat16: for CPUs where bfloat16 takes longer.
 
 Shape legend: N tokens, I numbers in, O numbers out.
 
@@ -21,13 +21,11 @@ from .whole_weights import is_whole
 
 
 def wide_linears(model: Any) -> dict[nn.Module, Callable[[torch.Tensor], torch.Tensor]]:
-    """Return the linear layers of a model of transformers, but for its output layer, and what is to compute them."""
-    head = model.get_output_embeddings()
+    """Return the linear layers of a model of transformers and what is to compute them."""
     return {
         module: functools.partial(wide_linear, module)
         for module in model.modules()
         if type(module) is nn.Linear
-        and module is not head
         and "forward" not in vars(module)
         and module.weight.is_floating_point()
         and is_whole(module.weight)
@@ -35,11 +33,14 @@ def wide_linears(model: Any) -> dict[nn.Module, Callable[[torch.Tensor], torch.T
 
 
 def wide_linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    """Return what the layer makes of `states`, (..., I), in the type of autocast where that is on; (..., O)."""
+    """Return what the layer makes of `states`, (..., I), in the type that it would make it in; (..., O)."""
     device = states.device.type
-    if not torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    elif states.dtype == layer.weight.dtype:
+        dtype = states.dtype
+    else:  # torch says what is wrong
         return F.linear(states, layer.weight, layer.bias)
-    dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         product = _WideProduct.apply(states, layer.weight, layer.bias, dtype)
     assert isinstance(product, torch.Tensor)

@@ -324,7 +324,10 @@ class GlmTrainer(Seq2SeqTrainer):
 
     def _score(self, data: EncodedData, output: Path | None) -> Scores:
         try:
-            with memory_errors_explained("evaluating", LESS_IN_EVALUATION):
+            with (
+                memory_errors_explained("evaluating", LESS_IN_EVALUATION),
+                self.fused_layers.in_evaluation() if self.fused_layers else nullcontext(),
+            ):
                 model = self.accelerator.unwrap_model(self.model)
                 return score_model(
                     model,

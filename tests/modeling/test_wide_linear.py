@@ -42,9 +42,21 @@ def test_a_layer_gives_what_autocast_gives_with_less_rounding(
         assert distances[1] <= 4e-3 * reference.float().abs().max()
 
 
-def test_without_autocast_it_is_the_layer_itself() -> None:
+def test_without_autocast_it_is_the_layer_itself_in_float32() -> None:
     layer, states = nn.Linear(8, 4), torch.randn(3, 8)
     assert wide_linear(layer, states).equal(layer(states))
+
+
+def test_without_autocast_a_layer_in_bfloat16_is_rounded_once_at_the_end() -> None:
+    layer, states = nn.Linear(80, 40).bfloat16(), torch.randn(3, 80).bfloat16()
+    exact = nn.functional.linear(states.float(), layer.weight.float(), layer.bias.float())
+    assert wide_linear(layer, states).equal(exact.bfloat16())
+
+
+def test_types_that_do_not_fit_are_refused_as_torch_does() -> None:
+    layer, states = nn.Linear(8, 4), torch.randn(3, 8).bfloat16()
+    with pytest.raises(RuntimeError, match="same dtype"):
+        wide_linear(layer, states)
 
 
 @pytest.mark.parametrize("architecture", ["glm", "llama"])
@@ -72,14 +84,38 @@ def test_the_gradients_of_a_model_are_no_farther_from_float32(
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_the_output_layer_and_layers_that_are_no_plain_ones_are_left() -> None:
+def test_plain_linear_layers_are_found_and_none_that_somebody_has_changed() -> None:
     model = build("glm", lora={})
-    found = wide_linears(model)
     base = model.get_base_model()
-    assert base.lm_head not in found
-    assert base.model.layers[0].self_attn.q_proj.base_layer in found
+    changed = base.model.layers[1].self_attn.o_proj.base_layer
+    changed.forward = changed.forward
+    found = wide_linears(model)
+    assert {base.lm_head, base.model.layers[0].self_attn.q_proj.base_layer} <= found.keys()
+    assert changed not in found
     assert all(type(module) is nn.Linear for module in found)
     assert len(found) == sum(type(module) is nn.Linear for module in model.modules()) - 1
+
+
+@torch.no_grad()
+def test_an_evaluation_multiplies_in_float32_and_leaves_the_layers_as_they_were() -> None:
+    model = build("glm", lora=None).bfloat16()
+    ids = torch.arange(12).view(1, 12)
+    usual = model(ids).logits
+    fused = FusedLayers(model, recomputes=False, is_wide=True)
+    with fused.in_evaluation():
+        replaced = {module for module in model.modules() if "forward" in vars(module)}
+        wide = model(ids).logits
+    assert replaced == {module for module in model.modules() if type(module) is nn.Linear}
+    assert wide.dtype == usual.dtype
+    exact = model.float()(ids).logits
+    assert (wide - exact).square().mean() <= 1.01 * (usual - exact).square().mean()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_an_evaluation_of_a_run_whose_layers_stay_in_bfloat16_replaces_nothing() -> None:
+    model = build("glm", lora=None).bfloat16()
+    with FusedLayers(model, recomputes=False).in_evaluation():
+        assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_nothing_in_float32_is_kept_for_the_backward_pass() -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from glmtune import resume, train
 from glmtune.errors import GlmtuneError
-from glmtune.modeling import arithmetic
+from glmtune.modeling import arithmetic, wide_linear
 from glmtune.training.run_arithmetic import recorded_arithmetic
 
 CHOICES = {
@@ -114,6 +115,26 @@ def test_a_resumed_run_multiplies_as_it_began_whatever_is_faster_now(
         assert read_weights(run / "checkpoint-8")[name].equal(weight)
     resume(run, verify=True)
     assert "equal to the last digit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("choice", "is_wide"), [("wide", True), ("half", False)])
+def test_an_evaluation_multiplies_its_layers_as_training_does(
+    choice: str, is_wide: bool, demo_data: Path, write_config, machine, monkeypatch
+) -> None:
+    machine(choice)
+    multiply = wide_linear.wide_linear
+    in_evaluation: list[int] = []
+
+    def note(layer: torch.nn.Linear, states: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            in_evaluation.append(layer.out_features)
+        return multiply(layer, states)
+
+    monkeypatch.setattr(wide_linear, "wide_linear", note)
+    train(demo_data, "demo", write_config(max_steps=1, eval_steps=1, use_cpu=True, bf16=True))
+    assert bool(in_evaluation) == is_wide
+    if is_wide:
+        assert max(in_evaluation) > 1000  # the output layer, in generation
 
 
 def test_a_run_of_old_goes_on_in_float32(demo_data: Path, write_config, machine, capsys) -> None:
