@@ -29,7 +29,8 @@ def main() -> None:
     """Train."""
     work = read_work()
     tokenizer = AutoTokenizer.from_pretrained(work.model)
-    model = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.bfloat16, use_cache=False)
+    dtype = torch.bfloat16 if work.is_half else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(work.model, dtype=dtype, use_cache=False)
     model = get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **LORA))
     if work.checkpointing:
         model.enable_input_require_grads()

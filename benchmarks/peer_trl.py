@@ -16,7 +16,7 @@ def main() -> None:
     work = read_work()
     arguments = work.training_arguments() | {
         "max_length": None,
-        "model_init_kwargs": {"dtype": "bfloat16"},
+        "model_init_kwargs": {"dtype": "bfloat16" if work.is_half else "float32"},
         "disable_tqdm": True,
     }
     trainer = SFTTrainer(

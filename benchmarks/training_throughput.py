@@ -4,8 +4,9 @@ python benchmarks/peers.py                                       # once: their e
 python benchmarks/training_throughput.py                         # AdvertiseGen on the small shape
 python benchmarks/training_throughput.py --shape medium
 python benchmarks/training_throughput.py --rows glaive           # tool calls: long prompts, few labels
+python benchmarks/training_throughput.py --dtype float32         # for a CPU that has nothing for bfloat16
 
-LoRA r 8 on q, k and v, bf16, batches of 4 rows, two threads. Every tool trains on the same rows in the same batches,
+LoRA r 8 on q, k and v, batches of 4 rows, two threads. Every tool trains on the same rows in the same batches,
 one tool after the other, several rounds: what else the machine does meets all of them, and each ratio is that of a
 round. The losses of the same steps stand side by side, and beside the speeds the share that a step reaches of the rate
 at which the machine multiplies matrices of the output layer's shape, measured in the same rounds.
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=SHARED / "glm-4-9b-chat", help="folder of a GLM-4 model")
     parser.add_argument("--peers", type=Path, default=default_folder(), help="where peers.py put the environments")
     parser.add_argument("--tools", nargs="*", choices=list(TOOLS), default=["original", *PLAIN])
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="that all compute in")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")
     parser.add_argument("--rounds", type=int, default=3)
@@ -75,7 +77,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="glmtune-benchmark-") as name:
         folder = Path(name)
         model = write_model(arguments.shape, folder / "model", arguments.tokenizer)
-        work = Work(model=str(model), data="", output="", num_steps=arguments.steps, max_length=source.max_length)
+        work = Work(
+            model=str(model),
+            data="",
+            output="",
+            num_steps=arguments.steps,
+            max_length=source.max_length,
+            is_half=arguments.dtype == "bfloat16",
+        )
         write_rows(source, arguments.data / source.file, work, folder)
         rounds, rates = [], []
         for number in range(arguments.rounds):
@@ -84,7 +93,8 @@ def main() -> None:
                 {name: _run(name, work, folder / f"round-{number}", source, arguments.peers) for name in names}
             )
         amount = _operations_per_row(folder / "data" / "encoded.jsonl", work, arguments)
-    title = f"training-{arguments.rows}-{arguments.shape}-{processor_name()}"
+    dtype = "" if work.is_half else f"-{arguments.dtype}"
+    title = f"training-{arguments.rows}-{arguments.shape}{dtype}-{processor_name()}"
     write_section(title, report(rounds, rates, amount, work, source, arguments))
 
 
@@ -189,13 +199,14 @@ def report(
     how = (
         f"--rows {arguments.rows} --shape {arguments.shape} --steps {arguments.steps} --warm-up {arguments.warm_up} "
         f"--rounds {arguments.rounds}"
-    )
+    ) + ("" if work.is_half else f" --dtype {arguments.dtype}")
+    dtype = "bf16" if work.is_half else "float32"
     return "\n\n".join(
         [
-            f"## Training on {source.title}: {describe(arguments.shape)}",
+            f"## Training on {source.title}{'' if work.is_half else ' in float32'}: {describe(arguments.shape)}",
             table(header, rows),
             f"{work.num_steps} steps of {work.rows_per_step} rows ({arguments.warm_up} of them to warm up), LoRA r 8 "
-            f"on q, k and v, bf16, two threads; medians of {len(rounds)} rounds, in turn, the ratio that of each "
+            f"on q, k and v, {dtype}, two threads; medians of {len(rounds)} rounds, in turn, the ratio that of each "
             f"round. {_loss_difference(rounds, names)} {counts}".strip(),
             _about_rates(rates) + (f" {TRL_IS_NOT_PACKED}" if "trl-plain" in names else ""),
             f"{machine('torch', 'transformers', 'peft')}. "

@@ -31,6 +31,8 @@ class Work:
     rows_per_step: int = 4
     max_length: int = 1024
     checkpointing: bool = False
+    is_half: bool = True
+    """Computed in bfloat16; else in float32."""
     learning_rate: float = 5e-3
     options: dict[str, Any] | None = None
     """Of the tool itself, beyond the work."""
@@ -51,7 +53,7 @@ class Work:
             "train_sampling_strategy": "sequential",
             "logging_steps": 1,
             "save_strategy": "no",
-            "bf16": True,
+            "bf16": self.is_half,
             "use_cpu": True,
             "gradient_checkpointing": self.checkpointing,
             "dataloader_pin_memory": False,
