@@ -30,7 +30,8 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_estimate_prints_a_table_with_the_configured_way_marked(config: Path, demo_model: str) -> None:
-    done = command_line("estimate", "demo", config, "--gpus", "0", cwd=config.parent)
+    unknown = ["--set", "training_args.optim=galore_adamw"]
+    done = command_line("estimate", "demo", config, "--gpus", "0", *unknown, cwd=config.parent)
     assert done.returncode == 0, done.stderr
     heading, titles, _, *rows, advice = done.stdout.splitlines()
     assert heading == ("1,072,768 parameters, 2 x 128 tokens end to end at a time; MB on the CPU at the peak of a step")
@@ -41,6 +42,7 @@ def test_estimate_prints_a_table_with_the_configured_way_marked(config: Path, de
     assert len(rows) == 3 * len(WAYS) * 2
     assert [row.split()[1:4] for row in rows if row.startswith("*")] == [["lora", "none", "no"]]
     assert advice.startswith("* as configured: ")
+    assert "`optim: galore_adamw` is counted like AdamW" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
 
@@ -98,8 +100,3 @@ def test_a_share_of_labels_out_of_range_is_an_error(config: Path) -> None:
     with pytest.raises(GlmtuneError) as caught:
         estimate("demo", config, num_gpus=1, labelled=1.5)
     assert str(caught.value) == "the share of labelled tokens is 1.5; expected a number above 0, at most 1"
-
-
-def test_an_optimizer_that_is_not_known_is_told(config: Path, demo_model: str) -> None:
-    found = estimate("demo", config, overrides=["training_args.optim=galore_adamw"], num_gpus=1)
-    assert "`optim: galore_adamw` is counted like AdamW" in found.notices

@@ -88,7 +88,7 @@ def test_in_bfloat16_a_run_takes_the_steps_that_it_takes_in_float32(
     for name in ("usual", "half", "wide"):
         machine(name)
         config = write_config(
-            method, output_dir=str(tmp_path / name), max_steps=4, eval_strategy="no", use_cpu=True, bf16=True,
+            method, output_dir=str(tmp_path / name), max_steps=2, eval_strategy="no", use_cpu=True, bf16=True,
             top={"peft_config": {"peft_type": "LORA", "r": 4, "lora_alpha": 8}} if method == "lora" else None,
         )  # fmt: skip
         losses.append(read_losses(train(demo_data, "demo", config)))
@@ -101,18 +101,18 @@ def test_in_bfloat16_a_run_takes_the_steps_that_it_takes_in_float32(
 def test_a_resumed_run_multiplies_as_it_began_whatever_is_faster_now(
     began: str, now: str, demo_data: Path, write_config, read_losses, read_weights, machine, tmp_path: Path, capsys
 ) -> None:
-    settings: dict[str, Any] = {"eval_strategy": "no", "use_cpu": True, "bf16": True, "max_steps": 8}
+    settings: dict[str, Any] = {"eval_strategy": "no", "use_cpu": True, "bf16": True, "max_steps": 4, "save_steps": 2}
     machine(began)
     whole = train(demo_data, "demo", write_config(output_dir=str(tmp_path / "whole"), **settings))
     run = train(demo_data, "demo", write_config(output_dir=str(tmp_path / "run"), **settings))
     machine(now)
-    (run / "checkpoint-8" / "manifest.json").unlink()  # the last one is damaged
+    (run / "checkpoint-4" / "manifest.json").unlink()  # the last one is damaged
     capsys.readouterr()
-    resume(run, checkpoint_step=4)
+    resume(run, checkpoint_step=2)
     assert f"active: {TOLD[began]}" in capsys.readouterr().err
     assert read_losses(run) == read_losses(whole)
-    for name, weight in read_weights(whole / "checkpoint-8").items():
-        assert read_weights(run / "checkpoint-8")[name].equal(weight)
+    for name, weight in read_weights(whole / "checkpoint-4").items():
+        assert read_weights(run / "checkpoint-4")[name].equal(weight)
     resume(run, verify=True)
     assert "equal to the last digit" in capsys.readouterr().err
 
@@ -139,7 +139,7 @@ def test_an_evaluation_multiplies_its_layers_as_training_does(
 
 def test_a_run_of_old_goes_on_in_float32(demo_data: Path, write_config, machine, capsys) -> None:
     machine("usual")
-    run = train(demo_data, "demo", write_config(eval_strategy="no", use_cpu=True, bf16=True, max_steps=8, save_steps=4))
+    run = train(demo_data, "demo", write_config(eval_strategy="no", use_cpu=True, bf16=True, max_steps=4, save_steps=2))
     record = record_of(run)
     del record["arithmetic"]
     (run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
