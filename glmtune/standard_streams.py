@@ -16,7 +16,7 @@ from typing import Any
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError, RunFailure
-from glmtune.text_encoding import likely_encoding
+from glmtune.text_encoding import seeming
 
 ESCAPE = "glmtune-escape"
 """An error handler of codecs: the escapes of JSON, so that JSON stays JSON."""
@@ -74,10 +74,10 @@ def input_text(content: bytes, place: str = "stdin") -> str:
             text = content.decode(own)
             notice(f"{place} is not UTF-8: it is read as {own}, which this machine's locale names")
             return text
-    encoding = likely_encoding(content)
+    what, encoding = seeming(content)
     raise GlmtuneError(
-        f"{place} is not UTF-8{f': it seems to be {encoding}' if encoding else ''}",
-        fix=f"convert the text, such as by `iconv -f {encoding or 'ENCODING'} -t UTF-8`, or set the terminal to UTF-8",
+        f"{place} is not UTF-8{what}",
+        fix=f"convert the text, such as by `iconv -f {encoding} -t UTF-8`, or set the terminal to UTF-8",
     )
 
 

@@ -135,14 +135,15 @@ def test_stdin_is_utf_8_or_what_the_locale_says(content: bytes, environment: dic
 
 
 @pytest.mark.parametrize(
-    ("encoding", "seen"),
-    [("gbk", "GBK"), ("gb18030", "GBK"), ("utf-16", "UTF-16"), ("utf-32", "UTF-32"), ("cp1252", "")],
-)
+    ("encoding", "seen", "name"),
+    [("gbk", "GBK", "GB18030"), ("gb18030", "GBK", "GB18030"), ("utf-16", "UTF-16", "UTF-16"),
+     ("utf-32", "UTF-32", "UTF-32"), ("cp1252", "CP1252", "CP1252"), ("cp037", "", "ENCODING")],
+)  # fmt: skip
 @pytest.mark.parametrize("environment", [{}, BARE_LOCALE], ids=["own locale", "C"])
 def test_other_encodings_on_stdin_are_named_with_the_remedy(
-    encoding: str, seen: str, environment: dict[str, str]
+    encoding: str, seen: str, name: str, environment: dict[str, str]
 ) -> None:
-    content = ("Où est-ce ?" if encoding == "cp1252" else "还有货吗？").encode(encoding)
+    content = ("Où est-ce ?" if encoding.startswith("cp") else "还有货吗？").encode(encoding)
     done = program(
         "from glmtune.errors import GlmtuneError\ntry: read_input()\nexcept GlmtuneError as error: print(error)",
         content,
@@ -150,7 +151,7 @@ def test_other_encodings_on_stdin_are_named_with_the_remedy(
     )
     assert done.stdout.decode() == (
         f"stdin is not UTF-8{f': it seems to be {seen}' if seen else ''}\n"
-        f"hint: convert the text, such as by `iconv -f {seen or 'ENCODING'} -t UTF-8`, or set the terminal to UTF-8\n"
+        f"hint: convert the text, such as by `iconv -f {name} -t UTF-8`, or set the terminal to UTF-8\n"
     )
 
 

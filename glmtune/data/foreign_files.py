@@ -6,8 +6,7 @@ import zipfile
 from pathlib import Path
 
 from glmtune.errors import GlmtuneError
-
-from .text_encoding import utf8_command
+from glmtune.text_encoding import marked_encoding, utf8_command
 
 HEAD_BYTES = 512
 """So much of a file tells what it is: a tar archive says so at byte 257."""
@@ -19,8 +18,6 @@ TO_ROWS = "write what it holds as JSON, one row a line"
 NO_ROWS = "give a file of rows in its place"
 WHOLE_PAGE = "download the file itself, not the page that shows it; a login may be needed"
 
-MARKED_TEXT = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-"""First bytes of text in another encoding, the longer ones first."""
 FOREIGN_FILES: dict[bytes, tuple[str, str]] = {
     b"\x1f\x8b": ("compressed with gzip", "give it a name that ends with `.gz`"),
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "give it a name that ends with `.zst`"),
@@ -76,7 +73,7 @@ BY_SUFFIX = {
 
 def refuse_foreign(head: bytes, path: Path, expected: str = "UTF-8 text") -> None:
     """Raise where the first bytes of a file are not those of what was expected, but of something that is known."""
-    encoding = _marked_encoding(head)
+    encoding = marked_encoding(head)
     if encoding:
         what = f"{encoding.removesuffix('LE').removesuffix('BE')} text"
         found: tuple[str, str] | None = what, f"save it as UTF-8: `{utf8_command(path, encoding)}`"
@@ -84,18 +81,6 @@ def refuse_foreign(head: bytes, path: Path, expected: str = "UTF-8 text") -> Non
         found = _kind(head, path)
     if found:
         raise GlmtuneError(f"the file is {found[0]}; expected {expected}", where=str(path), fix=found[1])
-
-
-def _marked_encoding(head: bytes) -> str | None:
-    """Return the encoding that the first bytes tell; None where they tell none."""
-    marked = next((encoding for mark, encoding in MARKED_TEXT.items() if head.startswith(mark)), None)
-    # Without a mark in front every other byte of a Latin character, such as `{` and `"`, is 0.
-    if marked is None and len(head) > 3:
-        if head[1] == head[3] == 0 and head[0] and head[2]:
-            return "UTF-16LE"
-        if head[0] == head[2] == 0 and head[1] and head[3]:
-            return "UTF-16BE"
-    return marked
 
 
 def _kind(head: bytes, path: Path) -> tuple[str, str] | None:

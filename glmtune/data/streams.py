@@ -10,10 +10,10 @@ import pyarrow
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
+from glmtune.text_encoding import ENCODINGS, guess_encoding, utf8_command
 
 from .foreign_files import HEAD_BYTES, refuse_foreign
 from .rows import MAX_ROW_BYTES
-from .text_encoding import ENCODINGS, guess_encoding, utf8_command
 
 BOM = b"\xef\xbb\xbf"
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}

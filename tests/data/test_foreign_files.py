@@ -14,9 +14,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from glmtune.data.foreign_files import BY_SUFFIX, FOREIGN_FILES, IN_ARCHIVES, MARKED_TEXT
+from glmtune.data.foreign_files import BY_SUFFIX, FOREIGN_FILES, IN_ARCHIVES
 from glmtune.data.reading import read_rows
 from glmtune.errors import GlmtuneError
+from glmtune.text_encoding import MARKS
 
 TEXT_FILES = ["a.jsonl", "a.json", "a.csv", "a.tsv", "a"]
 
@@ -162,7 +163,7 @@ def test_text_of_two_or_four_bytes_a_character_is_told_with_the_command_that_men
     assert error.fix == f"save it as UTF-8: `iconv -f {iconv} -t UTF-8 {path} > {tmp_path}/utf8-{name}`"
 
 
-@pytest.mark.parametrize(("mark", "encoding"), MARKED_TEXT.items())
+@pytest.mark.parametrize(("mark", "encoding"), MARKS.items())
 def test_every_mark_of_an_encoding_is_told(mark: bytes, encoding: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(mark + b"\x22\x4f" * 8)
     assert error_of(tmp_path / "a.csv").what == f"the file is {encoding} text; expected UTF-8 text"

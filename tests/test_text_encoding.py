@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from glmtune.data.reading import read_rows
-from glmtune.data.text_encoding import ENCODINGS, guess_encoding, utf8_command
 from glmtune.errors import GlmtuneError
+from glmtune.text_encoding import ENCODINGS, MARKS, guess_encoding, marked_encoding, read_utf8, utf8_command
 
 SIMPLIFIED = "介绍这本书：这是一本关于航海的小说，讲了船长和他的水手们在风暴中互相帮助的故事。"
 TRADITIONAL = "介紹這本書：這是一本關於航海的小說，講了船長和他的水手們在風暴中互相幫助的故事。"
@@ -35,6 +35,39 @@ def test_the_encoding_of_a_text_is_guessed(encoding: str, codec: str, text: str)
     raw = json.dumps({"instruction": text, "output": text + text}, ensure_ascii=False).encode(codec)
     assert guess_encoding(raw) == encoding
     assert guess_encoding(raw[:-1]) == encoding
+
+
+@pytest.mark.parametrize("text", ["好", "你好", "还有货吗？"])
+def test_a_word_of_chinese_is_enough(text: str) -> None:
+    """Such as a question on stdin, or a comment of a configuration."""
+    assert guess_encoding(f"output_dir: {text}".encode("gbk")) == "GB18030"
+
+
+@pytest.mark.parametrize("text", ["é", "20 °C", "§A", "naïve", "Straße", "“q”"])
+def test_a_word_of_another_language_is_not_taken_for_chinese(text: str) -> None:
+    assert guess_encoding(text.encode("cp1252")) in (None, "CP1252")
+
+
+@pytest.mark.parametrize(("codec", "text"), [(codec, texts[0]) for codec, texts in TEXTS.values()])
+def test_a_configuration_in_another_encoding_is_told_with_the_command_that_mends_it(
+    codec: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(f"# a\n# {text}\n".encode(codec))
+    with pytest.raises(GlmtuneError) as caught:
+        read_utf8(path)
+    encoding = next(name for name, (each, _) in TEXTS.items() if each == codec)
+    assert caught.value.what == f"the file is not UTF-8: it seems to be {'GBK' if codec == 'gbk' else encoding}"
+    assert caught.value.where == f"{path}:2"
+    assert caught.value.fix == f"save it as UTF-8, such as by `{utf8_command(path, encoding)}`"
+    subprocess.run(["bash", "-c", utf8_command(path, encoding)], check=True)
+    assert read_utf8(tmp_path / "utf8-c.yaml") == f"# a\n# {text}\n"
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_the_first_bytes_tell_wide_encodings(codec: str) -> None:
+    assert (marked_encoding("a: 1".encode(codec)) or "").startswith(codec[:6].upper())
+    assert set(MARKS.values()) == {"UTF-16", "UTF-32"}
 
 
 def test_every_encoding_that_is_guessed_is_tested_and_known_to_iconv() -> None:
