@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
+from glmtune.console import notice
 from glmtune.errors import GlmtuneError, require
 
 MIN_POINTS_TO_SMOOTH = 10  # below, the eye follows the points themselves
@@ -27,14 +28,20 @@ class LossHistory:
 def draw_loss_curve(metrics_path: Path, png_path: Path) -> None:
     """Draw training and evaluation loss over optimizer steps from a run's `metrics.jsonl`, 800 x 500 pixels.
 
+    Lines that cannot be read are left out, and told: a run that was killed may have left half of one.
+
     Raises:
-        GlmtuneError: matplotlib is not installed, or the file is missing, broken before its last line, or has no loss.
+        GlmtuneError: matplotlib is not installed, or the file is missing or has no loss.
     """
     require("matplotlib", extra="report")
     from matplotlib.figure import Figure  # a Figure of its own: pyplot would keep global state and choose a backend
     from matplotlib.ticker import MaxNLocator
 
-    history = read_loss_history(metrics_path)
+    damaged: list[str] = []
+    history = read_loss_history(metrics_path, damaged)
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        notice(f"left out of the loss curve, because it cannot be read: `{damaged[0]}`{more}")
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     steps, losses = list(history.training), list(history.training.values())
@@ -70,25 +77,34 @@ def try_draw_loss_curve(run_folder: Path) -> Path | None:
     return run_folder / "loss.png"
 
 
-def read_loss_history(metrics_path: Path) -> LossHistory:
+def read_loss_history(metrics_path: Path, damaged: list[str] | None = None) -> LossHistory:
     """Return the finite losses of `metrics.jsonl`; a half-written last line is left out.
 
     A resumed run logs the steps after its checkpoint again: what the interrupted attempt said of them no longer counts.
+
+    Args:
+        metrics_path: The file.
+        damaged: Takes the places of other lines that cannot be read, `file:line`; None makes an error of the first.
     """
     if not metrics_path.is_file():
         raise GlmtuneError("there is no metrics file", where=str(metrics_path), fix="give the output folder of a run")
     history, last_step = LossHistory(), 0
     lines = metrics_path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
     for number, line in enumerate(lines, start=1):
+        where = f"{metrics_path}:{number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             if number == len(lines):
                 break
-            where = f"{metrics_path}:{number}"
-            raise GlmtuneError("this line is not JSON", where=where, fix="remove the line and try again") from error
+            if damaged is None:
+                raise GlmtuneError("this line is not JSON", where=where, fix="remove the line and try again") from error
+            damaged.append(where)
+            continue
         if not isinstance(row, dict) or not isinstance(row.get("step", last_step), int):
-            continue  # not a line of ours
+            if damaged is not None:
+                damaged.append(where)  # not a line of ours
+            continue
         step = row.get("step", last_step)
         if step < last_step:
             history.training = {at: loss for at, loss in history.training.items() if at < step}

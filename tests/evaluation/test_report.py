@@ -63,6 +63,23 @@ def test_a_broken_line_before_the_last_names_its_place(tmp_path):
     assert str(caught.value) == f"this line is not JSON\n  --> {log}:2\nhint: remove the line and try again"
 
 
+@pytest.mark.parametrize("broken", ['{"step": 15, "lo', "[1]", "\0\0", '{"step": "x"}', "[" * 100_000, "\udcff"])
+def test_a_curve_is_drawn_without_lines_that_cannot_be_read_and_names_them(tmp_path, capsys, broken):
+    lines = [json.dumps(LOG[0]), broken, *map(json.dumps, LOG[1:]), ""]
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    damaged: list[str] = []
+    assert read_loss_history(log, damaged).training == {10: 2.5, 20: 2.0}
+    assert damaged == [f"{log}:2"]
+    draw_loss_curve(log, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+    note = f"note: left out of the loss curve, because it cannot be read: `{log}:2`"
+    assert capsys.readouterr().err == f"{note}\n"
+    log.write_bytes("\n".join([broken, *lines]).encode(errors="surrogateescape"))
+    draw_loss_curve(log, tmp_path / "loss.png")
+    assert capsys.readouterr().err == f"{note.replace(':2', ':1')} and 1 more\n"
+
+
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(GlmtuneError) as caught:
         read_loss_history(tmp_path / "metrics.jsonl")
