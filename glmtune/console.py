@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from glmtune.errors import printable
+
 
 def is_main_process() -> bool:
     """Whether this is the process that speaks for a group started by `torchrun`."""
@@ -22,7 +24,7 @@ def say(text: str) -> None:
     # None: a program without a window or a terminal; `print` would take stdout for it.
     if is_main_process() and sys.stderr is not None:
         with suppress(OSError):  # a terminal that is gone, a full disk: the work goes on, and nobody can be told
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 def is_watched() -> bool:

@@ -36,16 +36,36 @@ OWN_EXTRAS = {
 """Packages that come with an extra of ours, in versions that were tried."""
 
 
+RAW_BYTES = re.compile("[\udc80-\udcff]+")
+"""How Python holds the bytes of a file's name that are not UTF-8."""
+
+
+def printable(text: str) -> str:
+    r"""Return text that every UTF-8 file and stream can hold: bytes that are not UTF-8 as `\xff`, as shells show them.
+
+    Names of files may have any bytes; those unpacked on another system are often in that one's encoding.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return RAW_BYTES.sub(_hexadecimal, text).encode(errors="backslashreplace").decode()
+    return text
+
+
+def _hexadecimal(match: re.Match[str]) -> str:
+    return match[0].encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 class GlmtuneError(Exception):
     """A mistake that the user can mend; printed as three short lines, without a traceback."""
 
     exit_code = EXIT_USER_ERROR
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.fix = fix
+        super().__init__(printable(what))
+        self.what = printable(what)
+        self.where = where if where is None else printable(where)
+        self.fix = fix if fix is None else printable(fix)
 
     def __str__(self) -> str:
         lines = [self.what]

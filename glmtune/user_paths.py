@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from glmtune.errors import GlmtuneError
@@ -42,6 +43,24 @@ def expand(text: str, folder: Path | None = None) -> str:
             fix="write the whole path",
         )
     return expanded
+
+
+def refuse_unreadable_name(path: Path, what: str) -> None:
+    """Raise where the whole path of a model or a run is not UTF-8: the libraries that read models cannot open it.
+
+    Args:
+        path: As it is, relative or not.
+        what: What it is, for the error.
+    """
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        is_utf8 = sys.getfilesystemencoding() == "utf-8"
+        raise GlmtuneError(
+            f"the path of the {what} `{os.path.abspath(path)}` is not UTF-8, and the libraries that read and write "
+            "models cannot open it",
+            fix="rename it" if is_utf8 else "set the locale to UTF-8, such as by `export LC_ALL=C.UTF-8`",
+        ) from None
 
 
 def _value(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from glmtune.errors import GlmtuneError, nearest
+from glmtune.errors import GlmtuneError, nearest, printable
 from glmtune.shipped import shipped_file, shipped_name
 from glmtune.text_encoding import read_utf8
 from glmtune.user_paths import expand
@@ -153,6 +153,10 @@ class Source:
             self.complain(
                 key, "expected `key=value`", "write it like `--set training_args.learning_rate=1e-4`", where=place
             )
+            return
+        if printable(argument) != argument:
+            fix = "rename the file or folder; a file of rows may also be named by its folder"
+            self.complain(key, "the value is not UTF-8", fix, where=place)
             return
         try:
             value, _, problems = _parse(text, lambda line: place, above=key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, printable
 
 from .csv_files import LIST_COLUMNS, csv_rows
 from .formats import AUTO, RowFormat
@@ -30,6 +30,15 @@ def read_rows(source: Path | str, row_format: RowFormat = AUTO) -> Iterator[Row]
     if isinstance(source, str):
         yield from hub_rows(source, _null_columns(row_format))
         return
+    rows = _rows_of_file(source, row_format)
+    if printable(str(source)) == str(source):
+        yield from rows
+    else:
+        # Where a row stands goes into files, which cannot hold all that a name may.
+        yield from (row._replace(where=printable(row.where)) for row in rows)
+
+
+def _rows_of_file(source: Path, row_format: RowFormat) -> Iterator[Row]:
     kind = kind_of(source)
     if kind != "file":
         problem = "is a folder; expected a file" if kind == "folder" else "does not exist"

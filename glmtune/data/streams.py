@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 import pyarrow
 
 from glmtune.console import notice
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, printable
 from glmtune.text_encoding import ENCODINGS, guess_encoding, utf8_command
 
 from .foreign_files import HEAD_BYTES, refuse_foreign
@@ -34,7 +34,7 @@ def open_data(path: Path) -> io.BufferedReader:
     compression = COMPRESSIONS.get(path.suffix.lower())
     try:
         if compression:
-            stream = io.BufferedReader(pyarrow.input_stream(str(path), compression=compression))  # type: ignore[arg-type]
+            stream = io.BufferedReader(pyarrow.input_stream(for_arrow(path), compression=compression))  # type: ignore[arg-type]
         else:
             stream = path.open("rb")
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
@@ -48,6 +48,11 @@ def open_data(path: Path) -> io.BufferedReader:
         stream.close()
         raise
     return stream
+
+
+def for_arrow(path: Path) -> str | pyarrow.NativeFile:
+    """Return what Arrow opens: the name, or the open file where the name is not UTF-8, which Arrow cannot take."""
+    return str(path) if printable(str(path)) == str(path) else pyarrow.PythonFile(path.open("rb"), "r")
 
 
 def first_bytes(path: Path) -> bytes:

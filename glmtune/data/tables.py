@@ -18,7 +18,7 @@ from glmtune.errors import GlmtuneError
 from .foreign_files import refuse_foreign
 from .formats.pairs import CHAT_KEYS
 from .rows import Row, row_from_bytes
-from .streams import first_bytes, unreadable
+from .streams import first_bytes, for_arrow, unreadable
 
 ROWS_PER_BATCH = 1_000
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
@@ -66,14 +66,15 @@ def _numbered_rows(
 
 
 def _parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
-    with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+    with parquet.ParquetFile(for_arrow(path), buffer_size=1 << 20) as file:
         check_names(file.schema_arrow.names, str(path))
         yield from file.iter_batches(batch_size=ROWS_PER_BATCH)
 
 
 def _arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
     """Yield the batches of a file, which has a table of contents at its end, or of a stream, which has none."""
-    with pyarrow.memory_map(str(path)) as file:
+    source = for_arrow(path)
+    with pyarrow.memory_map(source) if isinstance(source, str) else source as file:
         if file.read(len(ARROW_FILE)) == ARROW_FILE:
             reader = pyarrow.ipc.open_file(file)
             whole: Iterator[pyarrow.RecordBatch] = map(reader.get_batch, range(reader.num_record_batches))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from glmtune.errors import GlmtuneError
 from glmtune.python_arguments import expect_paths
-from glmtune.user_paths import expand
+from glmtune.user_paths import expand, refuse_unreadable_name
 
 from .model_files import check_configs, check_weight_file, check_weights, read_config
 
@@ -62,6 +62,7 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
     if (folder / "run.yaml").is_file():
         folder = last_checkpoint(folder)
     folder = folder.resolve()
+    refuse_unreadable_name(folder, "model")
     if (folder / ADAPTER_CONFIG).is_file():
         return _adapter_source(folder, base_model)
     if base_model is not None:

@@ -29,7 +29,7 @@ from glmtune.modeling.loading import default_device
 from glmtune.modeling.memory import memory_errors_explained
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource, find_model
 from glmtune.python_arguments import expect_paths
-from glmtune.user_paths import user_path
+from glmtune.user_paths import refuse_unreadable_name, user_path
 
 from . import gguf as gguf_file
 from .export_check import Check, Difference, Distance, compare
@@ -104,6 +104,7 @@ def export(
     expect_paths(out=out, prompts=prompts)
     out = user_path(out)
     folder = out.resolve()  # a link to an empty folder is filled, not replaced
+    refuse_unreadable_name(folder, "export")
     _check_options(folder, dtype, max_shard_size)
     if push_to is not None:
         check_push(push_to)

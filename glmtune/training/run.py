@@ -27,7 +27,7 @@ from glmtune.modeling.loss import check_loss_kernel
 from glmtune.modeling.sources import DEMO, checkpoints_of
 from glmtune.python_arguments import expect_paths
 from glmtune.tested_versions import note_untested_versions
-from glmtune.user_paths import user_path
+from glmtune.user_paths import refuse_unreadable_name, user_path
 
 from . import checkpoint
 from .arguments import training_arguments, use_one_gpu
@@ -101,6 +101,7 @@ def train(
         init_from=absolute(init_from) if init_from else None,
     )
     run_folder = Path(config.training_args["output_dir"])
+    refuse_unreadable_name(run_folder, "run")
     with nullcontext(False) if dry_run else hold_run(run_folder) as is_new_folder:
         refuse_used_folder(run_folder)
         check_reporters(config)
