@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glmtune.data.batching import StepBatches, best_fit
-from glmtune.data.collating import collate_packed
+from glmtune.data.collating import collate, collate_packed
 from glmtune.family import IGNORE_INDEX
 
 LENGTHS = np.random.default_rng(0).integers(10, 500, 203)
@@ -88,9 +88,12 @@ def test_padded_batches_hold_rows_of_like_length() -> None:
     assert padding(make(rows=4, accumulation=1, processes=1)) > 0.4
 
 
-def test_unshuffled_rows_come_as_they_stand_in_the_data() -> None:
-    batches = make(rows=4, accumulation=1, processes=1, is_shuffled=False, epoch=3)
-    assert list(itertools.chain(*batches)) == list(range(len(LENGTHS)))
+@pytest.mark.parametrize("packed", [True, False])
+def test_unshuffled_rows_come_as_they_stand_in_the_data(packed: bool) -> None:
+    batches = make(rows=4, accumulation=1, processes=1, is_shuffled=False, epoch=3, packed=packed)
+    assert [sorted(batch) for batch in batches] == [
+        list(range(start, min(start + 4, len(LENGTHS)))) for start in range(0, len(LENGTHS), 4)
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"packed": False}, {"tokens": 600}])
@@ -119,11 +122,34 @@ def test_a_row_longer_than_a_bin_stands_alone() -> None:
     assert best_fit(np.array([20, 4, 5]), np.arange(3), 10) == [[0], [2, 1]]
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 5, 7])
+def test_each_process_gets_as_many_bins_as_the_others(processes: int) -> None:
+    batches = make(tokens=1000, rows=1, processes=processes)
+    dealt = list(batches)
+    assert len(dealt) == len(batches)
+    assert len(dealt) % processes == 0
+    assert sorted({row for batch in dealt for row in batch}) == list(range(len(LENGTHS)))
+
+
 def test_epochs_of_bins_have_as_many_steps_in_another_order() -> None:
     first, second = (make(tokens=1000, rows=1, processes=1, epoch=epoch) for epoch in (0, 1))
     assert len(first) == len(second) == len(list(first))
     assert sorted(map(sorted, first)) == sorted(map(sorted, second))
     assert list(first) != list(second)
+
+
+def test_padding_is_behind_a_row_and_masked_by_its_length() -> None:
+    pad = 0
+    long = {"input_ids": [5, pad, 7], "labels": [IGNORE_INDEX, pad, 7], "row": 4}
+    batch = collate([long, {"input_ids": [8], "labels": [8], "weights": [0.5]}], pad)
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [[5, pad, 7], [8, pad, pad]],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+        "labels": [[IGNORE_INDEX, pad, 7], [8, IGNORE_INDEX, IGNORE_INDEX]],
+        "weights": [[1.0, 1.0, 1.0], [0.5, 1.0, 1.0]],
+        "rows": [4, -1],
+        "lengths": [3, 1],
+    }
 
 
 def test_packed_rows_keep_their_positions_labels_and_weights() -> None:

@@ -434,6 +434,18 @@ def test_turns_end_with_the_templates_end_of_turn() -> None:
 # Text inside a message is text.
 
 
+@pytest.mark.parametrize(("layout", "end"), [("chatml", "<|im_end|>"), ("qwen", "<|im_end|>"), ("llama", "<|eot_id|>")])
+def test_an_answer_that_names_the_end_of_a_turn_is_trained_to_its_own_end(layout: str, end: str) -> None:
+    encoder = encoder_of(layout)
+    text = f"a{end}b{end}c"
+    example = encoder.encode(to_conversation({"messages": [user("hello"), assistant(text), *TURNS[2:]]}))
+    turns = turns_of(example.input_ids, example.labels)
+    answers = [encoder.tokenizer.convert_ids_to_tokens(turn.answer_ids) for turn in turns]
+    assert [names.count(end) for names in answers] == [1, 1]
+    assert [names[-1] for names in answers] == [end, end]
+    assert encoder.tokenizer.decode(turns[0].answer_ids) == f"{text}{end}"
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_control_token_in_a_message_stays_ordinary_text_under_every_layout(layout: str) -> None:
     encoder = encoder_of(layout)

@@ -161,6 +161,12 @@ def test_what_can_no_longer_become_a_call_is_given_out() -> None:
     assert reader.feed("well soon!") == [Piece(text="get_well soon!")]
 
 
+def test_a_name_with_something_other_than_arguments_below_is_given_out_at_once() -> None:
+    reader = ReplyReader(GLM_4, [WEATHER])
+    assert reader.feed("get_weather\n") == []
+    assert reader.feed("is") == [Piece(text="get_weather\nis")]
+
+
 @pytest.mark.parametrize(
     ("layout", "alphabet"),
     [

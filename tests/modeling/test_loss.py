@@ -114,6 +114,16 @@ def test_an_architecture_whose_logits_are_the_last_thing_is_fused(architecture: 
     assert losses.kernel == "fused over labelled positions"
 
 
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_an_output_layer_with_a_bias_is_not_fused(is_trained: bool, batch) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES["glm"])
+    model.lm_head = torch.nn.Linear(SMALL["hidden_size"], SMALL["vocab_size"]).requires_grad_(is_trained)
+    torch.nn.init.normal_(model.lm_head.bias)
+    assert_equal_losses(model, batch)
+    assert not LabelledLoss(model).is_fused
+
+
 @pytest.mark.parametrize("architecture", CHANGED_LOGITS)
 def test_a_model_that_changes_its_logits_is_not_fused(architecture: str, batch) -> None:
     model = AutoModelForCausalLM.from_config(CHANGED_LOGITS[architecture])

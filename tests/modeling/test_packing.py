@@ -189,6 +189,10 @@ def test_without_a_mask_a_prefix_is_seen_by_all() -> None:
             "its layers are of the kinds `full_attention`, `sliding_attention`",
         ),
         (MistralConfig(sliding_window=4096), "its attention sees a sliding window"),
+        (
+            MistralConfig(sliding_window=None, auto_map={"AutoModel": "modeling.Model"}),
+            "its code is its own, not transformers'",
+        ),
     ],
 )
 def test_a_configuration_that_rules_packing_out_says_why(config, reason: str | None) -> None:
