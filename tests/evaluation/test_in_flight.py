@@ -14,7 +14,7 @@ from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from glmtune.evaluation.answering import answer_prompts, generate_batch, num_reports, say_once_that_batches_wait
 from glmtune.evaluation.generate import generation_config
-from glmtune.evaluation.in_flight import can_fly, reason_against_flight
+from glmtune.evaluation.in_flight import Answer, Flight, can_fly, reason_against_flight
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.sources import find_model
 
@@ -235,3 +235,25 @@ def test_a_model_that_keeps_more_than_keys_and_values_says_so() -> None:
     model = MistralForCausalLM(MistralConfig(**small, num_attention_heads=2, num_key_value_heads=2, sliding_window=4))
     reason = reason_against_flight(model, GenerationConfig(max_new_tokens=2))
     assert reason == "`MistralForCausalLM` keeps more than keys and values while it answers"
+
+
+def test_a_row_that_is_given_up_is_read_no_more_whether_it_waits_or_flies(loaded: LoadedModel) -> None:
+    rows = [Answer(index, [20 + index] * (5 - index), 3) for index in range(4)]
+    flight = Flight(
+        loaded.model,
+        rows,
+        lambda rows, logits: logits.argmax(dim=-1),
+        stops=[],
+        max_tokens=1000,
+        max_rows=8,
+        keeps_last_logits=False,
+    )
+    flight.drop(rows[1])
+    flight.drop(rows[1])
+    assert flight.num_unfinished == 3
+    with torch.no_grad():
+        flight.take_in()
+        assert flight.rows == [rows[0], rows[2], rows[3]]
+        flight.drop(rows[2])
+        flight.write()
+    assert (flight.num_unfinished, flight.rows) == (2, [rows[0], rows[3]])
