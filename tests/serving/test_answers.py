@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from glmtune.serving.answers import AnswerReader, StopStrings, TextStream, token_text
 
@@ -27,6 +29,16 @@ def test_no_piece_ends_inside_a_character(text: str, demo_tokenizer: Any, glm_to
         pieces = [stream.add(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
         assert "".join(pieces) == text
         assert "\ufffd" not in "".join(pieces)
+
+
+def test_a_space_that_a_token_has_only_behind_another_is_there() -> None:
+    """As in tokenizers of Llama's kind, which leave it out at the beginning of what they decode."""
+    words = {"<unk>": 0, "▁warm": 1, "▁and": 2, "▁dry": 3}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.decoder = decoders.Metaspace()
+    stream = TextStream(PreTrainedTokenizerFast(tokenizer_object=made))
+    assert [stream.add(token) for token in (1, 2, 3)] == ["warm", " and", " dry"]
+    assert stream.rest() == ""
 
 
 @settings(max_examples=200, deadline=None)

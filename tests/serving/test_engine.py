@@ -174,6 +174,19 @@ def test_a_failure_of_one_model_leaves_the_other_alone(
     assert len(answer(told)) == 59
 
 
+def test_a_failure_in_flight_leaves_what_waits_to_be_tried(engine: Engine, model: Model) -> None:
+    model.seconds = 0.05
+    flying = [job(60) for _ in range(4)]
+    engine.submit([made for made, _ in flying])
+    for _, told in flying:
+        assert isinstance(told.get(timeout=20), Token)
+    waiting = [job() for _ in range(2)]
+    engine.submit([made for made, _ in waiting])
+    model.error = RuntimeError("broken")
+    assert [last(told) for _, told in flying] == [Failure(reason="the model failed")] * 4
+    assert [len(answer(told)) for _, told in waiting] == [3, 3]
+
+
 def breaks(at: type[Event]) -> Callable[[Event], None]:
     def listen(event: Event) -> None:
         if isinstance(event, at):

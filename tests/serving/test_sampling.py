@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from glmtune.serving.sampling import Sampler, Sampling, choose_tokens
 
@@ -66,6 +67,15 @@ def test_penalties_lower_what_was_written() -> None:
 
 def test_the_repetition_penalty_counts_the_prompt() -> None:
     assert draws(Sampling(repetition_penalty=3.0), 10, prompt=(0,)).tolist() == [0, 1, 0, 0, 0]
+
+
+def test_the_repetition_penalty_is_that_of_transformers() -> None:
+    seen = (0, 3, 4)
+    logits = LOGITS.clone()
+    Sampler(Sampling(repetition_penalty=1.5), seen).adjust(logits)
+    expected = RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([seen]), LOGITS[None].clone())[0]
+    assert logits.equal(expected)
+    assert logits[3] < LOGITS[3]
 
 
 def test_a_bias_moves_a_token() -> None:
