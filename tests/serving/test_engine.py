@@ -27,9 +27,13 @@ class Model:
         self.prepare_inputs_for_generation = self.model.prepare_inputs_for_generation
         self.error: Exception | None = None
         self.seconds = 0.0
+        self.num_read = 0
+        """Rows of prompts."""
 
     def __call__(self, **inputs: Any) -> Any:
         time.sleep(self.seconds)
+        num_rows, num_tokens = inputs["input_ids"].shape
+        self.num_read += num_rows if num_tokens > 1 else 0
         if self.error is not None:
             error, self.error = self.error, None
             raise error
@@ -325,6 +329,19 @@ def test_a_cancelled_answer_that_waits_gives_up_its_place_at_once(engine: Engine
     engine.submit([job()[0]])
     with pytest.raises(Busy):
         engine.submit([job()[0]])
+
+
+def test_a_cancelled_answer_that_waits_is_never_begun(engine: Engine, model: Model) -> None:
+    model.seconds, model.num_read = 0.05, 0
+    flying = [job(6) for _ in range(4)]
+    engine.submit([made for made, _ in flying])
+    assert isinstance(flying[0][1].get(timeout=20), Token)
+    (cancelled, told), (behind, events) = job(), job()
+    engine.submit([cancelled, behind])
+    cancelled.is_cancelled = True
+    assert len(answer(events)) == 3
+    assert told.empty()
+    assert model.num_read == 5
 
 
 def test_the_lengths_that_are_remembered_stay_few(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
