@@ -33,8 +33,12 @@ def machine(*packages: str) -> str:
     """Name the day, the machine and the versions that the figures depend on."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    processor = f"{_processor()}{_half_instructions()}"
-    return f"{date.today()}, {processor}, {cores} cores, Python {platform.python_version()}, {versions}"
+    return f"{date.today()}, {processor()}, {cores} cores, Python {platform.python_version()}, {versions}"
+
+
+def processor() -> str:
+    """Name the processor and what it has for bfloat16."""
+    return f"{_processor()}{_half_instructions()}"
 
 
 def processor_name() -> str:

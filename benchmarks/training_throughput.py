@@ -30,7 +30,7 @@ import yaml
 from matrix_rate import Rates, operations
 from ours_in_process import as_yaml
 from peers import default_folder, environment
-from results import machine, processor_name, table, write_section
+from results import machine, processor, processor_name, table, write_section
 from shapes import SHAPES, SHARED, describe, write_model
 from tools import TOOLS, Run, available, median_and_range, run_tool, versions_of
 from work import Work
@@ -203,7 +203,7 @@ def report(
     dtype = "bf16" if work.is_half else "float32"
     return "\n\n".join(
         [
-            f"## Training on {source.title}{'' if work.is_half else ' in float32'}: {describe(arguments.shape)}",
+            f"## Training on {source.title} in {arguments.dtype}: {describe(arguments.shape)}; {processor()}",
             table(header, rows),
             f"{work.num_steps} steps of {work.rows_per_step} rows ({arguments.warm_up} of them to warm up), LoRA r 8 "
             f"on q, k and v, {dtype}, two threads; medians of {len(rounds)} rounds, in turn, the ratio that of each "
