@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from glmtune.data.replies import ROLE_LINE, ReplyLayout, ReplyReader
 from glmtune.serving.answers import AnswerReader, StopStrings, TextStream, token_text
 
 
@@ -74,6 +75,18 @@ def test_without_a_chat_the_text_stays_as_it_is(demo_tokenizer: Any) -> None:
     ids = demo_tokenizer(" \n a \n", add_special_tokens=False)["input_ids"]
     pieces = [piece.text for token in ids for piece in reader.add(token)] + [piece.text for piece in reader.end()]
     assert "".join(pieces) == " \n a \n"
+
+
+def test_what_may_have_become_a_call_is_given_out_where_a_stop_string_ends_the_answer(demo_tokenizer: Any) -> None:
+    reader = AnswerReader(demo_tokenizer, stops=["STOP"], reader=ReplyReader(ReplyLayout(calls=ROLE_LINE)))
+    events = []
+    for token in demo_tokenizer("get_weather STOP and more", add_special_tokens=False)["input_ids"]:
+        events += reader.add(token)
+        if reader.is_stopped:
+            break
+    assert reader.is_stopped
+    assert "".join(event.text for event in events) == "get_weather"
+    assert reader.end() == []
 
 
 def test_the_bytes_of_a_token_are_told_where_its_text_is_no_character(demo_tokenizer: Any) -> None:

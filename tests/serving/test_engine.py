@@ -344,6 +344,27 @@ def test_a_cancelled_answer_that_waits_is_never_begun(engine: Engine, model: Mod
     assert model.num_read == 5
 
 
+def test_an_end_says_whether_there_was_no_room_left(engine: Engine) -> None:
+    cut, told = job(3)
+    engine.submit([cut])
+    written = [told.get(timeout=20) for _ in range(4)]
+    assert written[3] == End(is_cut=True)
+    engine._flights["a"].stops = {written[0].id}
+    free, told = job(3)
+    engine.submit([free])
+    assert told.get(timeout=20) == End(is_cut=False)
+
+
+def test_who_has_cancelled_is_told_nothing_any_more(engine: Engine, model: Model) -> None:
+    model.seconds = 0.3
+    made, told = job(50)
+    engine.submit([made])
+    assert isinstance(told.get(timeout=20), Token)
+    made.is_cancelled = True
+    engine.stop()
+    assert told.empty()
+
+
 def test_the_lengths_that_are_remembered_stay_few(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_flight, "MAX_LENGTHS", 6)
     for number in range(20):
