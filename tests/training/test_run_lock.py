@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -15,7 +16,7 @@ import pytest
 
 from glmtune import resume, train
 from glmtune.errors import GlmtuneError
-from glmtune.training.run_lock import hold_run
+from glmtune.training.run_lock import LOCK, hold_run
 
 HOLDER = """
 import sys
@@ -120,6 +121,20 @@ def test_a_worker_that_outlives_its_parent_does_not_hold_the_folder(tmp_path: Pa
         process.wait()
         with hold_run(run):  # the worker still waits for its input
             pass
+
+
+def test_a_child_that_leaves_the_parents_functions_leaves_its_lock_alone(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hold_run(tmp_path))
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                stack.close()
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert (tmp_path / LOCK).exists()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_reading_the_lock_file_does_not_let_go_of_it(tmp_path: Path) -> None:
