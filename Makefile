@@ -48,9 +48,9 @@ soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/soak.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # Puts realistic mistakes into a copy of the package, one at a time: the tests must find them. `ONLY=loss` tries those in
-# files whose path holds the word.
+# files whose path holds the word, `LINES='5 9'` those in lines of the list.
 mutants: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run_mutants.py --workers $(WORKERS) $(if $(ONLY),--only $(ONLY))
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run_mutants.py --workers $(WORKERS) $(if $(ONLY),--only $(ONLY)) $(if $(LINES),--lines $(LINES))
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Puts realistic mistakes into a copy of the package, one at a time, and runs the tests that must find them.
 
 `make mutants` tries every mistake in `mistakes.txt` and prints those that no test found; `ONLY=loss` tries those in
-files whose path holds the word. The libraries are imported once, and a process is forked for every mistake.
+files whose path holds the word, `LINES='5 9'` those in lines of the list. The libraries are imported once, and a
+process is forked for every mistake.
 """
 
 from __future__ import annotations
@@ -90,9 +91,14 @@ def main() -> None:
     """Try the mistakes and print what came of them; the exit code is 1 where one escaped or could not be tried."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a part of a file's path")
+    parser.add_argument("--lines", type=int, nargs="*", help="of the list, as they are named where one escapes")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    mistakes = [each for each in read_mistakes(LIST.read_text(encoding="utf-8")) if options.only in each.file]
+    mistakes = [
+        each
+        for each in read_mistakes(LIST.read_text(encoding="utf-8"))
+        if options.only in each.file and (options.lines is None or each.line in options.lines)
+    ]
     _import_libraries()
     with tempfile.TemporaryDirectory(prefix="glmtune-mutants-") as folder:
         outcomes = _try_all(mistakes, Path(folder), options.workers)
