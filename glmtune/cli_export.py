@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from glmtune.cli_options import check_model
-from glmtune.console import sigterm_as_ctrl_c
+from glmtune.console import ended_as_by_ctrl_c
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     from glmtune.serving.export import export as export_checkpoint
     from glmtune.serving.export_report import report
 
-    with sigterm_as_ctrl_c():
+    with ended_as_by_ctrl_c():
         exported = export_checkpoint(
             checkpoint,
             out,

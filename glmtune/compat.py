@@ -42,6 +42,14 @@ def shared_heads(attention: Callable[..., Any]) -> dict[str, Any]:
     return {"enable_gqa": True} if "enable_gqa" in inspect.signature(attention).parameters else {}
 
 
+PLAIN_PEFT_LOSES_PREFIX = (
+    "With transformers 5.24 or newer, `generate` of plain PEFT (up to 0.21) answers as the base model does, without "
+    "the prefix and without a word: the cache has another name there. Use `pip install 'transformers<5.24'`, or "
+    "glmtune itself (`glmtune infer`, `glmtune serve`), which hands the prefix on with every version."
+)
+"""What is told beside an exported prefix; see `let_peft_find_the_cache`, with which it can go."""
+
+
 @cache
 def let_peft_find_the_cache() -> None:
     """Let PEFT's preparation of inputs for `generate` meet the cache under the name that it knows.

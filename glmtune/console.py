@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from glmtune.errors import printable
+from glmtune.operating_system import signals
 
 
 def is_main_process() -> bool:
@@ -71,13 +72,20 @@ def _press_ctrl_c() -> None:
 
 
 @contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does: what is half written is removed, which by default it would not be."""
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a closed terminal, end the command as Ctrl-C does: what is half written is removed.
+
+    By default it would not be. What was ignored stays ignored, as `nohup` wants it.
+    """
+    former = {number: signal.getsignal(number) for number in signals("SIGTERM", "SIGHUP")}
+    handled = [number for number, handler in former.items() if handler is not signal.SIG_IGN]
+    for number in handled:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number in handled:
+            signal.signal(number, former[number])
 
 
 def ignore_library_warnings() -> None:

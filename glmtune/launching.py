@@ -27,7 +27,7 @@ from glmtune.operating_system import CAN_LEAD_WORKERS, signals
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-PASSED_ON = signals("SIGTERM", "SIGUSR1", "SIGINT")
+PASSED_ON = signals("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT")
 MONITOR_SECONDS = 0.1
 LAUNCHER_VARIABLE = "GLMTUNE_LAUNCHER_PID"
 STRANGE_LAUNCHERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun"}

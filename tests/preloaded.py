@@ -25,7 +25,7 @@ server.connect({address!r})
 request = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
 socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
 process = int(server.recv(20))
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, frame: os.kill(process, number))
 code = int(server.recv(20))
 sys.exit(code if code >= 0 else 128 - code)

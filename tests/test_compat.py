@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel, PeftModelForCausalLM, PrefixTuningConfig, PromptEncoderConfig, get_peft_model
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AutoModelForCausalLM, DynamicCache, Seq2SeqTrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Seq2SeqTrainingArguments
 
 from glmtune.compat import (
     CACHE,
     CHECKPOINTING,
     PEFT_CACHE,
+    PLAIN_PEFT_LOSES_PREFIX,
     RENAMED_CACHE,
     RENAMED_CHECKPOINTING,
     TRANSFORMERS,
@@ -48,6 +51,33 @@ def test_versions_are_asked_for_in_one_place() -> None:
 def test_there_are_two_names_of_the_cache_among_the_allowed_versions() -> None:
     """Fails where `CACHE` can go: write `cache` in its place then."""
     assert lowest_allowed("transformers") < RENAMED_CACHE
+
+
+PLAIN_PEFT = """
+import sys, torch
+from peft import PrefixTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
+prompt = torch.arange(20, 32)[None]
+options = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+base = model.generate(input_ids=prompt, **options).logits[0]
+prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8, num_layers=2, num_attention_heads=SHARED,
+                            token_dim=DIM, num_transformer_submodules=1)
+answer = get_peft_model(model, prefix).eval().generate(input_ids=prompt, **options).logits[0]
+print(torch.equal(base, answer))
+"""
+
+
+def test_plain_peft_loses_a_prefix_with_the_versions_that_an_exports_card_names(demo_model: str) -> None:
+    """Fails where a newer PEFT hands it on: the sentence of the card and of the README can be bounded then."""
+    config = AutoConfig.from_pretrained(demo_model)
+    shared = config.num_key_value_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    code = PLAIN_PEFT.replace("SHARED", str(shared)).replace("DIM", str(shared * size))
+    code = code.replace("num_layers=2", f"num_layers={config.num_hidden_layers}")
+    done = subprocess.run([sys.executable, "-c", code, demo_model], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{TRANSFORMERS >= RENAMED_CACHE}\n"
+    assert ".".join(map(str, RENAMED_CACHE)) in PLAIN_PEFT_LOSES_PREFIX
 
 
 def test_there_are_two_names_of_checkpointing_among_the_allowed_versions() -> None:

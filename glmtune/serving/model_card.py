@@ -13,9 +13,11 @@ from typing import Any
 import yaml
 
 import glmtune
+from glmtune.compat import PLAIN_PEFT_LOSES_PREFIX
 from glmtune.errors import GlmtuneError
 
 from .export_check import Check
+from .merging import METHOD_NAMES
 
 ARGUMENTS = (
     "learning_rate",
@@ -72,6 +74,8 @@ def model_card(facts: CardFacts, record: Mapping[str, Any], run_folder: Path | N
     """Return the card's text; `record` is the run's `run.yaml`, `step` the checkpoint's."""
     lines = [*_front_matter(facts), f"# {facts.name}", "", _summary(facts), ""]
     lines += ["## Use", "", "```python", *_usage(facts), "```", ""]
+    if facts.method == METHOD_NAMES["PREFIX_TUNING"]:
+        lines += [PLAIN_PEFT_LOSES_PREFIX, ""]
     if run_folder is not None:
         lines += _training(record, run_folder, step)
     lines += ["## Check of the export", "", *_check(facts), ""]

@@ -1,19 +1,20 @@
 """Runs that end on a signal: a checkpoint is saved after the step at hand, and the exit code says why.
 
-SIGTERM and SIGUSR1 (preemption, a warning of Slurm's; on Windows Ctrl-Break) and the first Ctrl-C set a mark, which
-all processes compare after every step and after every batch of an evaluation. What an evaluation that is broken off
-leaves undone stands in the checkpoint; `unfinished.py` makes up for it. Where no step is being taken, a signal ends
-the run at once.
+SIGTERM and SIGUSR1 (preemption, a warning of Slurm's; on Windows Ctrl-Break), SIGHUP (the terminal was closed) and the
+first Ctrl-C set a mark, which all processes compare after every step and after every batch of an evaluation. What an
+evaluation that is broken off leaves undone stands in the checkpoint; `unfinished.py` makes up for it. Where no step is
+being taken, a signal ends the run at once.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,7 +33,7 @@ from . import group_watch
 if TYPE_CHECKING:
     from .trainer import GlmTrainer
 
-BY_URGENCY = (None, *signals("SIGUSR1", "SIGTERM", "SIGBREAK", "SIGINT"))
+BY_URGENCY = (None, *signals("SIGUSR1", "SIGHUP", "SIGTERM", "SIGBREAK", "SIGINT"))
 """Where processes have received different signals, the later one here counts for all."""
 
 SAME_KEY_PRESS_SECONDS = 1.0
@@ -159,9 +160,9 @@ def collate_in_reader(collate: Callable[[list[Any]], Any], rows: list[Any]) -> A
     the process that it reads for, or when it is told to, all the same.
     """
     if get_worker_info() is not None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # One that was not forked has no handler of the run's for the terminal's Ctrl-C.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # One that was not forked has no handler of the run's for what a terminal sends, either.
+        for number in signals("SIGTERM", "SIGINT", "SIGHUP"):
+            signal.signal(number, signal.SIG_IGN)
     return collate(rows)
 
 
@@ -169,8 +170,9 @@ def _say_from_handler(text: str) -> None:
     try:
         say(text)
     except RuntimeError:
-        # The signal came in the middle of printing, which cannot be entered twice: the line is lost, nothing else.
-        return
+        # The signal came in the middle of printing, which cannot be entered twice: past the buffers, then.
+        with suppress(OSError, ValueError):  # a stream of a program's own may have no file
+            os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
 class StopAtSignal(TrainerCallback):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import resource
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -280,11 +285,15 @@ def test_a_full_disk_is_a_failure_told_in_one_line(
 
 
 def heed_ctrl_c() -> None:
-    """Let Ctrl-C through: where the tests run in the background, a shell has switched it off for all that follows."""
+    """Let Ctrl-C through: where the tests run in the background, a shell has switched it off for all that follows.
+
+    And the closing of a terminal, which `nohup` has switched off.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 75)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 75), ("SIGHUP", 75)])
 def test_a_signal_saves_and_ends_with_a_code_of_its_own(
     name: str, code: int, workplace: Path, demo_data: Path, program: Path
 ) -> None:
@@ -309,6 +318,35 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(
     assert f"received {name}: saving after this step\n" in rest
     end = f"stopped at step {step}: `glmtune resume {name}` goes on from {saved}\n"
     assert rest.endswith(end + ("interrupted\n" if name == "SIGINT" else ""))
+
+
+def test_a_run_whose_terminal_is_closed_saves_and_ends(workplace: Path, demo_data: Path) -> None:
+    arguments = ["train", str(demo_data), "demo", "config.yaml", "--set", "training_args.output_dir=closed",
+                 "--set", "training_args.max_steps=100000", "--set", "training_args.save_steps=100000",
+                 "--set", "training_args.logging_steps=1"]  # fmt: skip
+    terminal, inside = os.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # room for a bar
+
+    def take_terminal() -> None:
+        heed_ctrl_c()
+        fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "glmtune", *arguments], cwd=workplace, stdin=inside, stdout=inside, stderr=inside,
+        start_new_session=True, preexec_fn=take_terminal,
+    )  # fmt: skip
+    try:
+        os.close(inside)
+        seen = b""
+        while not re.search(rb" [1-9]\d*/100000", seen):
+            assert select.select([terminal], [], [], 100)[0], "nothing more was said for long"
+            seen += os.read(terminal, 4096)
+        time.sleep(1)
+        os.close(terminal)
+        assert process.wait(60) == 75
+    finally:
+        process.kill()
+    assert len(checkpoints_of(workplace / "closed")) == 1
 
 
 @pytest.mark.parametrize("verb", ["eval", "infer", "infer --stream"])

@@ -35,7 +35,7 @@ from glmtune.launching import end_with_launcher
 
 rank = os.environ["RANK"]
 received = []
-for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, lambda number, frame: received.append(signal.Signals(number).name))
 end_with_launcher()
 Path(f"ready-{rank}").write_text(str(os.getpid()))
@@ -82,7 +82,7 @@ def received_by_workers(folder: Path) -> list[str]:
     "names",
     [
         ["SIGINT", "SIGINT"],
-        *(pytest.param([name], marks=pytest.mark.long) for name in ("SIGTERM", "SIGUSR1", "SIGINT")),
+        *(pytest.param([name], marks=pytest.mark.long) for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT")),
     ],
     ids=" ".join,
 )

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import glmtune
 from glmtune import GlmtuneError, generate
+from glmtune.compat import PLAIN_PEFT_LOSES_PREFIX
 from glmtune.errors import RunFailure
 from glmtune.modeling.loading import load_model
 from glmtune.modeling.sources import find_model
@@ -100,6 +101,7 @@ def test_a_merged_adapter_is_the_same_model_in_plain_transformers(
     assert plain_answers(model, tokenizer) == answers
     assert answers != generate(demo_model, QUESTIONS[:3], do_sample=False, max_new_tokens=12)
     assert not list((tmp_path / "out").glob("adapter*"))
+    assert "plain PEFT" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert 0 < exported.check.distance.largest < 1e-3 < exported.adapter_effect.largest
     assert exported.check.differences == ()
 
@@ -168,6 +170,7 @@ def test_a_prefix_is_exported_as_the_adapter_that_it_is(adapter, demo_model, tmp
     assert answers != generate(demo_model, QUESTIONS[:3], do_sample=False, max_new_tokens=12)
     assert not (out / "model.safetensors").exists()
     assert exported.check.distance.largest == 0
+    assert f"```\n\n{PLAIN_PEFT_LOSES_PREFIX}\n" in (out / "README.md").read_text(encoding="utf-8")
     told = report(exported)
     assert told[0] == (
         f"{out}: a P-Tuning v2 adapter, which cannot be merged, 1 file of 8.3 kB; "

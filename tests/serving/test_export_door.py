@@ -30,13 +30,13 @@ def test_a_full_disk_is_a_failure_told_in_one_line_that_leaves_nothing(demo_mode
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_or_sigterm_leaves_nothing_behind(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_sigterm_or_a_closed_terminal_leaves_nothing_behind(
     number: signal.Signals, program: Path, demo_model: str, tmp_path: Path
 ) -> None:
     with subprocess.Popen(
         [program, *EXPORT], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)],
     ) as process:  # fmt: skip
         assert process.stderr is not None
         while not process.stderr.readline().startswith("loading what was written"):

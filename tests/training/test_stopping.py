@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from glmtune import resume, train
 from glmtune.errors import EXIT_PREEMPTED, GlmtuneError
 from glmtune.training import checkpoint, preparation
-from glmtune.training.stopping import Preempted
+from glmtune.training.stopping import Preempted, _say_from_handler
 from glmtune.training.trainer import GlmTrainer
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -278,16 +280,56 @@ def test_handlers_are_put_back(demo_data: Path, write_config, send) -> None:
     def of_a_notebook(number: int, frame: object) -> None:
         raise AssertionError("not called while the run handles signals")
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
     former = [signal.signal(number, of_a_notebook) for number in numbers]
     try:
         send(GlmTrainer, "training_step", call=2)
         with pytest.raises(Preempted):
             train(demo_data, "demo", write_config("lora", max_steps=2))
-        assert [signal.getsignal(number) for number in numbers] == [of_a_notebook] * 3
+        assert [signal.getsignal(number) for number in numbers] == [of_a_notebook] * 4
     finally:
         for number, handler in zip(numbers, former):
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_what_was_ignored_at_the_start_stays_ignored(number: int, demo_data: Path, write_config, send, capsys) -> None:
+    """As `nohup` wants it, and a shell for programs in the background."""
+    former = signal.signal(number, signal.SIG_IGN)
+    try:
+        send(GlmTrainer, "training_step", call=1, number=number)
+        run = train(demo_data, "demo", write_config(max_steps=2, eval_strategy="no"))
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, former)
+    assert (run / "checkpoint-2").is_dir()
+    assert "received" not in capsys.readouterr().err
+
+
+def test_a_signal_in_the_middle_of_printing_loses_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "log").open("wb", buffering=0) as log:
+
+        class Terminal(io.RawIOBase):
+            was_met = False
+
+            def writable(self) -> bool:
+                return True
+
+            def fileno(self) -> int:
+                return log.fileno()
+
+            def write(self, content: Any) -> int:
+                if not self.was_met:
+                    self.was_met = True
+                    _say_from_handler("received SIGTERM: saving after this step")
+                return log.write(content) or 0
+
+        stream = io.TextIOWrapper(io.BufferedWriter(Terminal()), encoding="utf-8", line_buffering=True)
+        monkeypatch.setattr(sys, "stderr", stream)
+        print("step 1/2", file=sys.stderr)
+        monkeypatch.undo()
+    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert lines == ["received SIGTERM: saving after this step", "step 1/2"]
 
 
 def test_processes_that_read_rows_do_not_die_of_the_signal(
