@@ -44,8 +44,8 @@ def shared_heads(attention: Callable[..., Any]) -> dict[str, Any]:
 
 PLAIN_PEFT_LOSES_PREFIX = (
     "With transformers 5.24 or newer, `generate` of plain PEFT (up to 0.21) answers as the base model does, without "
-    "the prefix and without a word: the cache has another name there. Use `pip install 'transformers<5.24'`, or "
-    "glmtune itself (`glmtune infer`, `glmtune serve`), which hands the prefix on with every version."
+    "the prefix: the cache has another name there. Use `pip install 'transformers<5.24'`, or glmtune "
+    "itself (`glmtune infer`, `glmtune serve`), which hands the prefix on with every version."
 )
 """What is told beside an exported prefix; see `let_peft_find_the_cache`, with which it can go."""
 
