@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
+import sys
 from typing import Any
 
 from .conversation import RowError
@@ -24,8 +26,28 @@ def parse(text: str) -> Any:
         raise
     except json.JSONDecodeError as error:
         raise RowError(f"not JSON: {error}{likely_cause(error)}") from None
-    except ValueError as error:
-        raise RowError(f"not JSON: {error}") from None
+    except ValueError:  # Python's bound: reading them takes time that grows with the square of their length
+        most = sys.get_int_max_str_digits()
+        raise RowError(f"a number of more than {most:,} digits stands in it; write it as text, in quotes") from None
+
+
+def parse_cell(cell: str) -> Any:
+    """Return the list or object that a cell of a table is the text of, in JSON or as Python writes it, else the cell.
+
+    NumPy puts a line break, and no comma, between the objects of an array; in the texts of Python's own form a line
+    break is always written as an escape.
+    """
+    if not cell.lstrip().startswith(("[", "{")):
+        return cell
+    try:
+        return parse(cell)
+    except RowError:
+        pass
+    try:
+        value = ast.literal_eval(re.sub(r"\}\r?\n *\{", "}, {", cell.strip()))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    return value if isinstance(value, (list, dict)) else cell
 
 
 def likely_cause(error: json.JSONDecodeError) -> str:

@@ -62,6 +62,92 @@ def test_a_row_that_is_marked_as_bad_is_refused(row: dict[str, Any], key: str, v
     assert reason_of(row | {key: value}) == f"the answer is marked as bad (`{key}` is `{shown}`), so it is not trained"
 
 
+BAD_MARKS = [
+    *(
+        {key: True}
+        for key in ("flagged", "is_flagged", "hidden", "spam", "toxic", "unsafe", "thumbs_down", "is_removed")
+    ),
+    *(
+        {key: False}
+        for key in ("kto_label", "thumbs_up", "valid", "is_valid", "keep", "use", "review_result", "is_safe")
+    ),
+    *({"status": word} for word in ("deleted", "Hidden", "spam", "not approved", "已删除", "作废")),
+    *({key: "2024-01-01"} for key in ("deleted_at", "hidden_on", "deleted_by", "flagged_reason", "删除时间")),
+    {"approved": "no"},
+    {"标签": "差"},
+    {"好坏": "坏"},
+    {"质量": "低"},
+    {"是否删除": "是"},
+    {"已删除": 1},
+    {"是否采用": "否"},
+    {"审核状态": "未通过"},
+    {"feedback": "negative"},
+    {"metadata": {"label": False}},
+    {"metadata": '{"label": false}'},
+    {"metadata": "{'deleted': True}"},
+    {"metadata.deleted": "True"},
+    {"meta": {"deleted": True, "x": 1}},
+    {"meta": {"moderation": {"flagged": True}}},
+    {"moderation": {"flagged": True}},
+    {"openai_moderation": [{"flagged": False}, {"flagged": True}]},
+    {"label": [0]},
+    {"label": {"value": False}},
+    {"spam": {"value": 1.0, "count": 3}},
+]
+
+
+@SHAPE
+@pytest.mark.parametrize("mark", BAD_MARKS, ids=str)
+def test_a_mark_of_bad_is_heeded_whatever_it_is_called(row: dict[str, Any], mark: dict[str, Any]) -> None:
+    [key] = mark
+    reason = reason_of(row | mark)
+    assert reason.startswith(f"the answer is marked as bad (`{key}` is ")
+    assert reason.endswith("), so it is not trained")
+
+
+@pytest.mark.parametrize("mark", [mark for mark in BAD_MARKS if "metadata" not in mark], ids=str)
+def test_a_mark_of_bad_in_a_message_is_heeded_whatever_it_is_called(mark: dict[str, Any]) -> None:
+    [conversation] = to_conversations({"messages": [USER, ASSISTANT | mark, USER, ASSISTANT]})
+    assert [message.loss for message in conversation.messages] == [None, 0.0, None, None]
+
+
+@SHAPE
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"label": "spam"},
+        {"label": "sports"},
+        {"标签": "体育"},
+        {"labels": [0]},
+        {"status": "done"},
+        {"state": "CA"},
+        {"rating": 0},
+        {"quality": 0},
+        {"rating": "negative"},
+        {"toxicity": 0.9},
+        {"toxic": 0.02},
+        {"negative": "a"},
+        {"reject_reason": "short"},
+        {"rejected_reason": "short"},
+        {"deleted_at": "0000-00-00 00:00:00"},
+        {"deleted_at": "NaT"},
+        {"redacted": True},
+        {"verified": False},
+        {"metadata": {"id": 0, "stars": 0, "url": "x"}},
+        {"meta": {"pile_set_name": "x"}},
+        {"metadata": "no JSON, {"},
+        {"user": {"deleted": True}},
+        {"candidates": [{"is_correct": False}]},
+        {"labels": {"name": ["spam"], "value": [0.0]}},
+        {"\nis\n": False},
+    ],
+    ids=str,
+)
+def test_what_is_no_mark_of_the_answer_is_told(row: dict[str, Any], beside: dict[str, Any]) -> None:
+    read = read_row(row | beside)
+    assert (read.parts, read.unread) == (read_row(row).parts, tuple(beside))
+
+
 @SHAPE
 @pytest.mark.parametrize(
     ("key", "value"),
@@ -100,6 +186,69 @@ def test_the_weight_of_a_row_is_that_of_its_answers(row: dict[str, Any], key: st
         shown = "false" if value is False else value
         assert reason_of(row | {key: value}) == f"the row is not to be trained (`{key}` is `{shown}`)"
     assert "expected a weight of at least 0" in reason_of(row | {key: -1})
+
+
+@SHAPE
+@pytest.mark.parametrize(
+    "weight",
+    [
+        *(
+            {"weight": value}
+            for value in ("0,5", "1/2", "high", "50%", 1e300, "inf", [0.5, 1], [], {}, {"a": 1}, [None])
+        ),
+        *({key: [0, 0]} for key in ("weights", "loss_mask", "train_mask", "loss_scale", "权重")),
+        {"sample_weight": "0%"},
+        {"weight": [0]},
+        {"loss_scale": 0},
+        {"train_mask": [1, 0]},
+        {"loss": 0.5},
+        {"train": 2},
+        {"mask": [0, 1]},
+        {"mask": 1},
+    ],
+    ids=str,
+)
+def test_a_weight_of_a_row_that_cannot_be_honoured_is_refused(row: dict[str, Any], weight: dict[str, Any]) -> None:
+    [(key, value)] = weight.items()
+    if value in ([], {}, [None]):
+        assert read_row(row | weight) == read_row(row)
+        return
+    assert f"`{key}`" in reason_of(row | weight)
+
+
+@SHAPE
+def test_masks_and_lists_that_weigh_alike_are_a_weight(row: dict[str, Any]) -> None:
+    for nothing_new in ({"loss_mask": [1, 1]}, {"weights": [1]}, {"train_mask": True}, {"loss_scale": "1"}):
+        assert read_row(row | nothing_new) == read_row(row)
+    assert read_row(row | {"mask": "User"}).unread == ("mask",)
+    assert to_conversations(row | {"loss_scale": [0.5]})[0].messages[-1].loss == 0.5
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"label": False}, {"flagged": True}, {"loss_scale": 0.5}])
+def test_a_mark_of_a_part_of_a_message_is_refused(mark: dict[str, Any]) -> None:
+    function = {"name": "f", "arguments": "{}"}
+    answers: list[dict[str, Any]] = [
+        {"tool_calls": [{"function": function} | mark]},
+        {"tool_calls": [{"function": function | mark}]},
+        {"function_call": function | mark},
+        {"content": [{"type": "text", "text": "b"} | mark]},
+    ]
+    for answer in answers:
+        assert "expected such marks in the message itself" in reason_of(
+            {"messages": [USER, {"role": "assistant"} | answer, *([USER, ASSISTANT] if "content" in answer else [])]}
+        )
+
+
+@pytest.mark.parametrize("key", ["mask", "train_detail", "training_detail"])
+def test_a_mask_of_another_tool_in_a_message_is_refused(key: str) -> None:
+    value = 1 if key == "mask" else [{"begin_offset": 0, "end_offset": 1, "train": False}]
+    assert f"message 1 has `{key}`" in reason_of({"messages": [USER, ASSISTANT | {key: value}]})
+
+
+def test_a_mask_in_a_message_is_its_weight() -> None:
+    for key in ("loss_mask", "train_mask"):
+        [conversation] = to_conversations({"messages": [USER, ASSISTANT | {key: 0}, USER, ASSISTANT | {key: 1}]})
+        assert [message.loss for message in conversation.messages] == [None, 0.0, None, 1.0]
 
 
 def test_the_weight_of_a_row_multiplies_that_of_its_messages_and_leaves_context_untrained() -> None:
@@ -178,6 +327,73 @@ def test_a_rejected_answer_beside_a_good_one_is_not_used(key: str, value: Any) -
 )
 def test_a_row_that_does_not_say_which_answer_is_good_is_refused(row: dict[str, Any], reason: str) -> None:
     assert reason_of(row) == reason
+
+
+PAIRS = [
+    SHAPES["preference"],
+    {"prompt": "a", "chosen_response": "b", "rejected_response": "c"},
+    {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [REJECTED]},
+    SHAPES["alpaca"] | {"rejected_response": "c"},
+]
+
+
+@pytest.mark.parametrize("row", PAIRS)
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"score_chosen": "1.5", "score_rejected": "2"},
+        {"chosen_rating": 1, "rejected_rating": 2.0},
+        {"chosen_reward": -2, "rejected_reward": "-1"},
+        {"reward_chosen": [1], "reward_rejected": [2]},
+        {"chosen score": "1", "rejected score": "2"},
+        {"chosen.score": 1, "rejected.score": 2},
+        {"preferred_score": 1, "non_preferred_score": 2},
+        {"winner_votes": 1, "loser_votes": 2},
+        {"chosen_rank": 2, "rejected_rank": 1},
+        {"scores": {"chosen": 1, "rejected": 2}},
+        {"scores": '{"chosen": 1, "rejected": 2}'},
+        {"metadata": {"chosen_score": 1, "rejected_score": 2}},
+        {"margin": -0.5},
+        {"reward_margin": "-1"},
+        {"winner": "rejected"},
+        {"better": "Rejected"},
+        {"chosen_label": False},
+        {"chosen_label": False, "rejected_label": True},
+        {"chosen_is_correct": None, "rejected_is_correct": True},
+        {"chosen_quality": "poor"},
+    ],
+    ids=str,
+)
+def test_a_pair_that_its_scores_contradict_is_refused(row: dict[str, Any], beside: dict[str, Any]) -> None:
+    assert reason_of(row | beside).endswith("; which answer is good is not clear")
+
+
+@pytest.mark.parametrize("row", PAIRS)
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"score_chosen": 2, "score_rejected": 2},
+        {"chosen_rating": "10", "rejected_rating": "9"},
+        {"chosen_rank": 1, "rejected_rank": 2},
+        {"chosen_length": 1, "rejected_length": 2},
+        {"logps_chosen": -9, "logps_rejected": -8},
+        {"chosen_model": "x", "rejected_model": "y"},
+        {"margin": 0.1},
+        {"winner": "model_a"},
+        {"winner": "chosen"},
+        {"chosen_label": True, "rejected_label": False},
+        {"scores": {"chosen": 2, "rejected": 1}},
+    ],
+    ids=str,
+)
+def test_a_pair_that_its_scores_bear_out_is_read(row: dict[str, Any], beside: dict[str, Any]) -> None:
+    read = read_row(row | beside)
+    assert (read.parts, read.unread) == (read_row(row).parts, tuple(beside))
+
+
+def test_scores_inside_the_two_answers_are_compared() -> None:
+    row = {"prompt": "a", "chosen": ASSISTANT | {"score": 1}, "rejected": REJECTED | {"score": 2}}
+    assert reason_of(row) == "`chosen_score` is 1, below `rejected_score`, 2; which answer is good is not clear"
 
 
 def test_a_format_that_is_named_says_which_of_two_answers_is_read() -> None:

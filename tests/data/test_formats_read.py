@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from glmtune.data.conversation import TEXT, Message
-from glmtune.data.formats import FORMATS, RowFormat, to_conversation, to_conversations, to_row
+from glmtune.data.conversation import TEXT, Conversation, Message
+from glmtune.data.formats import FORMATS, RowFormat, read_row, to_conversation, to_conversations, to_row
 
 
 def system(content: str = "", **more: Any) -> Message:
@@ -531,3 +531,34 @@ def test_the_glm4_form_has_only_what_is_set() -> None:
     }
     assert to_row(to_conversation({"prompt": "a", "response": "b"})) == {"prompt": "a", "response": "b"}
     assert to_row(to_conversation({"text": "a"})) == {"text": "a"}
+
+
+@pytest.mark.parametrize("key", ["args", "input", "params", "kwargs", "parameters", "tool_input", "action_input"])
+@pytest.mark.parametrize("arguments", [{"x": 1}, '{"x": 1}'])
+def test_the_arguments_of_a_call_are_read_whatever_they_are_called(key: str, arguments: Any) -> None:
+    call = {"name": "f", key: arguments}
+    answers = [
+        {"tool_calls": [call | {"id": "1", "type": "tool_call"}]},
+        {"tool_calls": [{"type": "function", "function": call}]},
+        {"tool_calls": [{"function": {"name": "f"}, key: arguments}]},
+        {"function_call": call},
+    ]
+    question, result = {"role": "user", "content": "a"}, {"role": "tool", "content": "o"}
+    answer = {"role": "assistant", "content": "b"}
+    rows = [{"messages": [question, {"role": "assistant"} | each, result, answer]} for each in answers]
+    rows.append(
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "function_call", "value": json.dumps(call)},
+                {"from": "observation", "value": "o"},
+                {"from": "gpt", "value": "b"},
+            ]
+        }
+    )
+    rows.append({"conversations": [question, {"role": "tool", "observation": "o"} | call, answer]})
+    for row in rows:
+        read = read_row(row)
+        [conversation] = [part for part in read.parts if isinstance(part, Conversation)]
+        called = conversation.messages[1]
+        assert (called.metadata, called.content, read.unread) == ("f", '{"x": 1}', ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -195,3 +196,34 @@ def test_a_row_is_refused_with_the_reason_in_full(row: Any, reason: str) -> None
     with pytest.raises(RowError) as caught:
         to_conversations(row)
     assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ({"name": "f", "arguments": {}, "args": {"x": 1}}, "has `arguments` and `args`; expected one of them"),
+        (
+            {"function": {"name": "f", "params": {}}, "input": {"x": 1}},
+            "has `params` and `input`; expected one of them",
+        ),
+        (
+            {"function": {"name": "f", "arguments": {}}, "arguments": {"x": 1}},
+            "has `arguments` and `arguments`; expected one of them",
+        ),
+        ({"name": "f", "x": 1}, "has no `arguments` but `x`; expected `arguments`"),
+        (
+            {"function": {"name": "f", "call_args": {"x": 1}}},
+            "has no `arguments` but `call_args`; expected `arguments`",
+        ),
+        ({"function": {"name": "f"}, "payload": "{}x"}, "has no `arguments` but `payload`; expected `arguments`"),
+    ],
+)
+def test_a_call_whose_arguments_may_stand_elsewhere_is_refused(call: dict[str, Any], reason: str) -> None:
+    rows = [
+        {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": json.dumps(call)}]},
+    ]
+    for row in rows:
+        with pytest.raises(RowError) as caught:
+            to_conversations(row)
+        assert str(caught.value) == f"a tool call of message 1 {reason}"

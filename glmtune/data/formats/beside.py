@@ -13,6 +13,7 @@ from .marks import refuse_bad, row_weight
 from .media import refuse_media
 from .pairs import CHAT_KEYS, is_message_list
 from .preference import CHOSEN_KEYS, INPUT_KEYS, REJECTED_KEYS, check_rejected, pair_of
+from .scores import check_scores
 from .sharegpt import are_turns
 from .table import Format
 from .toolalpaca import INSTANCE_KEYS
@@ -39,6 +40,8 @@ class Beside:
             return False
         chosen = conversations[0].messages
         found = [check_rejected(row[key], key, chosen) for key in self.rejected]
+        if any(found):
+            check_scores(row)
         return any(found)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from glmtune.data import json_text
 from glmtune.data.conversation import RowError, is_blank
 
-from .marks import LOSS_KEYS, marked_bad
+from .marks import LOSS_KEYS, marked_bad, refuse_marks, refuse_unclear
 
 PLAIN_KEYS = frozenset(("role", "content", "from", "value", "tool_calls", "tool_call_id", "name", "metadata"))
 """Keys of a message that hold neither a weight nor reasoning nor anything but text."""
@@ -59,6 +59,8 @@ def joined_text(value: Any, name: str) -> str:
     others = sorted({str(kind) for kind in kinds if kind != "text"})
     if others:
         raise RowError(f"{name} has parts of type {', '.join(others)}; expected text only")
+    for part in value:
+        refuse_marks(part, f"a part of {name}")
     texts = [part["text"] if "text" in part else part.get("value") for part in value]  # `value` is LLaMA-Factory's
     if not all(isinstance(text, str) for text in texts):
         raise RowError(f"{name} has a text part without `text`")
@@ -89,6 +91,7 @@ def loss_weight(raw: dict[str, Any], role: str, number: int) -> float | None:
     """
     if raw.keys() <= PLAIN_KEYS:
         return None
+    refuse_unclear(raw, number)
     given = {key: raw[key] for key in LOSS_KEYS if raw.get(key) is not None}
     if role == "assistant" and marked_bad(raw):
         return 0.0

@@ -11,7 +11,7 @@ from glmtune.data.conversation import ROLES, Conversation, Message, RowError
 
 from .fields import PLAIN_KEYS, joined_text, kind, loss_weight, says_nothing, to_json
 from .media import refuse_media
-from .tools import check_role_line, tool_call, tools_from_texts, tools_text
+from .tools import arguments_in, check_role_line, tool_call, tools_from_texts, tools_text
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 """Keys of a row under which the system's text stands beside the messages."""
@@ -213,8 +213,7 @@ def _call_and_observation(raw: dict[str, Any], number: int) -> list[Message]:
         observation = to_json(observation, f"`observation` of message {number}")
     if not observation:
         raise RowError(f"`observation` of message {number} is empty; expected what the tool answered")
-    function = {"name": raw.get("name"), "parameters": raw.get("parameters")}
-    call = tool_call(function, number, loss_weight(raw, "assistant", number))
+    call = tool_call({"name": raw.get("name"), **arguments_in(raw)}, number, loss_weight(raw, "assistant", number))
     # No number for the second one: messages of one number are one message of the row.
     return [call, Message(role="observation", content=observation)]
 

@@ -11,6 +11,7 @@ from glmtune.data.conversation import Conversation, Message, RowError, is_blank
 from .fields import joined_text, kind, required_text, says_nothing
 from .messages import SYSTEM_KEYS, read_messages, with_row
 from .pairs import alpaca_question, history_of, is_message_list, refuse_history, untrained
+from .scores import check_scores
 from .sharegpt import are_turns, read_turns
 
 PAIRS = (
@@ -35,13 +36,6 @@ QUESTIONS = ("conversations", "messages", "instruction", "prompt", "question", "
 INPUT_KEYS = ("messages", "tools", "functions")
 """Keys of the object that OpenAI has in `input`."""
 
-SCORES = (
-    ("score_chosen", "score_rejected"),
-    ("chosen_score", "rejected_score"),
-    ("chosen_rating", "rejected_rating"),
-    ("chosen-rating", "rejected-rating"),
-    ("chosen_avg_rating", "rejected_avg_rating"),
-)
 _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
@@ -68,7 +62,7 @@ def from_preference(row: dict[str, Any]) -> list[Conversation]:
         raise RowError(f"`{chosen_key}` answers nothing; expected {keys} or `{QUESTIONS[3]}` beside it")
     if check_rejected(row[rejected_key], rejected_key, chosen) and row[rejected_key] == row[chosen_key]:
         raise RowError(f"`{rejected_key}` is the same as `{chosen_key}`; which one is good is not clear")
-    _check_scores(row)
+    check_scores(row, (chosen_key, rejected_key))
     return [with_row(row, [*untrained(context), *chosen])]
 
 
@@ -171,13 +165,6 @@ def _check_repeated(context: list[Message], chosen: list[Message], row: dict[str
     for message in context:
         if (message.role, message.content) not in repeated:
             raise RowError(f"`{_question_key(row)}` is not what the chosen answer repeats; expected one question")
-
-
-def _check_scores(row: dict[str, Any]) -> None:
-    for good, bad in SCORES:
-        first, second = row.get(good), row.get(bad)
-        if isinstance(first, (int, float)) and isinstance(second, (int, float)) and first < second:
-            raise RowError(f"`{good}` is {first}, below `{bad}`, {second}; which answer is good is not clear")
 
 
 def _turns(items: Any, key: str, first_number: int = 0) -> list[Message]:

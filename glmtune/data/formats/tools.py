@@ -8,7 +8,14 @@ from typing import Any
 from glmtune.data import json_text
 from glmtune.data.conversation import Message, RowError, is_blank
 
-from .fields import from_json, kind, to_json
+from .fields import from_json, kind, says_nothing, to_json
+from .marks import refuse_marks
+
+ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "params", "kwargs", "tool_input", "action_input")
+"""What the arguments of a call are called: by OpenAI, Llama and ChatGLM3, LangChain, Anthropic and others."""
+
+CALL_KEYS = frozenset(("id", "type", "index", "function", "name", "call_id", "tool_call_id", "description", "strict"))
+"""Keys of a call that hold none of its arguments."""
 
 _IDENTIFIER = r"[^\W\d][\w.-]*"
 _NAME = re.compile(rf"\s*({_IDENTIFIER})[ \t]*[:：]\s*")
@@ -79,14 +86,35 @@ def tool_call(call: Any, number: int, loss: float | None = None, *, is_prompt: b
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise RowError(f"a tool call of message {number} has no function name")
-    arguments, parameters = function.get("arguments"), function.get("parameters")  # as Llama and ChatGLM3 call them
-    if arguments is not None and parameters is not None:
-        raise RowError(f"a tool call of message {number} has `arguments` and `parameters`; expected one of them")
-    arguments = parameters if arguments is None else arguments
-    name = function.get("name")
+    arguments, name = _arguments(call, function, number), function.get("name")
     if isinstance(arguments, str) and not is_blank(arguments) and not is_prompt:
         _check_arguments(arguments, name, number)
     return call_message(name, arguments, number, loss)
+
+
+def arguments_in(call: dict[str, Any]) -> dict[str, Any]:
+    """Return what a call holds under keys of arguments."""
+    return {key: call[key] for key in ARGUMENT_KEYS if call.get(key) is not None}
+
+
+def _arguments(call: dict[str, Any], function: dict[str, Any], number: int) -> Any:
+    """Return the arguments of a call, under whatever key they stand; raise where they may stand elsewhere."""
+    if call.keys() == {"name", "arguments"}:
+        return call["arguments"]
+    whole = call if function is call else call | function
+    refuse_marks(call, f"a tool call of message {number}")
+    refuse_marks(whole, f"a tool call of message {number}")
+    found = [*arguments_in(function).items(), *(arguments_in(call).items() if function is not call else ())]
+    if len(found) > 1:
+        (first, _), (second, _), *_ = found
+        raise RowError(f"a tool call of message {number} has `{first}` and `{second}`; expected one of them")
+    if found:
+        return found[0][1]
+    others = [key for key, value in whole.items() if key not in CALL_KEYS and not says_nothing(value)]
+    if others:
+        names = ", ".join(f"`{key}`" for key in others)
+        raise RowError(f"a tool call of message {number} has no `arguments` but {names}; expected `arguments`")
+    return None
 
 
 def _check_arguments(arguments: str, name: Any, number: int) -> None:

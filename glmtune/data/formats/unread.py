@@ -10,6 +10,7 @@ from .fields import says_nothing
 from .marks import LOSS_KEYS, verdict
 from .messages import REASONING_KEYS, is_reasoning
 from .sharegpt import CALLS, SPEAKERS
+from .tools import ARGUMENT_KEYS
 
 _HARMLESS = """
     id _id ids uid uuid guid idx index row_id row_index sample_id example_id record_id item_id doc_id
@@ -26,11 +27,11 @@ HARMLESS = frozenset(_HARMLESS.split()) | {"", "Unnamed: 0", "unnamed: 0"}
 ROLE_KEYS = frozenset(("role", "content", "metadata", "tools", "tool_calls", "function_call", *LOSS_KEYS)) | HARMLESS
 ASSISTANT_KEYS = ROLE_KEYS | frozenset(REASONING_KEYS)
 RESULT_KEYS = ROLE_KEYS | {"name", "tool_call_id"}
-CALL_AND_RESULT_KEYS = frozenset(("role", "name", "parameters", "observation", "tool_call_id", *LOSS_KEYS)) | HARMLESS
+CALL_AND_RESULT_KEYS = frozenset(("role", "name", *ARGUMENT_KEYS, "observation", "tool_call_id", *LOSS_KEYS)) | HARMLESS
 FROM_KEYS = frozenset(("from", "value", *LOSS_KEYS)) | HARMLESS
 SPOKEN_KEYS = FROM_KEYS | frozenset(REASONING_KEYS)
-CALL_KEYS = frozenset(("id", "type", "index", "function"))
-FUNCTION_KEYS = frozenset(("name", "arguments", "parameters"))
+CALL_KEYS = frozenset(("id", "type", "index", "function", *ARGUMENT_KEYS))
+FUNCTION_KEYS = frozenset(("name", *ARGUMENT_KEYS))
 BARE_CALL_KEYS = CALL_KEYS | FUNCTION_KEYS
 PART_KEYS = frozenset(("type", "text"))
 
