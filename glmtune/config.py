@@ -45,8 +45,9 @@ AT_LEAST_ONE = (
 
 
 NUMBER_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (("learning_rate",), "a finite number above 0", lambda value: 0 < value < math.inf),
     (
-        ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "eval_delay"),
+        ("weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "eval_delay"),
         "a finite number, 0 or more",
         lambda value: 0 <= value < math.inf,
     ),
@@ -161,6 +162,9 @@ class RunConfig:
             return "sft"
         return METHODS.get(self.peft_config["peft_type"], self.peft_config["peft_type"].lower())
 
+
+WITHOUT_WARM_UP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Values of `lr_scheduler_type` that pay no heed to `warmup_steps`."""
 
 DERIVED = ("generation_config", "source", "notices")
 """Fields of `RunConfig` that are not keys of a file."""
@@ -340,6 +344,14 @@ def _length_rules(arguments: Mapping[str, Any]) -> Iterator[_Rule]:
         if not epochs > 0
         else f"expected a number, found `{epochs}`",
         "set `num_train_epochs` or `max_steps`",
+    )
+    # A file of DeepSpeed's may bring a scheduler of its own; what a run does with it shows in its steps.
+    has_warm_up = arguments["lr_scheduler_type"] not in WITHOUT_WARM_UP and not arguments["deepspeed"]
+    yield _Rule(
+        ("training_args.warmup_steps", "training_args.max_steps"),
+        steps != 1 or not has_warm_up or not arguments["warmup_steps"],
+        "the learning rate of a warm-up begins at 0, and `max_steps: 1` leaves no other step: nothing would be trained",
+        "leave `warmup_steps` out, or raise `max_steps`",
     )
 
 

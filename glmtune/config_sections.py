@@ -9,6 +9,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from glmtune.config_adapter_keys import TASK, settle_adapter
 from glmtune.config_training_keys import settle_noted, settle_refused
 from glmtune.config_types import check_fields
 from glmtune.errors import GlmtuneError, install_hint, nearest
@@ -89,6 +90,7 @@ def peft_section(source: Source) -> dict[str, Any] | None:
         )
         return None
     arguments = check_fields(source, "peft_config", given, classes[peft_type], homes={})
+    arguments = settle_adapter(source, peft_type, arguments)
     has_prefix = "num_virtual_tokens" in [field.name for field in fields(classes[peft_type])]
     if has_prefix and (arguments.get("num_virtual_tokens") or 0) < 1:
         source.complain(
@@ -97,7 +99,7 @@ def peft_section(source: Source) -> dict[str, Any] | None:
         )
     if not any(key.startswith("peft_config") for key in source.wrong_keys):
         _try_peft_config(source, classes[peft_type], arguments)
-    return {"peft_type": peft_type, "task_type": "CAUSAL_LM", **arguments}
+    return {"peft_type": peft_type, "task_type": TASK, **arguments}
 
 
 def _try_peft_config(source: Source, settings_class: Any, arguments: Mapping[str, Any]) -> None:

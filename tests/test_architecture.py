@@ -36,6 +36,7 @@ ROOMS = [
     "family",
     "yaml_source",
     "config_types",
+    "config_adapter_keys",
     "config_training_keys",
     "generation_options",
     "config_keys",

@@ -61,6 +61,8 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
         # Before DeepSpeed divides the weights; without DeepSpeed transformers loads them once more.
         load_adapter_weights(adapted, resume_from)
     trained, total = count_weights(adapted)
+    if not trained:
+        raise GlmtuneError("no weight of the model is trained", fix="look at `peft_config` and `freezeV`")
     say(f"{config.method}: {trained:,} of {total:,} parameters are trained ({100 * trained / total:.2f} %)")
     return adapted
 

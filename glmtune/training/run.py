@@ -257,6 +257,7 @@ def execute(
             try:
                 fit(trainer, run_folder, resume_from)
                 _check_steps(trainer, begun_at)
+                trainer.learning.check(is_resumed=resume_from is not None)
             except AlreadyTrained:
                 trainer.finish()
             score_test_rows(trainer, prepared.data.get("test"))

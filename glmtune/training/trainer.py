@@ -40,6 +40,7 @@ from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLi
 from .changes import ASKED
 from .epochs import step_batches
 from .fsdp import load_weights, no_pickled_copy
+from .learning import Learning
 from .loss_window import LossWindow
 from .reports import start_reports
 from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
@@ -124,6 +125,8 @@ class GlmTrainer(Seq2SeqTrainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         start_reports(self, run_folder, swanlab)
+        self.learning = Learning(self)
+        self.add_callback(self.learning)  # before a checkpoint and an evaluation are tried, which take their time
         self.add_callback(FirstEvaluation(self))
         self.add_callback(self.progress)
         self.add_callback(MetricsFile(run_folder / "metrics.jsonl"))

@@ -37,6 +37,9 @@ def error_of(training_args: dict[str, Any]) -> str:
         ({"num_train_epochs": float("inf")}, "num_train_epochs"),
         ({"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs"),
         ({"learning_rate": -1e-4}, "learning_rate"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"adam_beta1": 1.0}, "adam_beta1"),
@@ -64,11 +67,23 @@ def test_a_number_that_no_training_can_go_on_with_is_an_error_of_the_configurati
         {"max_steps": 1},
         {"max_steps": -1, "num_train_epochs": 0.001},
         {"max_steps": 5, "num_train_epochs": 0},
-        {"learning_rate": 0, "weight_decay": 0, "max_grad_norm": 0, "eval_steps": 0, "seed": 0, "data_seed": 0},
+        {"learning_rate": 1e-12, "weight_decay": 0, "max_grad_norm": 0, "eval_steps": 0, "seed": 0, "data_seed": 0},
     ],
 )
 def test_a_number_at_its_limit_passes(arguments: dict[str, Any]) -> None:
     config_from_mapping({"data_config": {"train_file": "a.jsonl"}, "training_args": arguments}, where="run.yaml")
+
+
+@pytest.mark.parametrize("warmup", [1, 5000, 0.03])
+def test_a_warm_up_that_leaves_one_step_at_rate_0_is_refused(warmup: float) -> None:
+    assert error_of({"max_steps": 1, "warmup_steps": warmup}).startswith(
+        "`training_args.warmup_steps`: the learning rate of a warm-up begins at 0, and `max_steps: 1`"
+    )
+    for arguments in ({"max_steps": 2}, {"max_steps": 1, "lr_scheduler_type": "constant"}):
+        config_from_mapping(
+            {"data_config": {"train_file": "a.jsonl"}, "training_args": arguments | {"warmup_steps": warmup}},
+            where="run.yaml",
+        )
 
 
 def test_a_small_share_of_an_epoch_trains_one_step(demo_data: Path, write_config) -> None:
