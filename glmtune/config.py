@@ -298,7 +298,7 @@ def _data_rules(config: RunConfig) -> Iterator[_Rule]:
     )
     yield _Rule(
         ("data_config.val_size",),
-        0 <= data.val_size < 1 or float(data.val_size).is_integer(),
+        data.val_size >= 0 and (data.val_size < 1 or float(data.val_size).is_integer()),
         f"expected a share below 1 or a number of rows, found `{data.val_size}`",
     )
     yield _Rule(

@@ -969,10 +969,37 @@ def test_the_source_holds_no_token_of_a_hub(key: str) -> None:
         assert "hf_secret" not in " ".join(config.notices)
 
 
-def test_no_message_shows_a_token_of_a_hub() -> None:
-    assert error_of(MINIMAL, "training_args.hub_token=[12345]") == (
-        "`training_args.hub_token`: expected text, found something else\n  --> --set training_args.hub_token=***"
+@pytest.mark.parametrize("key", ["hub_token", "push_to_hub_token"])
+def test_no_message_shows_a_token_of_a_hub(key: str) -> None:
+    told = error_of(MINIMAL, f"training_args.{key}=[12345]")
+    assert "12345" not in told
+    assert told.endswith(f"expected text, found something else\n  --> --set training_args.{key}=***")
+
+
+@pytest.mark.parametrize("size", [0, 0.3, 3, 3.0])
+def test_a_share_or_a_number_of_rows_may_be_held_back(size: float) -> None:
+    config = load("data_config: {train_file: train.jsonl}\n", f"data_config.val_size={size}")
+    assert config.data_config.val_size == size
+
+
+@pytest.mark.parametrize("size", [1.5, -0.1, -3])
+def test_what_is_neither_a_share_nor_a_number_of_rows_is_refused(size: float) -> None:
+    told = error_of("data_config: {train_file: train.jsonl}\n", f"data_config.val_size={size}")
+    assert "`data_config.val_size`" in told
+
+
+def test_a_batch_may_be_as_long_as_the_longest_row_and_no_shorter() -> None:
+    lengths = ("max_input_length=100", "max_output_length=28", "training_args.per_device_train_batch_size=1")
+    assert load(MINIMAL, *lengths, "tokens_per_batch=128").tokens_per_batch == 128
+    assert error_of(MINIMAL, *lengths, "tokens_per_batch=127").startswith(
+        "`tokens_per_batch`: `127` is less than the longest row may have, 128 tokens"
     )
+
+
+def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(MINIMAL, encoding="utf-8-sig")
+    assert load_config(path).data_config.train_file
 
 
 def test_a_saved_source_with_a_mistake_names_its_place() -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from glmtune.data.conversion import convert_data
-from glmtune.data.durable import FOLDERS_NOT_SYNCED, put_in_place, sync, sync_tree
+from glmtune.data.durable import FOLDERS_NOT_SYNCED, put_in_place, replace_file, sync, sync_tree
 from glmtune.serving.export import _written_aside
 from glmtune.training.checkpoint import publish
 
@@ -82,6 +82,26 @@ def test_a_file_takes_the_place_of_another_at_once(tmp_path: Path, watched: list
     put_in_place(new, old)
     assert (old.read_text(), new.exists()) == ("new", False)
     assert watched == [("sync", "new"), ("rename", "old"), ("sync", tmp_path.name)]
+
+
+def test_new_content_is_whole_before_it_takes_the_place_of_the_old(
+    tmp_path: Path, watched: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+    replace_file(path, b"new")
+    assert (path.read_text(), os.listdir(tmp_path)) == ("new", [path.name])
+    assert watched == [("sync", f".{path.name}"), ("rename", path.name), ("sync", tmp_path.name)]
+    write = Path.write_bytes
+
+    def half(self: Path, content: bytes) -> int:
+        write(self, content[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(path, b"newer")
+    assert path.read_text() == "new"
 
 
 def test_a_folder_that_holds_something_gives_way_to_none(tmp_path: Path) -> None:

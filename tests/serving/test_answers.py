@@ -70,6 +70,13 @@ def test_a_text_ends_before_its_first_stop_string_however_it_is_split(pieces: li
         assert not any(stop in shown for stop in stops)
 
 
+def test_as_much_is_held_back_as_may_begin_a_stop_string() -> None:
+    cutter = StopStrings(["ababc"])
+    assert cutter.add("xabab") == "x"
+    assert cutter.add("abc") == "ab"
+    assert cutter.is_reached
+
+
 def test_without_a_chat_the_text_stays_as_it_is(demo_tokenizer: Any) -> None:
     reader = AnswerReader(demo_tokenizer)
     ids = demo_tokenizer(" \n a \n", add_special_tokens=False)["input_ids"]

@@ -78,6 +78,12 @@ def test_the_repetition_penalty_is_that_of_transformers() -> None:
     assert logits[3] < LOGITS[3]
 
 
+def test_a_bias_is_added_to_the_logit() -> None:
+    # 1.0 + 0.9 is less than 2.0, 1.0 + 1.5 more.
+    assert draws(Sampling(logit_bias={1: 0.9}), 10).tolist() == [1, 0, 0, 0, 0]
+    assert draws(Sampling(logit_bias={1: 1.5}), 10).tolist() == [0, 1, 0, 0, 0]
+
+
 def test_a_bias_moves_a_token() -> None:
     assert draws(Sampling(logit_bias={4: 100.0}), 10).tolist() == [0, 0, 0, 0, 1]
 

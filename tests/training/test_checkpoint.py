@@ -16,7 +16,15 @@ from safetensors.torch import save_file
 
 from glmtune import resume, train
 from glmtune.errors import RunFailure
-from glmtune.training.checkpoint import disk_errors_explained, place_in, publish, read_state, rotate
+from glmtune.training.checkpoint import (
+    MANIFEST,
+    choose,
+    disk_errors_explained,
+    place_in,
+    publish,
+    read_state,
+    rotate,
+)
 from glmtune.training.weight_check import check_weights, saved_shapes
 
 SHAPES = {"embedding": (6, 4), "norm": (4,)}
@@ -129,6 +137,13 @@ def test_the_oldest_go_and_the_newest_and_the_best_stay(
     make_checkpoints(tmp_path, 10, 20, 30, 40)
     rotate(tmp_path, limit, f"/elsewhere/checkpoint-{best}" if best else None)
     assert names(tmp_path) == [f"checkpoint-{step}" for step in left]
+
+
+def test_the_newest_is_that_of_the_highest_step_whatever_its_name_sorts_like(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path, 9, 10, 100)
+    assert choose(tmp_path, None).name == "checkpoint-100"
+    (tmp_path / "checkpoint-100" / MANIFEST).unlink()
+    assert choose(tmp_path, None).name == "checkpoint-10"
 
 
 def test_nothing_is_deleted_where_the_newest_has_lost_a_file(tmp_path: Path) -> None:
