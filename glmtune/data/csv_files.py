@@ -7,18 +7,23 @@ import json
 import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 
 from . import json_text
 from .conversation import RowError
+from .formats.preference import CHOSEN_KEYS, REJECTED_KEYS
 from .rows import MAX_ROW_BYTES, Row, bytes_problem, row_from_bytes
 from .streams import is_utf8, note_encoding, open_data, read_lines, suffix_of
 from .tables import check_names
 
 LIST_COLUMNS = ("messages", "conversations", "history")
-"""Keys whose value is a list in every format, so that a cell of text below them is JSON. `prompt`, `completion` and
-`chosen` may be a list or a text, and what looks like a list may be a text: in a table they are text."""
+"""Keys whose value is a list in every format, so that a cell of text below them is JSON."""
+
+TEXT_OR_MESSAGES = ("prompt", "completion", "input", "output", "response", *CHOSEN_KEYS, *REJECTED_KEYS)
+"""Keys whose value is a text or messages: a cell that is the text of messages is read as these, any other as text."""
 
 DELIMITERS = {
     ",": "commas",
@@ -36,9 +41,19 @@ DELIMITERS = {
 _JSON = json.JSONEncoder(ensure_ascii=False)
 
 
-def csv_rows(path: Path, list_columns: Collection[str] = LIST_COLUMNS) -> Iterator[Row]:
-    """Yield the records below the header line, with the line each starts on; the cells of `list_columns` are JSON."""
+class Columns(NamedTuple):
+    """What the file calls the columns whose cells may be more than text."""
+
+    lists: Collection[str] = LIST_COLUMNS
+    """Those whose cells are JSON."""
+    messages: Collection[str] = TEXT_OR_MESSAGES
+    """Those whose cells may be the text of messages."""
+
+
+def csv_rows(path: Path, columns: Columns) -> Iterator[Row]:
+    """Yield the records below the header line, with the line each starts on."""
     problems: list[str] = []
+    noted: set[str] = set()
     csv.field_size_limit(MAX_ROW_BYTES)  # for the whole process; the default refuses long conversations
     delimiter = "\t" if suffix_of(path) == ".tsv" else ","
     _check_delimiter(path, delimiter)
@@ -60,7 +75,8 @@ def csv_rows(path: Path, list_columns: Collection[str] = LIST_COLUMNS) -> Iterat
                 yield Row(where=where, text="", problem=problems[0])
                 problems.clear()
             elif record:
-                yield _csv_row(where, header, record, list_columns)
+                _note_lists(where, header, record, columns, noted)
+                yield _csv_row(where, header, record, columns)
 
 
 def _check_delimiter(path: Path, delimiter: str) -> None:
@@ -134,27 +150,50 @@ def _check_header(record: list[str], problems: list[str], where: str) -> list[st
     return names
 
 
-def _csv_row(where: str, header: list[str], record: list[str], list_columns: Collection[str]) -> Row:
+def _note_lists(where: str, header: list[str], record: list[str], columns: Columns, noted: set[str]) -> None:
+    """Say, once for every column, that a list of texts is read as one text."""
+    for name, cell in zip(header, record):
+        if name not in columns.messages or name in noted or not cell.lstrip().startswith("["):
+            continue
+        value = json_text.parse_cell(cell)
+        if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            noted.add(name)
+            notice(f"`{where}`: column `{name}` holds the text of a list, which is read as one text as it stands there")
+
+
+def _csv_row(where: str, header: list[str], record: list[str], columns: Columns) -> Row:
     if len(record) != len(header):
         problem = f"the record has {len(record)} cells; expected {len(header)}, as in the header"
         return Row(where=where, text="", problem=problem)
     try:
-        pairs = [
-            f"{_JSON.encode(name)}: {_csv_cell(name, cell, name in list_columns)}" for name, cell in zip(header, record)
-        ]
+        pairs = [f"{_JSON.encode(name)}: {_csv_cell(name, cell, columns)}" for name, cell in zip(header, record)]
     except RowError as error:
         return Row(where=where, text="", problem=str(error))
     return row_from_bytes(where, f"{{{', '.join(pairs)}}}".encode())
 
 
-def _csv_cell(name: str, cell: str, is_list: bool) -> str:
+def _csv_cell(name: str, cell: str, columns: Columns) -> str:
     """Return the JSON text of a cell; one that is JSON already stays as it is, byte for byte."""
+    is_list = name in columns.lists
     if is_list and not cell.strip():
         return "null"
-    if is_list and cell.lstrip().startswith(("[", "{")):
-        try:
-            json_text.parse(cell)
-        except RowError as error:
+    if not cell.lstrip().startswith(("[", "{")) or not (is_list or name in columns.messages):
+        return _JSON.encode(cell)
+    value = json_text.parse_cell(cell)
+    if not is_list and not _are_messages(value):
+        return _JSON.encode(cell)
+    try:
+        json_text.parse(cell)
+    except RowError as error:
+        if not _are_messages(value):
             raise RowError(f"column `{name}` is {error}") from None
-        return cell
-    return _JSON.encode(cell)
+        return _JSON.encode(value)  # as Python or NumPy wrote it
+    return cell
+
+
+def _are_messages(value: Any) -> bool:
+    """Whether a value is a message, or a list of messages."""
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(
+        isinstance(item, dict) and ("role" in item or "from" in item) and len(item) > 1 for item in items
+    )

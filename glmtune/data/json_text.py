@@ -34,8 +34,7 @@ def parse(text: str) -> Any:
 def parse_cell(cell: str) -> Any:
     """Return the list or object that a cell of a table is the text of, in JSON or as Python writes it, else the cell.
 
-    NumPy puts a line break, and no comma, between the objects of an array; in the texts of Python's own form a line
-    break is always written as an escape.
+    NumPy puts blanks, and no comma, between the objects of an array.
     """
     if not cell.lstrip().startswith(("[", "{")):
         return cell
@@ -44,10 +43,14 @@ def parse_cell(cell: str) -> Any:
     except RowError:
         pass
     try:
-        value = ast.literal_eval(re.sub(r"\}\r?\n *\{", "}, {", cell.strip()))
+        value = ast.literal_eval(_GAPS.sub(lambda found: found[1] or "}, {", cell.strip()))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return cell
     return value if isinstance(value, (list, dict)) else cell
+
+
+_GAPS = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\}\s+\{""")
+"""A text of Python's, or what stands between two objects of NumPy's."""
 
 
 def likely_cause(error: json.JSONDecodeError) -> str:

@@ -16,6 +16,7 @@ from pyarrow import parquet
 from glmtune.errors import GlmtuneError
 
 from .foreign_files import refuse_foreign
+from .formats import AUTO
 from .formats.pairs import CHAT_KEYS
 from .rows import Row, row_from_bytes
 from .streams import first_bytes, for_arrow, unreadable
@@ -31,6 +32,8 @@ def _as_text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, (Decimal, UUID)):
         return str(value)
+    if isinstance(value, bytes):
+        return value.decode()  # what other programs call binary is often text
     raise TypeError(f"JSON has no {type(value).__name__}")
 
 
@@ -112,9 +115,11 @@ def batch_rows(
             value = values[index] if values else batch.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0]
             text = _row_json(value, null_columns)
         except (ValueError, TypeError, KeyError, OverflowError):
-            yield Row(where=where, text="", problem=_cell_problem(batch, index))
-        else:
-            yield row_from_bytes(where, text.encode())
+            text, problem = _cell_by_cell(batch, index, null_columns)
+            if problem:
+                yield Row(where=where, text="", problem=problem)
+                continue
+        yield row_from_bytes(where, text.encode())
 
 
 def check_names(names: Sequence[str], where: str) -> None:
@@ -144,12 +149,24 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
-def _cell_problem(batch: pyarrow.RecordBatch, index: int) -> str:
-    """Return why a row of the batch cannot be written as JSON, with the name of the column."""
+def _cell_by_cell(batch: pyarrow.RecordBatch, index: int, null_columns: Collection[str]) -> tuple[str, str]:
+    """Return the text of a row some of whose cells JSON cannot hold, or the problem where such a cell is needed.
+
+    What no format reads costs the row nothing: a cell that is no number is left out as null is, and of any other one
+    the reason stays in its place, for the column to be told, or to be refused where it is a weight.
+    """
+    row = {}
     for name, column in zip(batch.schema.names, batch.columns):
         try:
-            _to_json(column[index].as_py(maps_as_pydicts="strict"))
+            value = column[index].as_py(maps_as_pydicts="strict")
+            if name not in null_columns and name not in AUTO.row_keys and value != value:
+                continue  # NaN, which pandas has for what is missing
+            _to_json(value)
+            row[name] = value
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             reason = error.args[0] if isinstance(error, KeyError) else error
-            return f"column `{name}` is no text, number or list: {reason}"
-    raise AssertionError("a row that cannot be written has a cell that cannot")
+            if name in null_columns or name in AUTO.row_keys:
+                problem = f"column `{name}` is no text, number or list: {reason}; cast it to text, or take it away"
+                return "", problem
+            row[name] = f"({reason})"
+    return _row_json(row, null_columns), ""

@@ -9,12 +9,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from glmtune.data.conversation import Conversation, Message, RowError
-from glmtune.data.formats import RowFormat
+from glmtune.data.formats import RowFormat, read_row
 from glmtune.data.reading import read_rows
 from glmtune.errors import GlmtuneError
 
@@ -94,6 +95,50 @@ def test_a_list_column_may_have_another_name(tmp_path: Path) -> None:
     path = csv_file(tmp_path, f"chat,messages\n{quoted(MESSAGES)},[1]\n")
     row_format = RowFormat(columns={"messages": "chat"})
     assert rows_of(path, row_format) == [("2", {"chat": MESSAGES, "messages": "[1]"})]
+
+
+ODD = [
+    {"role": "user", "content": "} {\n'a\" \\ 问"},
+    {"role": "assistant", "content": "b" * 90, "weight": None, "tools": True},
+]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [json.dumps(ODD), repr(ODD), str(numpy.array(ODD)), str(numpy.array([{"from": "human", "value": "a"}] * 2))],
+    ids=["JSON", "Python", "NumPy", "NumPy in one line"],
+)
+@pytest.mark.parametrize("key", ["prompt", "completion", "chosen", "rejected", "chosen_response", "messages"])
+def test_messages_in_a_cell_are_read_whoever_wrote_them(written: str, key: str, tmp_path: Path) -> None:
+    messages = [{"from": "human", "value": "a"}] * 2 if "human" in written else ODD
+    path = csv_file(tmp_path, f"{key},score\n{quoted(written)},{quoted(written)}\n")
+    assert rows_of(path) == [("2", {key: messages, "score": written})]
+    renamed = csv_file(tmp_path, f"own\n{quoted(written)}\n")
+    assert rows_of(renamed, RowFormat(columns={key: "own"})) == [("2", {"own": messages})]
+
+
+def test_a_pair_of_messages_in_a_table_is_the_one_in_lines(tmp_path: Path) -> None:
+    row = {"prompt": MESSAGES[:1], "chosen": MESSAGES[1:], "rejected": [{"role": "assistant", "content": "c"}]}
+    path = csv_file(tmp_path, f"prompt,chosen,rejected\n{','.join(quoted(str(each)) for each in row.values())}\n")
+    [read] = [each.read() for each in read_rows(path)]
+    assert read == read_row(row)
+
+
+@pytest.mark.parametrize("cell", ["['b', 'c']", '["b", "c"]', "['b' 'c']"])
+def test_a_list_of_texts_in_a_cell_is_told_once_and_read_as_text(
+    cell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = csv_file(tmp_path, "instruction,output\n" + f"a,{quoted(cell)}\n" * 2)
+    assert [row["output"] for _, row in rows_of(path)] == [cell, cell]
+    what = "column `output` holds the text of a list, which is read as one text as it stands there"
+    assert capsys.readouterr().err == f"note: `{path}:2`: {what}\n"
+
+
+@pytest.mark.parametrize("cell", ["[1, 2]", "[a](b)", "{x}", '{"role": "user"}', '[{"a": 1}]', "['b'"])
+def test_what_only_looks_like_messages_is_text(cell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = csv_file(tmp_path, f"instruction,output\na,{quoted(cell)}\n")
+    assert [row["output"] for _, row in rows_of(path)] == [cell]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_cell_may_be_longer_than_the_csv_module_takes_by_itself(tmp_path: Path) -> None:
@@ -199,8 +244,8 @@ def test_a_cell_of_a_parquet_file_becomes_json(column: Any, value: Any, tmp_path
 BAD_CELLS: dict[str, tuple[Any, str]] = {
     "NaN": (pyarrow.array([1.0, float("nan")]), "Out of range float values are not JSON compliant"),
     "infinite": (pyarrow.array([1.0, float("-inf")]), "Out of range float values are not JSON compliant"),
-    "bytes": (pyarrow.array([None, b"\x89PNG"]), "JSON has no bytes"),
-    "bytes in a struct": (pyarrow.array([None, {"bytes": b"\x89PNG"}]), "JSON has no bytes"),
+    "bytes": (pyarrow.array([None, b"\x89PNG"]), "can't decode byte 0x89"),
+    "bytes in a struct": (pyarrow.array([None, {"bytes": b"\x89PNG"}]), "can't decode byte 0x89"),
     "a duration": (pyarrow.array([None, datetime.timedelta(1)]), "JSON has no timedelta"),
     "a map with a key twice": (
         pyarrow.array([[("a", 1)], [("a", 1), ("a", 2)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
@@ -219,14 +264,47 @@ BAD_CELLS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("column", "reason"), BAD_CELLS.values(), ids=BAD_CELLS)
 def test_a_cell_of_a_parquet_file_that_json_cannot_hold_is_named(column: Any, reason: str, tmp_path: Path) -> None:
-    path = parquet_file(tmp_path, pyarrow.table({"messages": [MESSAGES] * 2, "x": column}))
+    path = parquet_file(tmp_path, pyarrow.table({"messages": [MESSAGES] * 2, "system": column}))
     good, bad = read_rows(path)
     assert json.loads(good.text)["messages"] == MESSAGES
     assert (bad.where, bad.text) == (f"{path}:row 2", "")
-    assert bad.problem.startswith("column `x` is no text, number or list: ")
+    assert bad.problem.startswith("column `system` is no text, number or list: ")
     assert reason in bad.problem
+    assert bad.problem.endswith("; cast it to text, or take it away")
     with pytest.raises(RowError):
         bad.conversations()
+
+
+@pytest.mark.parametrize("name", BAD_CELLS)
+def test_a_cell_that_json_cannot_hold_costs_the_row_nothing_where_it_is_not_read(name: str, tmp_path: Path) -> None:
+    column, reason = BAD_CELLS[name]
+    path = parquet_file(tmp_path, pyarrow.table({"messages": [MESSAGES] * 2, "x": column}))
+    _, row = read_rows(path)
+    read = row.read()
+    assert [type(part) for part in read.parts] == [Conversation]
+    assert read.unread == (() if name == "NaN" else ("x",))
+    assert row.problem == ""
+    assert name == "NaN" or reason in json.loads(row.text)["x"]
+
+
+def test_a_weight_that_is_no_number_is_missing_and_an_infinite_one_refused(tmp_path: Path) -> None:
+    weights = pyarrow.array([float("nan"), float("inf"), 0.5])
+    rows = [
+        row.read().parts[0]
+        for row in read_rows(parquet_file(tmp_path, pyarrow.table({"messages": [MESSAGES] * 3, "weight": weights})))
+    ]
+    missing, infinite, half = rows
+    assert isinstance(infinite, RowError)
+    assert str(infinite).startswith("`weight` is ")
+    assert [each.messages[-1].loss for each in (missing, half) if isinstance(each, Conversation)] == [None, 0.5]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary(), pyarrow.binary(3)])
+def test_a_binary_column_that_is_text_is_read_as_text(kind: Any, tmp_path: Path) -> None:
+    table = pyarrow.table(
+        {"instruction": pyarrow.array(["好".encode()], kind), "output": pyarrow.array([b"abc"], kind)}
+    )
+    assert rows_of(parquet_file(tmp_path, table)) == [("row 1", {"instruction": "好", "output": "abc"})]
 
 
 def test_a_row_of_a_parquet_file_may_be_too_long(tmp_path: Path) -> None:
