@@ -41,6 +41,10 @@ TYPES: dict[str, Any] = {
 TOKEN_IDS = ("eos_token_id", "forced_eos_token_id", "bos_token_id", "pad_token_id", "forced_bos_token_id")
 
 
+LISTS_OF_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
+"""Options that hold ids, or lists of ids."""
+
+
 class _Range(NamedTuple):
     expected: str
     holds: Callable[[float], bool]
@@ -140,15 +144,20 @@ def known_options() -> list[str]:
     return [name for name in vars(GenerationConfig()) if not name.startswith("_") and name != "transformers_version"]
 
 
-def find_problems(options: Mapping[str, Any], *, do_sample: bool | None = None) -> list[Problem]:
+def find_problems(
+    options: Mapping[str, Any], *, do_sample: bool | None = None, vocabulary: int | None = None
+) -> list[Problem]:
     """Return all that is wrong with the options that were written.
 
     Args:
         options: By their names.
         do_sample: Whether the answers are sampled where the options do not say so.
+        vocabulary: How many ids the model has, where it is known.
     """
     known = known_options()
     problems = [problem for name, value in options.items() if (problem := _problem(name, value, known))]
+    if not problems and vocabulary is not None:
+        problems = list(unknown_ids(options, vocabulary))
     if not problems:
         problems = list(_contradictions(options, do_sample=bool(options.get("do_sample", do_sample))))
     return problems or list(_refusals(options))
@@ -174,6 +183,27 @@ def _problem(name: str, value: Any, known: list[str]) -> Problem | None:
     if name in RANGES and not all(RANGES[name].holds(number) for number in numbers):
         return Problem(name, f"expected {RANGES[name].expected}, found {found(value)}")
     return None
+
+
+def unknown_ids(options: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:
+    """Yield the options that name a token which a model of so many ids does not have."""
+    for name in (*TOKEN_IDS, *LISTS_OF_IDS):
+        for token_id in _flat(options.get(name)):
+            if not isinstance(token_id, int) or not 0 <= token_id < vocabulary:
+                yield Problem(
+                    name,
+                    f"has {found(token_id)}, and the model has the ids 0 to {vocabulary - 1:,}",
+                    "give ids of the tokenizer, or leave it out",
+                )
+                break
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for entry in value:
+            yield from _flat(entry)
+    elif value is not None:
+        yield value
 
 
 def _contradictions(options: Mapping[str, Any], *, do_sample: bool) -> Iterator[Problem]:

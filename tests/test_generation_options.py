@@ -14,6 +14,7 @@ from glmtune.config import config_from_mapping
 from glmtune.errors import GlmtuneError
 from glmtune.generation_options import (
     RANGES,
+    TOKEN_IDS,
     TYPES,
     UNSUPPORTED,
     WITH_BEAMS,
@@ -156,3 +157,23 @@ def test_what_a_models_own_file_asks_for_with_effect_stays() -> None:
     before = config.to_dict()
     drop_idle_options(config)
     assert config.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({name: 1024} for name in TOKEN_IDS),
+        *({name: [3, 1024]} for name in ("eos_token_id", "forced_eos_token_id", "suppress_tokens")),
+        {"begin_suppress_tokens": [-1]},
+        {"bad_words_ids": [[3], [4, 1_000_000_000]]},
+    ],
+)
+def test_an_id_that_the_model_does_not_have_is_named(options: dict[str, Any]) -> None:
+    (problem,) = find_problems(options, vocabulary=1024)
+    assert problem.option == next(iter(options))
+    assert "the model has the ids 0 to 1,023" in problem.message
+    assert not find_problems({name: _lowered(value) for name, value in options.items()}, vocabulary=1024)
+
+
+def _lowered(value: Any) -> Any:
+    return [_lowered(entry) for entry in value] if isinstance(value, list) else 1023

@@ -32,7 +32,7 @@ from glmtune.python_arguments import expect_paths
 from glmtune.user_paths import user_path
 
 from .answering import num_reports
-from .generate import as_loaded, generation_config, refuse_folder
+from .generate import as_loaded, generation_config, note_short_context, refuse_folder
 from .mean_loss import mean_loss, plan_loss
 from .metrics import Scorer, means
 from .predictions import GenerationPlan, Prediction, join_shares, plan_turns, predict
@@ -103,6 +103,7 @@ def evaluate(
         for line in data.unread.lines("scored"):
             notice(line)
         options = {"do_sample": False} | generation_options
+        note_short_context(options, context_tokens(loaded.model))
         plan = GenerationPlan(
             config=generation_config(loaded.model, options),
             max_input_length=max_input_length,

@@ -17,7 +17,7 @@ from glmtune.data.formats import to_conversation
 from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
 from glmtune.errors import GlmtuneError
 from glmtune.generation_options import UNSUPPORTED, drop_idle_options, find_problems
-from glmtune.modeling.context import check_prompt, context_tokens
+from glmtune.modeling.context import check_prompt, context_tokens, vocabulary_of
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.modeling.sources import find_model
@@ -94,6 +94,16 @@ def check_context(model: Any, prompt_ids: Sequence[Sequence[int]], options: Mapp
         )
 
 
+def note_short_context(options: Mapping[str, Any], limit: int | None) -> None:
+    """Say where the options ask for longer answers than the model's context, of `limit` tokens, can hold."""
+    asked = options.get("max_new_tokens")
+    if limit is not None and asked is not None and asked > limit:
+        notice(
+            f"`max_new_tokens` is {asked:,}, but an answer ends where the model's context does: at {limit:,} tokens "
+            "together with its prompt"
+        )
+
+
 def _list_of_prompts(prompts: Any) -> list[str | Sequence[Mapping[str, Any]]]:
     """Return the prompts as a list; raises where one prompt stands in the place of many."""
     if isinstance(prompts, (str, bytes, Mapping)):
@@ -161,7 +171,8 @@ def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfi
     Raises:
         GlmtuneError: For an option that is unknown, has no answer to give, or would do nothing.
     """
-    for problem in find_problems(options, do_sample=model.generation_config.do_sample):
+    vocabulary = vocabulary_of(model.config)
+    for problem in find_problems(options, do_sample=model.generation_config.do_sample, vocabulary=vocabulary):
         named = f"`{problem.option}`" if problem.option else "the generation options"
         raise GlmtuneError(f"{named}: {problem.message}", fix=problem.fix)
     own = model.generation_config.to_dict()
@@ -173,6 +184,11 @@ def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfi
     config.eos_token_id = sorted({*stops, *(own if isinstance(own, list) else [own])})
     if config.max_new_tokens is None:
         config.max_new_tokens = 512
+    limit = context_tokens(model)
+    if limit is not None:
+        # How many answers are written at once depends on how long they may become.
+        config.max_new_tokens = min(config.max_new_tokens, limit)
+        config.min_new_tokens = min(config.min_new_tokens or 0, limit) or None
     config.max_length = None
     drop_idle_options(config)
     return config

@@ -5,9 +5,10 @@ Under several processes each takes every n-th prompt of them all, sorted by leng
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ class GenerationPlan:
     layout: ReplyLayout
     """How the model writes tool calls."""
     synced_gpus: bool = False
+
+    def shortened(self, num_tokens: int) -> GenerationPlan:
+        """Return the plan for answers of so many tokens at most, where the options do not ask for more at least."""
+        config = copy.deepcopy(self.config)
+        most = max(num_tokens, config.min_new_tokens or 0)
+        config.max_new_tokens = min(config.max_new_tokens or most, most)
+        return replace(self, config=config)
 
 
 @dataclass(frozen=True, kw_only=True)

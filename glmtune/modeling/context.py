@@ -42,9 +42,15 @@ def check_prompt(num_tokens: int, limit: int | None, what: str, fix: str) -> Non
         raise GlmtuneError(f"{what} has {num_tokens:,} tokens, and the model's context ends at {limit:,}", fix=fix)
 
 
+def vocabulary_of(config: PretrainedConfig) -> int | None:
+    """Return how many rows a model's embedding has; None where its configuration does not say."""
+    num_rows: int | None = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    return num_rows
+
+
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
     """Raise where the tokenizer has tokens that the model's embedding has no row for."""
-    num_rows = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    num_rows = vocabulary_of(config)
     if num_rows is None:
         return
     beyond = sorted((place, token) for token, place in tokenizer.get_vocab().items() if place >= num_rows)

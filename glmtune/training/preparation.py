@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from glmtune.config import RunConfig, as_config
 from glmtune.console import notice, quiet_libraries, say
@@ -16,11 +16,13 @@ from glmtune.data.inspection import format_text
 from glmtune.data.replies import ReplyLayout, reply_layout
 from glmtune.data.store import encoded_folder
 from glmtune.errors import GlmtuneError
+from glmtune.evaluation.generate import note_short_context
 from glmtune.evaluation.predictions import has_calls
 from glmtune.evaluation.tool_calls import CALL_METRIC_NAMES
 from glmtune.family import Family, family_of
+from glmtune.generation_options import unknown_ids
 from glmtune.modeling.arithmetic import Arithmetic
-from glmtune.modeling.context import check_vocabulary, context_of
+from glmtune.modeling.context import check_vocabulary, context_of, vocabulary_of
 from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
 from glmtune.modeling.quantization import check_rounded_can_be_read
 from glmtune.modeling.sources import ModelSource, check_weight_files, find_model
@@ -63,7 +65,9 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     model_config = load_model_config(source, trust_remote_code=trust)
     check_rounded_can_be_read(model_config, source.base)
     check_vocabulary(tokenizer, model_config)
-    _check_lengths(config, context_of(model_config))
+    limit = context_of(model_config)
+    _check_lengths(config, limit)
+    _check_generation(config, model_config, limit)
     family = family_of(model_config.model_type)
     encoder = Encoder.from_config(tokenizer, family, config)
     data = load_data(files, config, encoder)
@@ -96,6 +100,16 @@ def _check_lengths(config: RunConfig, limit: int | None) -> None:
         f"{parts} are {asked:,} tokens together, and the model's context ends at {limit:,}",
         fix="lower them; rows are then cut or left out as `truncation` says",
     )
+
+
+def _check_generation(config: RunConfig, model_config: PretrainedConfig, limit: int | None) -> None:
+    """Raise where answers need a token that the model does not have; say where they cannot be as long as asked."""
+    vocabulary = vocabulary_of(model_config)
+    for problem in unknown_ids(config.generation_config, vocabulary) if vocabulary is not None else ():
+        key = f"training_args.generation_config.{problem.option}"
+        raise GlmtuneError(f"`{key}` {problem.message}", where=key, fix=problem.fix)
+    if config.training_args["predict_with_generate"]:
+        note_short_context(config.generation_config, limit)
 
 
 def _check_metric(

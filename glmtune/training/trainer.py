@@ -47,6 +47,8 @@ from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
 from .unfinished import Unfinished
 
 NUM_FIRST_EVALUATION_ROWS = 2
+NUM_FIRST_EVALUATION_TOKENS = 512
+"""Of an answer at most: a model that has not been trained yet seldom ends one by itself."""
 EVALUATION_ERRORS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, RuntimeError, ImportError)
 """What transformers raises where it cannot generate with the options that it is given."""
 
@@ -241,7 +243,9 @@ class GlmTrainer(Seq2SeqTrainer):
         """Evaluate two rows, of the test rows where there are no others; what fails here ends the run."""
         if self.trial_data is not None:
             try:
-                self._score(self.trial_data.first(NUM_FIRST_EVALUATION_ROWS), output=None)
+                plan = self.plan() if self.plan else None
+                rows = self.trial_data.first(NUM_FIRST_EVALUATION_ROWS)
+                self._score(rows, plan.shortened(NUM_FIRST_EVALUATION_TOKENS) if plan else None, output=None)
             except EVALUATION_ERRORS as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise GlmtuneError(
@@ -264,7 +268,7 @@ class GlmTrainer(Seq2SeqTrainer):
         name = f"step-{step}" if metric_key_prefix == "eval" else metric_key_prefix
         predictions = self.run_folder / "predictions" / f"{name}.jsonl"
         try:
-            scores = self._score(data, output=predictions)
+            scores = self._score(data, self.plan() if self.plan else None, output=predictions)
         except EvaluationBrokenOff:
             self._stop_in_evaluation(predictions)
         except Exception as error:  # whatever it is, a night's training must not die of it
@@ -325,7 +329,7 @@ class GlmTrainer(Seq2SeqTrainer):
         else:
             super()._load_best_model()
 
-    def _score(self, data: EncodedData, output: Path | None) -> Scores:
+    def _score(self, data: EncodedData, plan: GenerationPlan | None, output: Path | None) -> Scores:
         try:
             with (
                 memory_errors_explained("evaluating", LESS_IN_EVALUATION),
@@ -337,7 +341,7 @@ class GlmTrainer(Seq2SeqTrainer):
                     self.tokenizer,
                     data,
                     batch_size=self.args.per_device_eval_batch_size,
-                    plan=self.plan() if self.plan else None,
+                    plan=plan,
                     output=output,
                     on_batch=self._count_batch,
                     # A compiled model would be compiled once more for evaluations.
