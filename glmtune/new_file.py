@@ -21,6 +21,12 @@ def refuse_taken(path: Path) -> None:
         raise GlmtuneError(f"`{path}` exists already", fix="choose another name, or remove it first")
 
 
+def refuse_broken_link(path: Path) -> None:
+    """Raise where `path` is a link that leads nowhere: a folder would come into being where nobody has named one."""
+    if path.is_symlink() and not path.exists():
+        raise GlmtuneError(f"`{path}` is a link that leads nowhere", fix="choose another name, or remove it first")
+
+
 def check_new(path: Path) -> None:
     """Raise where something stands at `path` already, or where the folder for it is missing."""
     refuse_taken(path)

@@ -28,6 +28,7 @@ from glmtune.errors import GlmtuneError, RunFailure, nearest
 from glmtune.modeling.loading import default_device
 from glmtune.modeling.memory import memory_errors_explained
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource, find_model
+from glmtune.new_file import refuse_broken_link
 from glmtune.python_arguments import expect_paths
 from glmtune.user_paths import refuse_unreadable_name, user_path
 
@@ -103,6 +104,7 @@ def export(
     """
     expect_paths(out=out, prompts=prompts)
     out = user_path(out)
+    refuse_broken_link(out)
     folder = out.resolve()  # a link to an empty folder is filled, not replaced
     refuse_unreadable_name(folder, "export")
     _check_options(folder, dtype, max_shard_size)

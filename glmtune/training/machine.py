@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import os
@@ -16,6 +17,7 @@ from transformers.training_args import OptimizerNames
 
 from glmtune.config import RunConfig
 from glmtune.config_sections import training_fields
+from glmtune.console import notice
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.modeling.adapter_names import check_optimizer_modules
 from glmtune.modeling.loading import default_device
@@ -183,6 +185,32 @@ def check_optimizer_settings(arguments: TrainingArguments, model: Any) -> None:
             if arguments.optim_args
             else None,
         ) from error
+    for key in _idle_optimizer_keys(arguments, model):
+        notice(
+            f"`training_args.optim_args`: `{key}` does nothing: the optimizer "
+            f"`{OptimizerNames(arguments.optim).value}` does not read it"
+        )
+
+
+def _idle_optimizer_keys(arguments: TrainingArguments, model: Any) -> list[str]:
+    """Return the keys of `optim_args` that the optimizer is made without: whatever they say, it comes out the same."""
+    keys = [mapping.partition("=")[0] for mapping in (arguments.optim_args or "").replace(" ", "").split(",")]
+    return [key for key in dict.fromkeys(keys) if key and not _is_read(key, arguments, model)]
+
+
+def _is_read(key: str, arguments: TrainingArguments, model: Any) -> bool:
+    changed = copy.copy(arguments)
+    changed.optim_args = None
+    _, without = Trainer.get_optimizer_cls_and_kwargs(changed, model)
+    for value in ("true", "glmtune"):
+        changed.optim_args = f"{key}={value}"
+        try:
+            _, settings = Trainer.get_optimizer_cls_and_kwargs(changed, model)
+        except (ValueError, TypeError, AttributeError):  # it is read, and is a number, or the name of a type
+            return True
+        if settings != without:
+            return True
+    return False
 
 
 def _check_scheduler(arguments: TrainingArguments) -> None:

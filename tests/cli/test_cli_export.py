@@ -38,6 +38,8 @@ def test_an_export_tells_its_figures_on_stdout(tmp_path: Path, monkeypatch, capf
     ("arguments", "message"),
     [
         (["demo", "used"], "error: `{here}/used` is not empty\nhint: choose another folder, or empty it\n"),
+        (["demo", "link"], "error: `link` is a link that leads nowhere\n"
+         "hint: choose another name, or remove it first\n"),
         (["demo", "out", "--push", "me/model"], "error: cannot push to `me/model`: `HF_HUB_OFFLINE` is set\n"
          "hint: unset it, or leave out `--push` and upload the folder later with `hf upload`\n"),
         (["demo", "out", "--gguf-type", "q4"], "error: the converter writes no GGUF of type `q4`; expected one of "
@@ -51,6 +53,8 @@ def test_a_mistake_is_told_before_any_work(arguments, message, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
+    (tmp_path / "link").symlink_to("absent")
     assert run(monkeypatch, "export", *arguments) == 2
     assert capfd.readouterr().err == message.format(here=tmp_path)
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "absent").exists()

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from glmtune import GlmtuneError, load_config, resume, train
 from glmtune.training.foreign_code import refuse_code
-from glmtune.training.machine import OPTIMIZER_PACKAGES, check_machine
+from glmtune.training.machine import OPTIMIZER_PACKAGES, check_machine, check_optimizer_settings
 
 NO_GPU = "a paged optimizer moves its state between the GPU's memory and the machine's, and this run has no GPU"
 INSTALL = "hint: run `pip install {}` and try again, or leave `optim` out, which is AdamW"
@@ -74,6 +75,32 @@ def test_settings_that_an_optimizer_cannot_read_are_refused_before_the_first_ste
         "hint: look at `training_args.optim_args`, which is text such as `beta1=0.9,beta2=0.99`"
     )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "idle"),
+    [
+        ("adamw_torch_fused", "foo=bar", ["foo"]),
+        ("adamw_torch", "beta1=0.8,fused=true", ["beta1", "fused"]),
+        ("sgd", "momentum=0.9, nesterov=true", []),
+        ("sgd", "momentum=0", []),
+        ("sgd", "momentun=0.9,nesterov=false", ["momentun"]),
+        ("rmsprop", "centered=true,alpha=0.9,eps=1e-8,beta1=0.9", ["beta1"]),
+        ("adagrad", "lr_decay=0.1,rho=1", ["rho"]),
+        ("adafactor", "scale_parameter=true", ["scale_parameter"]),
+        ("adamw_torch", None, []),
+    ],
+)
+def test_settings_that_an_optimizer_does_not_read_are_noted(
+    name: str, written: str | None, idle: list[str], tmp_path: Path, capsys
+) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), optim=name, optim_args=written, use_cpu=True)
+    check_optimizer_settings(arguments, torch.nn.Linear(2, 2))
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: `training_args.optim_args`: `{key}` does nothing: the optimizer `{name}` does not read it"
+        for key in idle
+    ]
+    assert arguments.optim_args == written
 
 
 @pytest.mark.slow
