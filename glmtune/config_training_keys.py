@@ -7,6 +7,7 @@ supported; `tests/training/test_training_keys.py` fails for one that a later ver
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -166,6 +167,14 @@ REPORTER_OF = {
 }
 """Keys that only one tracker reads."""
 
+DICTIONARIES = (
+    *("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "lr_scheduler_kwargs", "fsdp_config"),
+)
+"""Keys with keys and values below them, which transformers reads from text in quotes, too, where that is JSON."""
+
+FILE = "fsdp_config"
+"""The one of them that transformers takes for the name of a file, too."""
+
 ACCELERATOR_HONOURED = ("non_blocking",)
 
 ACCELERATOR_REFUSED = {
@@ -219,6 +228,7 @@ def settle_noted(source: Source, arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name not in HONOURED | NOTED.keys() | DECIDED_BY_OTHERS:
             _note(source, name, "is new in the installed transformers and passed on to it; it may do nothing here")
+    _settle_dictionaries(source, arguments)
     _settle_evaluation(source, arguments)
     _settle_sampling(source, arguments)
     _settle_reporters(source, arguments)
@@ -254,6 +264,26 @@ def _note(source: Source, name: str, text: str) -> None:
     source.notices.append(f"{source.where(key)}: `{key}` {text}")
 
 
+def _settle_dictionaries(source: Source, arguments: Mapping[str, Any]) -> None:
+    """Complain of text in the place of keys and values, where it is no JSON and no file."""
+    for name in DICTIONARIES:
+        value, key = arguments.get(name), f"training_args.{name}"
+        if not isinstance(value, str):
+            continue
+        if not value.startswith("{"):
+            if name != FILE or not arguments.get("fsdp"):  # where it is on, it is refused with a reason of its own
+                source.complain(key, f"expected keys and values, found {found(value)}")
+            continue
+        try:
+            json.loads(value)
+        except ValueError as error:
+            source.complain(
+                key,
+                f"expected keys and values, found {found(value)}, which is no JSON: {error}",
+                "take the quotes away",
+            )
+
+
 def _settle_evaluation(source: Source, arguments: Mapping[str, Any]) -> None:
     """Note where `do_eval` and `do_predict` say something else than the keys that decide."""
     data = source.section("data_config")
@@ -267,6 +297,8 @@ def _settle_evaluation(source: Source, arguments: Mapping[str, Any]) -> None:
         if value is not None and value != happens:
             done = "is evaluated" if happens else "is not evaluated"
             _note(source, name, f"does nothing: `{key}` decides, by which a run {done}")
+    if arguments.get("eval_steps") == 0 and arguments.get("eval_strategy") == "steps":
+        _note(source, "eval_steps", "is 0, which stands for `logging_steps`: a run is evaluated as often as it logs")
 
 
 def _settle_sampling(source: Source, arguments: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from glmtune import config_training_keys
 from glmtune.config import RunConfig, config_from_mapping
+from glmtune.config_keys import CHECKPOINTING
 from glmtune.config_training_keys import (
     ACCELERATOR_HONOURED,
     ACCELERATOR_NOTED,
@@ -28,6 +29,7 @@ from glmtune.config_training_keys import (
     ACCUMULATION_NOTED,
     ACCUMULATION_REFUSED,
     DECIDED_BY_OTHERS,
+    DICTIONARIES,
     HONOURED,
     NOTED,
     REFUSED,
@@ -287,3 +289,41 @@ def _methods_that_run() -> list[Any]:
 def test_noted_keys_read_back_from_a_run_folder() -> None:
     config = load({"remove_unused_columns": True, "use_cache": True})
     assert config_from_mapping(json.loads(json.dumps(dict(config.source))), where="run.yaml") == config
+
+
+PRESENT_DICTIONARIES = [name for name in DICTIONARIES if name in INSTALLED and name not in CHECKPOINTING]
+
+
+@pytest.mark.parametrize("name", PRESENT_DICTIONARIES)
+@pytest.mark.parametrize("text", ["{a: 1}", '{"a": 1', "{'a': 1}", "{"])
+def test_text_that_is_no_json_in_the_place_of_keys_and_values_is_refused(name: str, text: str) -> None:
+    message = str(refusal({name: text}))
+    assert message.startswith(f"`training_args.{name}`: expected keys and values, found the text `{text}`, which is no")
+    assert message.endswith("\n  --> run.yaml\nhint: take the quotes away")
+
+
+@pytest.mark.parametrize("name", PRESENT_DICTIONARIES)
+def test_other_text_in_the_place_of_keys_and_values_is_refused(name: str) -> None:
+    assert str(refusal({name: "absent.json"})).startswith(f"`training_args.{name}`: expected keys and values")
+    assert load({name: '{"a": 1}'}).training_args[name] == '{"a": 1}'
+    assert load({name: {"a": 1}}).training_args[name] == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["eval_steps", "save_steps", "logging_steps"])
+def test_one_and_a_half_steps_are_refused_at_their_line(name: str) -> None:
+    assert str(refusal({name: 1.5})) == (
+        f"`training_args.{name}`: expected a whole number, or a share of all steps below 1, found `1.5`\n  --> run.yaml"
+    )
+    for value in (0.5, 1, 2.0, 100):
+        load({name: value})
+
+
+def test_evaluations_at_every_0_steps_are_noted() -> None:
+    files = {"train_file": "a.jsonl", "val_file": "b.jsonl"}
+    arguments = {"eval_strategy": "steps", "eval_steps": 0}
+    config = config_from_mapping({"data_config": files, "training_args": arguments}, where="run.yaml")
+    assert config.notices == (
+        "run.yaml: `training_args.eval_steps` is 0, which stands for `logging_steps`: a run is evaluated as often as "
+        "it logs",
+    )
+    assert load({"eval_steps": 0}).notices == ()

@@ -46,7 +46,7 @@ def check_reporters(config: RunConfig) -> None:
         try:
             get_reporting_integration_callbacks([name])
         except ValueError as error:
-            raise GlmtuneError(f"`training_args.report_to`: {error}") from None
+            raise GlmtuneError(f"`training_args.report_to`: {error}", where="training_args.report_to") from None
         if name not in get_available_reporting_integrations():
             raise GlmtuneError(
                 f"the run reports to `{name}`, which is not installed",

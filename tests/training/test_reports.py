@@ -34,8 +34,11 @@ def test_a_reporter_that_is_not_installed_is_told_before_any_row_is_encoded(
 
 
 def test_a_reporter_that_transformers_does_not_know_is_refused(demo_data: Path, write_config) -> None:
-    with pytest.raises(GlmtuneError, match=r"`training_args.report_to`: paper is not supported, only azure_ml, "):
+    with pytest.raises(
+        GlmtuneError, match=r"`training_args.report_to`: paper is not supported, only azure_ml, "
+    ) as caught:
         train(demo_data, "demo", write_config(report_to="paper"))
+    assert caught.value.where == "training_args.report_to"
 
 
 def test_tensorboard_writes_into_each_run_folder(demo_data: Path, write_config, tmp_path: Path) -> None:
