@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import gzip
 import json
 import os
@@ -14,7 +16,7 @@ from typing import IO
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.new_file import check_new, refuse_taken
 from glmtune.python_arguments import expect_paths
-from glmtune.user_paths import user_path
+from glmtune.user_paths import expand, user_path
 
 from .conversation import Conversation
 from .durable import put_in_place
@@ -57,7 +59,27 @@ def convert_data(
     """
     expect_paths(data=data, out=out)
     rows_are = row_format(from_format, columns or {}, "--from")
-    return convert(command_line_files(str(data)), user_path(out), row_format=rows_are, strict=strict)
+    files, target = command_line_files(str(data)), user_path(out)
+    _refuse_among_the_read(expand(str(data)), target)
+    return convert(files, target, row_format=rows_are, strict=strict)
+
+
+def _refuse_among_the_read(data: str, out: Path) -> None:
+    """Raise where the rows would be written among those that are read: the next time they would be read with them."""
+    name, where = os.path.abspath(data), os.path.abspath(out)
+    is_folder = Path(name).is_dir()
+    if is_folder:
+        is_among = Path(name).resolve() == out.parent.resolve()
+    else:
+        has_depth = "**" in name or name.count(os.sep) == where.count(os.sep)
+        is_among = has_depth and glob.has_magic(data) and fnmatch.fnmatch(where, name.replace("**/", "*"))
+    if is_among:
+        raise GlmtuneError(
+            f"`{out}` would lie among the files that are read, and be read with them the next time",
+            fix=f"write it to another folder than `{data}`"
+            if is_folder
+            else f"give it a name that `{data}` does not match",
+        )
 
 
 def convert(files: Sequence[DataFile], out: Path, *, row_format: RowFormat = AUTO, strict: bool = False) -> Converted:

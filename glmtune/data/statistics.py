@@ -148,6 +148,7 @@ class Statistics:
             ],
             **({"unread": dict(self.unread.keys.most_common())} if self.unread.keys else {}),
             **({"rejected_answers": self.unread.num_rejected} if self.unread.num_rejected else {}),
+            **({"doubts": dict(self.unread.doubts.most_common())} if self.unread.doubts else {}),
             **({"special_tokens_in_texts": dict(self.unread.tokens.most_common())} if self.unread.tokens else {}),
         }
 

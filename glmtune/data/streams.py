@@ -41,6 +41,11 @@ def open_data(path: Path) -> io.BufferedReader:
     except OSError as error:
         if compression and not first_bytes(path).startswith(PACKED_BYTES[compression]):
             refuse_foreign(first_bytes(path), path)  # such as a page that says that the file is elsewhere
+            raise GlmtuneError(
+                f"the file is not compressed with {compression}, as its name says",
+                where=str(path),
+                fix=f"take `{path.suffix}` off its name; or, where it is damaged, copy or download it again",
+            ) from None
         raise unreadable(str(path), error) from None
     try:
         refuse_foreign(head, path)

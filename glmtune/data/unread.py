@@ -1,4 +1,4 @@
-"""What rows hold that is not used as it might be meant: keys that nobody reads, rejected answers, special tokens."""
+"""What rows hold that is not used as it might be meant: keys nobody reads, rejected answers, tokens, and doubts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,18 @@ class Unread:
     """Times that further keys were met, beyond `MAX_NAMES` of them."""
     num_rejected: int = 0
     """Rows with a rejected answer, which is not used."""
+    doubts: Counter[str] = field(default_factory=Counter)
+    """Rows by what is read as it stands and may be meant otherwise."""
     tokens: Counter[str] = field(default_factory=Counter)
     """Rows by the special token that stands in their text, where it is text like any other."""
 
     def add(self, row: ReadRow) -> None:
         """Count a row, unless nothing of it could be used."""
-        if (row.unread or row.has_rejected) and not all(isinstance(part, ValueError) for part in row.parts):
+        if (row.unread or row.has_rejected or row.doubts) and not all(
+            isinstance(part, ValueError) for part in row.parts
+        ):
             self.num_rejected += row.has_rejected
+            self.doubts.update(row.doubts)
             self.add_keys(row.unread)
 
     def add_keys(self, keys: Iterable[str]) -> None:
@@ -49,6 +54,7 @@ class Unread:
         """Add the counts of other rows."""
         self.num_others += other.num_others
         self.num_rejected += other.num_rejected
+        self.doubts.update(other.doubts)
         self.tokens.update(other.tokens)
         for key, num_rows in other.keys.items():
             self._count(key, num_rows)
@@ -76,6 +82,12 @@ class Unread:
             has = "has" if self.num_rejected == 1 else "have"
             rows = f"{self.num_rejected:,} {_rows(self.num_rejected)}"
             lines.append(f"{rows} {has} two answers: the chosen one is {use}, the rejected answer is not used")
+        if self.doubts:
+            told = self.doubts.most_common(NUM_NAMES_TOLD)
+            text = "; ".join(f"{doubt} ({num_rows:,} {_rows(num_rows)})" for doubt, num_rows in told)
+            num_more = len(self.doubts) - len(told)
+            more = f"; and {num_more} more" if num_more else ""
+            lines.append(f"{use} as they stand, and perhaps not meant so: {text}{more}")
         if self.tokens:
             told = self.tokens.most_common(NUM_NAMES_TOLD)
             text = ", ".join(f"`{name}` ({num_rows:,} {_rows(num_rows)})" for name, num_rows in told)
@@ -89,6 +101,7 @@ class Unread:
             "keys": dict(self.keys),
             "others": self.num_others,
             "rejected": self.num_rejected,
+            "doubts": dict(self.doubts),
             "tokens": dict(self.tokens),
         }
 
@@ -99,6 +112,7 @@ class Unread:
             keys=Counter(counts["keys"]),
             num_others=counts["others"],
             num_rejected=counts["rejected"],
+            doubts=Counter(counts["doubts"]),
             tokens=Counter(counts["tokens"]),
         )
 

@@ -324,13 +324,10 @@ UTF_16 = (
     "hint: save it as UTF-8: `iconv -f UTF-16 -t UTF-8 {path} > {folder}/utf8-{path.name}`"
 )
 NOT_GZIP = (
-    "the file cannot be read: zlib inflate failed: incorrect header check\n  --> {path}\n"
-    "hint: where it is cut off or damaged, copy or download it again"
+    "the file is not compressed with gzip, as its name says\n  --> {path}\n"
+    "hint: take `.gz` off its name; or, where it is damaged, copy or download it again"
 )
-NOT_ZSTD = (
-    "the file cannot be read: ZSTD decompress failed: Unknown frame descriptor\n  --> {path}\n"
-    "hint: where it is cut off or damaged, copy or download it again"
-)
+NOT_ZSTD = NOT_GZIP.replace("gzip", "zstd").replace(".gz", ".zst")
 MANY = jsonl(*(f"{number} {number * 7919 % 104729}" for number in range(40_000)))
 
 # Name of the file, what stands in it, and the error.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from glmtune.data.conversion import convert, row_format
+from glmtune.data.conversion import convert, convert_data, row_format
 from glmtune.data.formats import to_conversations
 from glmtune.data.reading import read_rows
 from glmtune.data.rows import Reject
@@ -119,3 +119,47 @@ def test_an_unknown_format_is_told_with_the_nearest_and_all_names() -> None:
         "hint: expected one of `preference`, `messages`, `sharegpt`, `chatglm3`, `alpaca`, `advertisegen`, "
         "`prompt-response`, `prompt-completion`, `toolalpaca`, `text`"
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "out"),
+    [
+        ("rows", "rows/out.jsonl"),
+        ("rows/", "link/out.jsonl.gz"),
+        (".", "out.jsonl"),
+        ("rows/*.jsonl", "rows/out.jsonl"),
+        ("rows/*", "rows/out.jsonl.gz"),
+        ("**/*.jsonl", "rows/deep/out.jsonl"),
+        ("rows/**/*.jsonl", "rows/out.jsonl"),
+    ],
+)
+def test_rows_are_not_written_to_where_they_are_read(
+    data: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("rows")
+    for folder in (tmp_path, tmp_path / "rows"):
+        write(folder / "a.jsonl", ALPACA)
+    with pytest.raises(GlmtuneError, match="would lie among the files that are read"):
+        convert_data(data, out)
+    assert not Path(out).exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "out"),
+    [
+        ("rows", "out.jsonl"),
+        ("rows", "rows/deep/out.jsonl"),
+        ("rows/a.jsonl", "rows/out.jsonl"),
+        ("rows/a*.jsonl", "rows/out.jsonl"),
+        ("rows/*.jsonl", "rows/deep/out.jsonl"),
+    ],
+)
+def test_rows_may_be_written_beside_what_is_read(
+    data: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows" / "deep").mkdir(parents=True)
+    write(tmp_path / "rows" / "a.jsonl", ALPACA)
+    assert convert_data(data, out).num_rows == 1

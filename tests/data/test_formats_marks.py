@@ -166,6 +166,13 @@ def test_a_label_that_judges_nothing_is_told(row: dict[str, Any], value: Any) ->
     assert (read.parts, read.unread) == (read_row(row).parts, ("label",))
 
 
+@pytest.mark.parametrize("label", [0, "0", "no", False, "错误"])
+def test_a_label_that_is_the_answer_is_a_class(label: Any) -> None:
+    for name, answer in (("alpaca", "output"), ("prompt-completion", "completion"), ("prompt-response", "response")):
+        row = SHAPES[name] | {answer: str(label), "label": label}
+        assert read_row(row).unread == ("label",)
+
+
 def test_the_label_of_plain_text_is_a_class() -> None:
     assert read_row({"text": "a", "label": 0}).unread == ("label",)
 
@@ -418,3 +425,86 @@ def test_a_message_with_something_to_see_or_hear_is_refused(message: dict[str, A
     assert reason_of({"messages": [USER | message, ASSISTANT]}) == reason
     said = [{"from": "human", "value": "a"} | message, {"from": "gpt", "value": "b"}]
     assert reason_of({"conversations": said}) == reason
+
+
+@pytest.mark.parametrize(
+    ("more", "doubt"),
+    [
+        ({"split": "test"}, "`split` is `test`"),
+        ({"split": " Validation "}, "`split` is `Validation`"),
+        ({"output": " NaN "}, "a text to be trained is `NaN`"),
+        ({"output": "N/A"}, "a text to be trained is `N/A`"),
+        *(
+            (
+                {"instruction": f"{place}\nwhat"},
+                f"`{place}` stands in a question, and nothing is shown to the model there",
+            )
+            for place in ("<image>", "<video>", "<audio>", "<|image|>", "<|vision_start|>")
+        ),
+        (
+            {"instruction": "what <|image|>"},
+            "`<|image|>` stands in a question, and nothing is shown to the model there",
+        ),
+        ({"instruction": "what<image>"}, "`<image>` stands in a question, and nothing is shown to the model there"),
+        (
+            {"instruction": "<img>a.jpg</img> what"},
+            "`<img>` stands in a question, and nothing is shown to the model there",
+        ),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_told(more: dict[str, Any], doubt: str) -> None:
+    read = read_row(SHAPES["alpaca"] | more)
+    assert (read.doubts, read.unread) == ((doubt,), ())
+    assert [type(part) for part in read.parts] == [Conversation]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"split": "train"},
+        {"output": "no"},
+        {"output": "<image> is a tag"},
+        {"instruction": "What does <video controls> do?"},
+        {"instruction": "Is a < b and <b>c</b>?"},
+        {"instruction": "see ![x](y.png)"},
+    ],
+)
+def test_what_is_meant_as_it_stands_is_not_told(more: dict[str, Any]) -> None:
+    assert read_row(SHAPES["alpaca"] | more).doubts == ()
+
+
+def test_the_result_of_a_call_that_is_not_there_is_told() -> None:
+    function = {"name": "f", "arguments": "{}"}
+    called = {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
+    for name, doubts in (("1", ()), ("99", ("`tool_call_id` names a call that the row does not have",))):
+        result = {"role": "tool", "content": "o", "tool_call_id": name}
+        assert read_row({"messages": [USER, called, result, ASSISTANT]}).doubts == doubts
+    unnamed = {"role": "assistant", "tool_calls": [{"function": function}]}
+    assert read_row({"messages": [USER, unnamed, result, ASSISTANT]}).doubts == ()
+
+
+def test_a_transcript_as_the_answer_is_read_as_what_was_said() -> None:
+    said = "\n\nHuman: {}\n\nAssistant: {}"
+    row = {"prompt": "a", "chosen": said.format("a", "b"), "rejected": said.format("a", "c")}
+    assert read_row(row).parts == read_row(SHAPES["preference"]).parts
+    other = row | {"prompt": "x"}
+    assert reason_of(other) == "`prompt` is not what the chosen answer repeats; expected one question"
+    alone = {key: row[key] for key in ("chosen", "rejected")}
+    assert read_row(alone).parts == read_row(SHAPES["preference"]).parts
+
+
+@pytest.mark.parametrize(
+    ("rejected", "is_told"),
+    [
+        ([USER, REJECTED], False),
+        ([USER | {"content": "x"}, REJECTED], True),
+        ([{"from": "human", "value": "x"}, {"from": "gpt", "value": "c"}], True),
+        ([REJECTED], False),
+        ("c", False),
+        ("\n\nHuman: a\n\nAssistant: c", False),
+        ("\n\nHuman: x\n\nAssistant: c", True),
+    ],
+)
+def test_a_rejected_answer_to_another_question_is_told(rejected: Any, is_told: bool) -> None:
+    read = read_row({"chosen": [USER, ASSISTANT], "rejected": rejected})
+    assert read.doubts == (("the rejected answer is one to another question",) if is_told else ())

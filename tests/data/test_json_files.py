@@ -246,3 +246,12 @@ def test_what_people_and_programs_do_to_json_is_named(broken: str, cause: str) -
         parse(broken)
     assert str(caught.value).startswith("not JSON: ")
     assert str(caught.value).endswith(f"; {cause}")
+
+
+@pytest.mark.parametrize("row", ['{"text": "a", "n": %s}', '{"text": "a", "n": [-%s]}'])
+def test_a_number_of_very_many_digits_is_refused_with_the_remedy(row: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(row % ("1" * 5_000) + '\n{"text": "b"}\n', encoding="utf-8")
+    first, second = read_rows(tmp_path / "a.jsonl")
+    [error] = first.read().parts
+    assert str(error) == "a number of more than 4,300 digits stands in it; write it as text, in quotes"
+    assert len(second.conversations()) == 1

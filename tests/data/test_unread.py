@@ -141,10 +141,11 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-ROWS = (messages() | {"score": 1}, messages(name="x") | {"score": 2}, PAIR, messages())
+ROWS = (messages() | {"score": 1}, messages(name="x") | {"score": 2}, PAIR, messages(content="nan") | {"split": "dev"})
 LINES = [
     "keys that are not read: `score` (2 rows), `messages[].name` (1 row)",
     "1 row has two answers: the chosen one is trained, the rejected answer is not used",
+    "trained as they stand, and perhaps not meant so: `split` is `dev` (1 row); a text to be trained is `nan` (1 row)",
 ]
 
 
@@ -175,3 +176,4 @@ def test_conversion_and_check_tell_it(tmp_path: Path) -> None:
     assert all(line in found.table().splitlines() for line in LINES[:1])
     assert found.as_dict()["unread"] == {"score": 2, "messages[].name": 1}
     assert found.as_dict()["rejected_answers"] == 1
+    assert found.as_dict()["doubts"] == {"`split` is `dev`": 1, "a text to be trained is `nan`": 1}

@@ -15,6 +15,7 @@ from glmtune.errors import GlmtuneError, nearest
 
 from .beside import NOTHING_BESIDE, look_beside, unread_keys, weighted
 from .columns import rename_columns, suggested_columns
+from .doubts import doubts_about
 from .fields import kind
 from .media import refuse_media
 from .messages import from_messages
@@ -94,6 +95,8 @@ class ReadRow(NamedTuple):
     """Keys that carry something and are not read, as `score` or `messages[].name`."""
     has_rejected: bool = False
     """Whether the row has a rejected answer, which is not used."""
+    doubts: tuple[str, ...] = ()
+    """What is read as it stands and may be meant otherwise."""
 
 
 def read_row(row: Any, row_format: RowFormat = AUTO) -> ReadRow:
@@ -112,11 +115,12 @@ def read_row(row: Any, row_format: RowFormat = AUTO) -> ReadRow:
         rest = [weighted(conversation, beside.weight) for conversation in error.rest] if error.rest else []
         unread = unread_keys(row, FORMATS[name], name, beside, row_format.columns) if rest else ()
         return ReadRow([*rest, error], name, unread)
+    rejected = beside.rejected[0] if has_rejected else None
     parts: list[Conversation | RowError] = [*conversations]
     if beside.weight != 1:
         parts = [weighted(conversation, beside.weight) for conversation in conversations]
     unread = (*replaced, *unread_keys(row, one, name, beside, row_format.columns))
-    return ReadRow(parts, name, unread, has_rejected)
+    return ReadRow(parts, name, unread, has_rejected, doubts_about(row, conversations, rejected))
 
 
 def to_conversations(row: Any, row_format: RowFormat = AUTO) -> list[Conversation]:

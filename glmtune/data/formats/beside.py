@@ -66,7 +66,8 @@ def look_beside(row: dict[str, Any], one: Format, name: str, *, is_named: bool) 
         return Beside(rejected=pair) if pair else NOTHING_BESIDE
     keys = [key for key in row if key not in known]
     refuse_media(row, "the row", keys)
-    read = refuse_bad(row, keys, is_text=name == "text")
+    classes = [key for key in keys if one.answer and _is_class(row[key], row[one.answer])]
+    read = refuse_bad(row, [key for key in keys if key not in classes], is_text=name == "text")
     weight, weights = row_weight(row, keys)
     rejected = pair or tuple(key for key in keys if key in REJECTED_KEYS and not isinstance(row[key], bool))
     read |= weights | {*rejected} | _other_answers(row, one, keys, is_named=is_named)
@@ -74,6 +75,11 @@ def look_beside(row: dict[str, Any], one: Format, name: str, *, is_named: bool) 
         if key in CHAT_KEYS and not says_nothing(row[key]):
             raise RowError(f"the row has `{key}`, for which the format `{name}` has no place")
     return Beside(weight=weight, keys=tuple(key for key in keys if key not in read), rejected=rejected)
+
+
+def _is_class(value: Any, answer: Any) -> bool:
+    """Whether what may be a mark is the answer once more, as the class of a text that is to be classified."""
+    return isinstance(answer, str) and not isinstance(value, (dict, list)) and str(value).strip() == answer.strip()
 
 
 def _other_answers(row: dict[str, Any], one: Format, keys: Sequence[str], *, is_named: bool) -> set[str]:

@@ -142,21 +142,27 @@ def _answer(chosen: Any, key: str, first_number: int, *, is_alone: bool) -> list
     text = joined_text(chosen, f"`{key}`")
     if is_blank(text):
         raise RowError(f"`{key}` is empty; expected the answer to train on")
-    if is_alone and text.lstrip().startswith("Human:"):
+    is_whole = text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
+    if is_whole or (is_alone and text.lstrip().startswith("Human:")):
         return _spoken(text.strip(), key)
     return [Message(role="assistant", content=text)]
 
 
 def _spoken(text: str, key: str) -> list[Message]:
     """Read a whole conversation from one text, as in hh-rlhf: `Human: ...`, `Assistant: ...` in turn."""
-    _, *parts = _SPEAKER.split(text)
     messages = []
-    for number, (speaker, said) in enumerate(zip(parts[::2], parts[1::2])):
+    for number, (speaker, said) in enumerate(spoken_turns(text)):
         if is_blank(said):
             raise RowError(f"turn {number} of `{key}`, of `{speaker}`, is empty")
         role = "user" if speaker == "Human" else "assistant"
         messages.append(Message(role=role, content=said.strip(), number=number))
     return messages
+
+
+def spoken_turns(text: str) -> list[tuple[str, str]]:
+    """Return speaker and words of every turn of a text such as hh-rlhf has; none of any other."""
+    _, *parts = _SPEAKER.split(text)
+    return list(zip(parts[::2], parts[1::2]))
 
 
 def _check_repeated(context: list[Message], chosen: list[Message], row: dict[str, Any]) -> None:
