@@ -93,6 +93,9 @@ BAD_MARKS = [
     {"label": [0]},
     {"label": {"value": False}},
     {"spam": {"value": 1.0, "count": 3}},
+    *({key: True} for key in ("isDeleted", "thumbsDown", "badcase", "Is-Flagged")),
+    {"deletedAt": 1_700_000_000},
+    {"label": "Bad answer"},
 ]
 
 
@@ -206,6 +209,7 @@ def test_the_weight_of_a_row_is_that_of_its_answers(row: dict[str, Any], key: st
         *({key: [0, 0]} for key in ("weights", "loss_mask", "train_mask", "loss_scale", "权重")),
         {"sample_weight": "0%"},
         {"weight": [0]},
+        {"sampleWeight": 0},
         {"loss_scale": 0},
         {"train_mask": [1, 0]},
         {"loss": 0.5},

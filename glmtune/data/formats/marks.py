@@ -45,7 +45,7 @@ _GOOD_IF_TRUE = """
 """
 GOOD_IF_TRUE = frozenset(_GOOD_IF_TRUE.split())
 _BAD_IF_TRUE = """
-    bad rejected undesirable unacceptable wrong incorrect invalid is_negative low_quality
+    bad badcase bad_case rejected undesirable unacceptable wrong incorrect invalid is_negative low_quality
     skip skipped ignore ignored exclude excluded delete deleted discard discarded drop dropped remove removed
     filtered filtered_out hidden hide disabled banned blocked flagged masked mask_out
     thumbs_down thumbsdown disliked downvoted disapproved unapproved
@@ -101,6 +101,8 @@ QUALITY_KEYS = frozenset(("quality", "质量"))
 _AFFIXES = re.compile(
     r"(?:is_|was_|has_been_|是否|已|已经|被)?(.+?)(_at|_on|_by|_date|_time|_reason|时间|日期|原因)?", re.DOTALL
 )
+_HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+"""Where the words of `isDeleted` meet."""
 _QUANTITY = re.compile(r"[\d.,]+ *(?:mg|g|kg|t|lbs?|oz|pounds?|grams?|tons?|克|千克|公斤|斤|磅|吨|两)", re.IGNORECASE)
 """What things weigh: no weight of ours."""
 
@@ -275,11 +277,14 @@ def _is_numeric(value: Any) -> bool:
 @lru_cache(maxsize=1024)
 def normal_name(key: str) -> str:
     """Return a key as the tables of names have it."""
-    return key.strip().lower().replace("-", "_").replace(" ", "_")
+    return _HUMPS.sub("_", key.strip()).lower().replace("-", "_").replace(" ", "_")
 
 
 def _word(value: Any) -> str:
-    return value.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    word = value.strip().lower().replace(" ", "_").replace("-", "_")
+    return re.sub(r"(?<=.)_(answer|response|sample|case|example)$", "", word) if "_" in word else word
 
 
 def _truth(value: Any, *, is_numbered: bool) -> bool | None:
