@@ -133,10 +133,9 @@ def _check_rates(scheduler: LambdaLR, args: TrainingArguments, num_steps: int) -
         where, fix = "training_args.lr_scheduler_kwargs", None
         if warm_up >= num_steps:
             where = "training_args.warmup_steps"
-            fix = f"lower `warmup_steps`, which is {warm_up:,} steps here, or train more steps"
+            fix = f"lower `warmup_steps` ({warm_up:,} here), or train more steps"
         raise GlmtuneError(
-            f"the learning rate is 0 at every step of this run, of which there are {num_steps:,}: nothing would be "
-            "trained",
+            f"the learning rate is 0 at every step of this run ({num_steps:,} in all): nothing would be trained",
             where=where,
             fix=fix,
         )
