@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from glmtune.library_logs import keep_stdout_for_results
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -28,6 +30,8 @@ _HOMES = {
 }
 
 __all__ = sorted(_HOMES)
+
+keep_stdout_for_results()
 
 
 def __getattr__(name: str) -> Any:

@@ -18,10 +18,10 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 
 # From the ground up; a room may import from itself and from rooms below it.
 ROOMS = [
+    "library_logs",
     "errors",
     "plain_json",
     "new_file",
-    "plain_json",
     "python_arguments",
     "operating_system",
     "user_paths",
@@ -40,8 +40,6 @@ ROOMS = [
     "config_training_keys",
     "generation_options",
     "config_keys",
-    "config_training_keys",
-    "generation_options",
     "config_sections",
     "config",
     "demo",

@@ -108,6 +108,18 @@ def test_a_full_stderr_ends_nothing(rows: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_nothing_of_what_libraries_log_gets_between_results() -> None:
+    code = (
+        "import glmtune, os; os.environ.pop('DS_ACCELERATOR', None)\n"
+        "from deepspeed.accelerator import get_accelerator; get_accelerator()\n"
+        "from deepspeed.utils.logging import logger; logger.warning('a lost process')\n"
+    )
+    done = program(code, CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"a lost process" in done.stderr
+    assert b"Setting accelerator" not in done.stderr
+
+
 def test_libraries_may_write_to_a_stderr_that_is_gone() -> None:
     code = (
         "import logging, os, warnings\nreader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 2)\n"

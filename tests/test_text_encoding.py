@@ -135,3 +135,9 @@ def test_a_file_joined_from_two_encodings_is_not_to_be_converted_as_a_whole(
     assert error.endswith(
         "other lines of the file are UTF-8: save each of the files that it was joined from as UTF-8\n"
     )
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes("\ufeff还有\r\n".encode())
+    assert read_utf8(path) == "还有\n"

@@ -186,6 +186,8 @@ def test_a_failure_in_flight_leaves_what_waits_to_be_tried(engine: Engine, model
         assert isinstance(told.get(timeout=20), Token)
     waiting = [job() for _ in range(2)]
     engine.submit([made for made, _ in waiting])
+    for _ in range(3):  # the engine has seen them by then
+        assert isinstance(flying[0][1].get(timeout=20), Token)
     model.error = RuntimeError("broken")
     assert [last(told) for _, told in flying] == [Failure(reason="the model failed")] * 4
     assert [len(answer(told)) for _, told in waiting] == [3, 3]

@@ -1,0 +1,20 @@
+"""What libraries log is no result: stdout belongs to our own output, which other programs read."""
+
+from __future__ import annotations
+
+import logging
+
+NO_GPU = "Setting accelerator to CPU"
+"""Begins what DeepSpeed warns of wherever it is imported without a GPU, as transformers does to save any model."""
+
+
+def keep_stdout_for_results() -> None:
+    """Send to stderr what DeepSpeed logs, whose own handler writes to stdout; its word on the missing GPU to nobody."""
+    # Before DeepSpeed is imported: it logs while it is, and a filter of its logger is asked before its handlers are.
+    logging.getLogger("DeepSpeed").addFilter(_to_stderr)
+
+
+def _to_stderr(record: logging.LogRecord) -> bool:
+    if not record.getMessage().startswith(NO_GPU) and logging.lastResort is not None:
+        logging.lastResort.handle(record)
+    return False
