@@ -26,6 +26,9 @@ os.environ["GLMTUNE_CACHE"] = _cache.name
 # Where the tests run in the background a shell has Ctrl-C ignored, by every program that is started from here, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# And under `nohup` SIGHUP.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real material beside the checkout: GLM-4's tokenizer and published rows. Not part of the project."""

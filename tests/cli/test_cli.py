@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -310,8 +311,11 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(
         while not process.stderr.readline().startswith("step ") and time.monotonic() < deadline:
             pass
         process.send_signal(signal.Signals[name])
+        killer = threading.Timer(150, process.kill)  # a run that heeds no signal would go on for hours
+        killer.start()
         rest = process.stderr.read()
         assert process.wait(60) == code
+        killer.cancel()
     saved = checkpoints_of(workplace / name)[-1].name
     step = saved.removeprefix("checkpoint-")
     assert "Traceback" not in rest
