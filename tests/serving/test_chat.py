@@ -110,7 +110,7 @@ def test_a_line_that_begins_with_a_space_is_no_command(talk: Talk) -> None:
 
 def test_a_line_that_is_not_utf_8_is_told_and_the_chat_goes_on(talk: Talk, capsys) -> None:
     assert talk(Written("hi"), b"\xff", "hello").history == [HELLO, HI]
-    assert "error: what was typed is not UTF-8\n" in capsys.readouterr().err
+    assert "error: what was typed is not UTF-8" in capsys.readouterr().err
 
 
 def test_the_system_message_is_set_shown_and_taken_away(talk: Talk, capsys) -> None:
