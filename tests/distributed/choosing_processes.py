@@ -19,12 +19,13 @@ from glmtune.training.run_folder import RunRequest
 if __name__ == "__main__":
     config_file, data_dir, folder = (Path(argument) for argument in sys.argv[1:])
     rank = os.environ["RANK"]
-    os.environ["GLMTUNE_CACHE"] = str(folder / f"cache-{rank}")
     half = 0.5 if rank == "0" else 9.0
     arithmetic.measure = lambda shapes: {part: {"float32": 1.0, "bfloat16": half} for part in arithmetic.CHOSEN}
     config = load_config(config_file)
     arguments = training_arguments(config, folder / "run", notice)
     prepared = prepare_run(RunRequest(data_dir=data_dir, model="demo", config=config))
+    # Rows are encoded by one process and read by all; what was timed before is of each one's own.
+    os.environ["GLMTUNE_CACHE"] = str(folder / f"cache-{rank}")
     chosen = arithmetic_of_run(prepared, arguments)
     assert chosen is not None
     (folder / f"{rank}.json").write_text(json.dumps(chosen.names()), encoding="utf-8")
