@@ -213,6 +213,7 @@ def test_a_worker_ends_with_its_scorer_before_it_has_answered(small_work: None):
 
 INTERRUPTED_SCRIPT = """
 import os, signal, warnings
+import jieba, rouge_chinese  # whose texts Python warns of where it compiles them for the first time
 warnings.simplefilter("error")
 from glmtune.evaluation import metrics
 metrics.MIN_TEXTS_PER_WORKER = 1
