@@ -10,6 +10,9 @@ LoRA r 8 on q, k and v, batches of 4 rows, two threads. Every tool trains on the
 one tool after the other, several rounds: what else the machine does meets all of them, and each ratio is that of a
 round. The losses of the same steps stand side by side, and beside the speeds the share that a step reaches of the rate
 at which the machine multiplies matrices of the output layer's shape, measured in the same rounds.
+
+In float32 LLaMA-Factory is left out: where neither `bf16` nor `fp16` is asked for it takes half precision all the same,
+if transformers calls it available.
 """
 
 from __future__ import annotations
@@ -73,7 +76,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     source = SOURCES[arguments.rows]
-    names = available(["glmtune", *(name for name in arguments.tools if name != "glmtune")], arguments.peers)
+    tools = [name for name in arguments.tools if name != "glmtune"]
+    if arguments.dtype == "float32":
+        tools = [name for name in tools if TOOLS[name].peer != "llamafactory"]
+    names = available(["glmtune", *tools], arguments.peers)
     with tempfile.TemporaryDirectory(prefix="glmtune-benchmark-") as name:
         folder = Path(name)
         model = write_model(arguments.shape, folder / "model", arguments.tokenizer)
