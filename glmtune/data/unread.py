@@ -73,9 +73,8 @@ class Unread:
         """Return what a person is told; no line where everything is used. `use` is what becomes of good answers."""
         lines = []
         if self.keys:
-            told = self.keys.most_common(NUM_NAMES_TOLD)
-            text = ", ".join(f"`{key}` ({num_rows:,} {_rows(num_rows)})" for key, num_rows in told)
-            num_more = len(self.keys) - len(told)
+            told, num_more = _most_common(self.keys, "`{}`")
+            text = ", ".join(told)
             more = f" and {'at least ' if self.num_others else ''}{num_more:,} more" if num_more else ""
             lines.append(f"keys that are not read: {text}{more}")
         if self.num_rejected:
@@ -83,15 +82,13 @@ class Unread:
             rows = f"{self.num_rejected:,} {_rows(self.num_rejected)}"
             lines.append(f"{rows} {has} two answers: the chosen one is {use}, the rejected answer is not used")
         if self.doubts:
-            told = self.doubts.most_common(NUM_NAMES_TOLD)
-            text = "; ".join(f"{doubt} ({num_rows:,} {_rows(num_rows)})" for doubt, num_rows in told)
-            num_more = len(self.doubts) - len(told)
+            told, num_more = _most_common(self.doubts, "{}")
+            text = "; ".join(told)
             more = f"; and {num_more} more" if num_more else ""
             lines.append(f"{use} as they stand, and perhaps not meant so: {text}{more}")
         if self.tokens:
-            told = self.tokens.most_common(NUM_NAMES_TOLD)
-            text = ", ".join(f"`{name}` ({num_rows:,} {_rows(num_rows)})" for name, num_rows in told)
-            num_more = len(self.tokens) - len(told)
+            told, num_more = _most_common(self.tokens, "`{}`")
+            text = ", ".join(told)
             lines.append(f"special tokens in texts are {AS_TEXT}: {text}{f' and {num_more} more' if num_more else ''}")
         return lines
 
@@ -123,6 +120,12 @@ def total(counts: Iterable[Unread]) -> Unread:
     for each in counts:
         whole.update(each)
     return whole
+
+
+def _most_common(counts: Counter[str], form: str) -> tuple[list[str], int]:
+    """Return the names that most rows have, each in a form and with its rows, and how many names are left out."""
+    told = counts.most_common(NUM_NAMES_TOLD)
+    return [f"{form.format(name)} ({num_rows:,} {_rows(num_rows)})" for name, num_rows in told], len(counts) - len(told)
 
 
 def _rows(number: int) -> str:
