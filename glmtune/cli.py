@@ -195,8 +195,8 @@ def evaluate(
     )
     print(plain_json({name: round(value, 4) for name, value in scores.metrics.items()}, indent=2))
     for reject in scores.left_out:
-        print(f"left out: {reject.where}: {reject.reason}", file=sys.stderr)
-    print(f"{len(scores.predictions)} predictions in {path}", file=sys.stderr)
+        say(f"left out: {reject.where}: {reject.reason}")
+    say(f"{len(scores.predictions)} predictions in {path}")
 
 
 @app.command()

@@ -58,6 +58,11 @@ NUMBER_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] 
         "a whole number, or a share of all steps below 1",
         lambda value: value <= 1 or not math.isfinite(value) or float(value).is_integer(),
     ),
+    (
+        ("warmup_steps",),
+        "a whole number, or a share of all steps below 1",
+        lambda value: value < 1 or not math.isfinite(value) or float(value).is_integer(),
+    ),
     (("eval_steps",), "0 (like `logging_steps`) or a number above 0", lambda value: 0 <= value < math.inf),
     (("neftune_noise_alpha",), "a finite number", math.isfinite),
     (("seed", "data_seed"), "a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32),

@@ -309,7 +309,7 @@ def test_other_text_in_the_place_of_keys_and_values_is_refused(name: str) -> Non
     assert load({name: {"a": 1}}).training_args[name] == {"a": 1}
 
 
-@pytest.mark.parametrize("name", ["eval_steps", "save_steps", "logging_steps"])
+@pytest.mark.parametrize("name", ["eval_steps", "save_steps", "logging_steps", "warmup_steps"])
 def test_one_and_a_half_steps_are_refused_at_their_line(name: str) -> None:
     assert str(refusal({name: 1.5})) == (
         f"`training_args.{name}`: expected a whole number, or a share of all steps below 1, found `1.5`\n  --> run.yaml"
