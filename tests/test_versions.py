@@ -153,7 +153,7 @@ def test_it_is_told_once_in_one_line(installed: object, capsys: pytest.CaptureFi
     "command",
     [
         ["train", "data/demo", "demo", "configs/lora.yaml", "--set", "no_such_key=1"],
-        ["estimate", "demo", "configs/lora.yaml"],
+        ["estimate", "demo", "configs/lora.yaml", "--set", "no_such_key=1"],
         ["infer", "demo", "--prompt", "hi", "--max-new-tokens", "1"],
     ],
     ids=lambda command: command[0],
