@@ -193,7 +193,7 @@ def report(
                 TOOLS[name].label,
                 median_and_range(speeds[name]),
                 ratio,
-                f"{statistics.median(shares):.2g} %",
+                f"{_two_digits(statistics.median(shares))} %",
                 f"{peak:.1f} GB",
             ]
             + [f"{losses[step]:.3f}" for step in shown]
@@ -222,11 +222,18 @@ def report(
     )
 
 
+def _two_digits(value: float) -> str:
+    """Return a figure with two digits, or all of those before the point."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def _about_rates(rates: list[Rates]) -> str:
-    rate = {name: statistics.median(getattr(each, name) for each in rates) / 1e9 for name in ("float32", "bfloat16")}
+    float32, bfloat16 = (
+        _two_digits(statistics.median(getattr(each, name) for each in rates) / 1e9) for name in ("float32", "bfloat16")
+    )
     return (
-        f"The machine multiplies matrices of the output layer's shape at {rate['float32']:.3g} GFLOP/s in float32 "
-        f"and {rate['bfloat16']:.2g} in bfloat16, forward and backward as one. The share is what a step's rows cost "
+        f"The machine multiplies matrices of the output layer's shape at {float32} GFLOP/s in float32 "
+        f"and {bfloat16} in bfloat16, forward and backward as one. The share is what a step's rows cost "
         "(logits of labelled tokens, layers of all tokens, forward and backward to what goes in) over its time, of "
         "the higher rate: 100 % would be a step that does nothing else."
     )
