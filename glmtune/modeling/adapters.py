@@ -39,12 +39,23 @@ def adapt(
         adapted = get_peft_model(model, config)
     except REFUSALS as error:
         what = str(error) if isinstance(error, ValueError) else reason_of(error)
-        raise GlmtuneError(f"`peft_config` does not fit the model: {what}", fix=install_hint(error)) from error
+        fix = install_hint(error) or _rounding_hint(model)
+        raise GlmtuneError(f"`peft_config` does not fit the model: {what}", fix=fix) from error
     check_prefix(adapted)
     if is_tied:
         _refuse_tied_layers(adapted)
     prepare(adapted, gradient_checkpointing=gradient_checkpointing)
     return adapted
+
+
+def _rounding_hint(model: PreTrainedModel) -> str | None:
+    """Return what to do where PEFT takes weights for rounded ones because the model says so of itself."""
+    if getattr(model.config, "quantization_config", None) is None:
+        return None
+    return (
+        f"`config.json` of `{model.config.name_or_path}` says by `quantization_config` that its weights are rounded: "
+        "take it out if they are not, or train the model that it was made from"
+    )
 
 
 def _is_tied(model: PreTrainedModel) -> bool:

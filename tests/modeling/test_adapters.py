@@ -170,3 +170,21 @@ def test_an_optimizers_layers_have_to_be_there(wanted: str | list[str], entry: s
     assert f"`optim_target_modules` has `{entry}`" in caught.value.what
     for right in (None, "all-linear", ["q_proj", "mlp"], r".*\.q_proj", [r".*self_attn\.q_proj"]):
         check_optimizer_modules(right, model)
+
+
+def test_a_model_that_says_wrongly_that_it_is_rounded_is_told_of_it(
+    demo_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AttributeError("'Parameter' object has no attribute 'compress_statistics'")
+
+    monkeypatch.setattr("glmtune.modeling.adapters.get_peft_model", refuse)
+    model = AutoModelForCausalLM.from_pretrained(demo_model)
+    hints = []
+    for quantization in (None, {"quant_method": "bitsandbytes"}):
+        model.config.quantization_config = quantization
+        with pytest.raises(GlmtuneError, match="does not fit the model: AttributeError: ") as caught:
+            adapt(model, LORA, family_of("glm"), gradient_checkpointing=False, notify=print)
+        hints.append(caught.value.fix)
+    assert hints[0] is None
+    assert f"`config.json` of `{demo_model}` says by `quantization_config`" in hints[1]
