@@ -54,14 +54,9 @@ NUMBER_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] 
     (("adam_beta1", "adam_beta2", "label_smoothing_factor"), "0 or more, below 1", lambda value: 0 <= value < 1),
     (("logging_steps", "save_steps"), "a number above 0", lambda value: 0 < value < math.inf),
     (
-        ("logging_steps", "save_steps", "eval_steps"),
+        ("logging_steps", "save_steps", "eval_steps", "warmup_steps"),
         "a whole number, or a share of all steps below 1",
         lambda value: value <= 1 or not math.isfinite(value) or float(value).is_integer(),
-    ),
-    (
-        ("warmup_steps",),
-        "a whole number, or a share of all steps below 1",
-        lambda value: value < 1 or not math.isfinite(value) or float(value).is_integer(),
     ),
     (("eval_steps",), "0 (like `logging_steps`) or a number above 0", lambda value: 0 <= value < math.inf),
     (("neftune_noise_alpha",), "a finite number", math.isfinite),

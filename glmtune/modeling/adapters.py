@@ -39,7 +39,7 @@ def adapt(
         adapted = get_peft_model(model, config)
     except REFUSALS as error:
         what = str(error) if isinstance(error, ValueError) else reason_of(error)
-        fix = install_hint(error) or _rounding_hint(model)
+        fix = install_hint(error) or _rounding_hint(error, model)
         raise GlmtuneError(f"`peft_config` does not fit the model: {what}", fix=fix) from error
     check_prefix(adapted)
     if is_tied:
@@ -48,9 +48,12 @@ def adapt(
     return adapted
 
 
-def _rounding_hint(model: PreTrainedModel) -> str | None:
-    """Return what to do where PEFT takes weights for rounded ones because the model says so of itself."""
-    if getattr(model.config, "quantization_config", None) is None:
+def _rounding_hint(error: Exception, model: PreTrainedModel) -> str | None:
+    """Return what to do where PEFT misses what rounded weights have, since the model says of itself that it has them.
+
+    Its other refusals, such as of layers that are not there, have nothing to do with rounding.
+    """
+    if not isinstance(error, AttributeError) or getattr(model.config, "quantization_config", None) is None:
         return None
     return (
         f"`config.json` of `{model.config.name_or_path}` says by `quantization_config` that its weights are rounded: "

@@ -188,3 +188,9 @@ def test_a_model_that_says_wrongly_that_it_is_rounded_is_told_of_it(
         hints.append(caught.value.fix)
     assert hints[0] is None
     assert f"`config.json` of `{demo_model}` says by `quantization_config`" in hints[1]
+    monkeypatch.undo()
+    with pytest.raises(GlmtuneError, match="nowhere") as caught:
+        adapt(
+            model, LORA | {"target_modules": ["nowhere"]}, family_of("glm"), gradient_checkpointing=False, notify=print
+        )
+    assert "quantization_config" not in str(caught.value)
