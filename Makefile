@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Processes that run tests side by side; one thread each, since torch's threads wait for each other on busy cores.
 WORKERS ?= 2
+# What installs the packages. pip, since it heeds its own configuration: a mirror, a folder of wheels.
+INSTALL ?= $(BIN)/python -m pip install --quiet
 # How often `make soak` kills a run.
 KILLS ?= 100
 
@@ -60,8 +62,8 @@ check: $(VENV)/ready
 # torch comes first: DeepSpeed's setup looks for it.
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt torch uv
+	$(INSTALL) --constraint .ci/constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:

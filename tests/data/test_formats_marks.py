@@ -96,6 +96,10 @@ BAD_MARKS = [
     *({key: True} for key in ("isDeleted", "thumbsDown", "badcase", "Is-Flagged")),
     {"deletedAt": 1_700_000_000},
     {"label": "Bad answer"},
+    *({"label": text} for text in ("rejected by reviewer", "Bad: wrong tool", "驳回：答非所问", "discarded (twin)")),
+    {"status": "deleted by its author"},
+    {"review": "Wrong. 2 + 2 is 4"},
+    {"审核结果": "不合格，答非所问"},
 ]
 
 
@@ -119,6 +123,10 @@ def test_a_mark_of_bad_in_a_message_is_heeded_whatever_it_is_called(mark: dict[s
     "beside",
     [
         {"label": "spam"},
+        {"label": "spam: advertising"},
+        {"feedback": "No, thanks"},
+        {"feedback": "Deleted scenes are shown at the end"},
+        {"review": "Badly lit, but fine"},
         {"label": "sports"},
         {"标签": "体育"},
         {"labels": [0]},

@@ -91,6 +91,8 @@ _BAD_WORDS = """
     无效 丢弃 剔除 屏蔽 已屏蔽 隐藏 不可用 不采用 不采纳 不保留 违规 有害 劣 劣质 差评 低质量 👎 ✗ ✘ ❌ ×
 """
 BAD_WORDS = frozenset(_BAD_WORDS.split())
+SHORT_WORDS = frozenset(("no", "n", "f", "否"))
+"""Those of them that begin many a sentence: `feedback: "No, thanks"`."""
 CLASSES = frozenset(("positive", "negative", "spam", "toxic", "unsafe", "harmful", "valid", "invalid"))
 """Words that name a class of texts as often as they judge an answer; not heeded under `CLASS_KEYS`."""
 CLASS_KEYS = frozenset(("label", "rating", "review", "标签", "标注", "评价"))
@@ -101,10 +103,16 @@ QUALITY_KEYS = frozenset(("quality", "质量"))
 _AFFIXES = re.compile(
     r"(?:is_|was_|has_been_|是否|已|已经|被)?(.+?)(_at|_on|_by|_date|_time|_reason|时间|日期|原因)?", re.DOTALL
 )
+_REASON = re.compile(r"\s*(?:[:：,，;；.。(（—–]|\s-\s|\b(?:by|because|due to|for|as)\b).*", re.DOTALL)
+"""What follows a verdict: `rejected by reviewer`, `驳回：答非所问`."""
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 """Where the words of `isDeleted` meet."""
 _QUANTITY = re.compile(r"[\d.,]+ *(?:mg|g|kg|t|lbs?|oz|pounds?|grams?|tons?|克|千克|公斤|斤|磅|吨|两)", re.IGNORECASE)
 """What things weigh: no weight of ours."""
+
+
+MAX_VERDICT = 500
+"""Characters of a verdict with its reason; what is longer is a text."""
 
 
 def verdict(key: str, value: Any, *, is_text: bool = False) -> bool | None:
@@ -134,7 +142,10 @@ def verdict(key: str, value: Any, *, is_text: bool = False) -> bool | None:
         return None
     if whole in QUALITY_KEYS and _word(value) in POOR:
         return False
-    return None if whole in CLASS_KEYS and _word(value) in CLASSES else _truth(value, is_numbered=whole in NUMBERED)
+    if whole in CLASS_KEYS and _word(_without_reason(value)) in CLASSES:
+        return None
+    truth = _truth(value, is_numbered=whole in NUMBERED)
+    return False if truth is None and _word(_without_reason(value)) in BAD_WORDS - SHORT_WORDS else truth
 
 
 def _inner_verdict(name: str, value: Any, *, is_text: bool) -> bool | None:
@@ -285,6 +296,10 @@ def _word(value: Any) -> str:
         return ""
     word = value.strip().lower().replace(" ", "_").replace("-", "_")
     return re.sub(r"(?<=.)_(answer|response|sample|case|example)$", "", word) if "_" in word else word
+
+
+def _without_reason(value: Any) -> Any:
+    return _REASON.sub("", value, count=1) if isinstance(value, str) and len(value) < MAX_VERDICT else value
 
 
 def _truth(value: Any, *, is_numbered: bool) -> bool | None:
