@@ -62,7 +62,7 @@ check: $(VENV)/ready
 # torch comes first: DeepSpeed's setup looks for it.
 $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt torch uv
+	$(INSTALL) --constraint .ci/constraints.txt torch
 	$(INSTALL) --constraint .ci/constraints.txt --editable '.[dev]'
 	touch $@
 

@@ -40,6 +40,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let go of it: what stays at the end Triton's bindings, where they are installed, call leaks."""
+    gc.unfreeze()
+
+
 LONGEST = ("test_readme.py", "test_matrix.py", "test_tour.py")
 
 
