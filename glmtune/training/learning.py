@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.scheduler import AcceleratedScheduler
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -42,6 +43,7 @@ class Learning(TrainerCallback):
         """Whether the learning rate was above 0 at any step."""
         self._rate_is_above_zero = False
         self._before: Sums | None = None
+        self._has_gradient = False
         self._num_steps = 0
 
     def on_train_begin(
@@ -67,7 +69,10 @@ class Learning(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Look at the weights before the step, those with a gradient; the others only decay."""
-        if self.has_changed_a_weight or not self._rate_is_above_zero or self._is_divided:
+        if self.has_changed_a_weight or not self._rate_is_above_zero or self.trainer.is_deepspeed_enabled:
+            return
+        if self.trainer.is_fsdp_enabled:
+            self._has_gradient = self._any_process_has_a_gradient()
             return
         weights = [each for each in self._weights().items() if each[1].grad is not None]
         # Without any gradient the optimizer has taken its step already, in the midst of the backward pass.
@@ -87,10 +92,12 @@ class Learning(TrainerCallback):
         if self._num_steps == NUM_STEPS_TO_SAY_SO and not self.has_changed_a_weight:
             self.trainer.progress.write(f"note: none of the {self._num_steps} steps so far has changed a weight")
 
-    @property
-    def _is_divided(self) -> bool:
-        """Whether this process sees but a part of the weights and of their gradients."""
-        return self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled
+    def _any_process_has_a_gradient(self) -> bool:
+        """Whether a gradient is not 0 in any of the shares that FSDP gives the processes; the same on all of them."""
+        gradients = (weight.grad for weight in self._weights().values() if weight.grad is not None)
+        here = any(bool((each.to_local() if isinstance(each, DTensor) else each).any()) for each in gradients)
+        accelerator = self.trainer.accelerator
+        return bool(accelerator.gather(torch.tensor([here], device=accelerator.device)).any())
 
     def _weights(self) -> dict[str, Any]:
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
@@ -102,7 +109,7 @@ class Learning(TrainerCallback):
             norm = engine.get_global_grad_norm()
             return norm is None or float(norm) != 0
         if self.trainer.is_fsdp_enabled:
-            return True
+            return self._has_gradient
         if self._before is None:
             return True
         weights = self._weights()

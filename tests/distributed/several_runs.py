@@ -1,7 +1,8 @@
 """Does a list of things in one group of processes: starting a group takes longer than a small run.
 
 `torchrun --standalone --nproc-per-node 2 several_runs.py STEPS.json`, where the file holds pairs: `train` with its
-arguments, `resume` with its arguments, `forget` with a run and the last step that is to stay.
+arguments, `resume` with its arguments, `forget` with a run and the last step that is to stay, `learn nothing` with the
+arguments of `train`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from glmtune import resume, train
+from glmtune.modeling.loss import LabelledLoss
 from glmtune.training.run import leave_process_group
 
 
@@ -35,7 +37,14 @@ def forget(run: str, step: int) -> None:
         torch.distributed.barrier()
 
 
-VERBS = {"train": train, "resume": resume, "forget": forget}
+def learn_nothing(*arguments: str) -> None:
+    """Train with gradients of 0."""
+    summed = LabelledLoss.summed
+    LabelledLoss.summed = lambda *args, **options: summed(*args, **options) * 0  # type: ignore[method-assign]
+    train(*arguments)
+
+
+VERBS = {"train": train, "resume": resume, "forget": forget, "learn nothing": learn_nothing}
 
 
 def main(steps: list[tuple[str, list[Any]]]) -> None:

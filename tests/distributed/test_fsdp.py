@@ -52,6 +52,19 @@ def write_config(folder: Path, method: str, write_small_config: Callable, **trai
     return config
 
 
+def do_in_one_group(
+    steps: list[tuple[str, list[Any]]], folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Do a list of things in one group of two processes."""
+    (folder / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
+    several_runs = Path(__file__).with_name("several_runs.py")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", several_runs, "steps.json"]
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=400,
+        check=False,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def runs(
     demo_data: Path,
@@ -66,13 +79,7 @@ def runs(
         config = write_config(top / method, method, write_small_config, fsdp=True)
         run = str(top / method / "run")
         steps += [("train", [str(demo_data), "demo", str(config)]), ("forget", [run, 2]), ("resume", [run])]
-    (top / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
-    several_runs = Path(__file__).with_name("several_runs.py")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", several_runs, "steps.json"]
-    done = subprocess.run(
-        [sys.executable, *command], cwd=top, env=cpu_environment, capture_output=True, text=True, timeout=400,
-        check=False,
-    )  # fmt: skip
+    done = do_in_one_group(steps, top, cpu_environment)
     assert done.returncode == 0, done.stderr[-6000:]
     return top
 
@@ -105,3 +112,14 @@ def test_a_divided_run_equals_one_process_and_is_resumed_bit_for_bit(
     assert scores[2][1] == pytest.approx(scores[0][1], rel=1e-5)
     assert scores[2][1] > scores[1][1]
     assert len(generate(str(run), ["类型#马甲*材质#纯棉"], max_new_tokens=4, do_sample=False)) == 1
+
+
+@pytest.mark.parametrize("method", ["sft", "lora"])
+def test_a_divided_run_that_has_changed_no_weight_is_no_run_that_is_done(
+    method: str, demo_data: Path, tmp_path: Path, write_small_config: Callable, cpu_environment: dict[str, str]
+) -> None:
+    config = write_small_config(tmp_path, peft_config=METHODS[method], fsdp=True)
+    done = do_in_one_group([("learn nothing", [str(demo_data), "demo", str(config)])], tmp_path, cpu_environment)
+    assert done.returncode != 0
+    assert done.stderr.count("no step has changed a weight: at every step the gradients were 0") == 1
+    assert "done:" not in done.stderr
