@@ -69,6 +69,23 @@ def generation_section(source: Source) -> dict[str, Any]:
     return arguments
 
 
+_PREFIX = "set `PREFIX_TUNING`, which is P-Tuning v2, or `PROMPT_TUNING`"
+_LORA = "set `LORA`, with `use_rslora` or a `rank_pattern` if you like"
+_NO_ENCODER = "its checkpoint holds the prompt and not the encoder that makes it, so that no run could be resumed"
+NOT_TRAINED = {
+    "P_TUNING": (_NO_ENCODER, _PREFIX),
+    "MULTITASK_PROMPT_TUNING": (_NO_ENCODER, _PREFIX),
+    "CPT": ("it needs a loss of its own", _PREFIX),
+    "CARTRIDGE": ("gradient checkpointing would lose what it puts into the cache", _PREFIX),
+    "ADALORA": ("its ranks would never be adapted, and its loss would lack a part", _LORA),
+    "ADAMSS": ("its subspaces would never be chosen", _LORA),
+    "SHADOW": ("it needs a loss of its own", _LORA),
+    "POLY": ("every row would need the number of a task", _LORA),
+    "XLORA": ("it mixes adapters that were trained before", _LORA),
+}
+"""Methods of PEFT that want more of a training loop than a loss of labels: why, and what to set instead."""
+
+
 def peft_section(source: Source) -> dict[str, Any] | None:
     """Return checked keyword arguments for the PEFT configuration that `peft_type` names; None for full training."""
     if source.values.get("peft_config") is None:
@@ -88,6 +105,10 @@ def peft_section(source: Source) -> dict[str, Any] | None:
             f"expected a method of PEFT such as `LORA` or `PREFIX_TUNING`; {seen}",
             "write `peft_config: null` to train every weight" if written is None else None,
         )
+        return None
+    if peft_type in NOT_TRAINED:
+        why, instead = NOT_TRAINED[peft_type]
+        source.complain("peft_config.peft_type", f"`{peft_type}` cannot be trained here: {why}", instead)
         return None
     arguments = check_fields(source, "peft_config", given, classes[peft_type], homes={})
     arguments = settle_adapter(source, peft_type, arguments)

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from glmtune.config import RunConfig, config_from_mapping, load_config
 from glmtune.config_keys import CHECKPOINTING, RENAMED, RETIRED
-from glmtune.config_sections import TRAINING_DEFAULTS
+from glmtune.config_sections import NOT_TRAINED, TRAINING_DEFAULTS
 from glmtune.errors import GlmtuneError
 from glmtune.yaml_source import dump_yaml, read_source
 
@@ -394,11 +394,6 @@ def test_every_form_that_transformers_documents_passes(line: str) -> None:
             MINIMAL + "peft_config: {peft_type: LORA, layers_pattern: h}\n",
             "`peft_config`: PEFT refuses these settings: When `layers_pattern` is specified, `layers_to_transform` "
             "must also be specified\n  --> run.yaml:4",
-        ),
-        (
-            MINIMAL + "peft_config: {peft_type: ADALORA, r: 4}\n",
-            "`peft_config`: PEFT refuses these settings: AdaLoRA does not work when `total_step` is None, supply a "
-            "value > 0\n  --> run.yaml:4",
         ),
         (
             MINIMAL + "peft_config: {peft_type: PREFIX_TUNING}\n",
@@ -814,6 +809,16 @@ def test_values_of_peft_are_checked(line: str, complaint: str) -> None:
 )
 def test_every_form_that_peft_documents_passes(line: str) -> None:
     load(MINIMAL + f"peft_config:\n  peft_type: LORA\n  {line}\n")
+
+
+@pytest.mark.parametrize("method", NOT_TRAINED)
+def test_a_method_that_wants_more_of_a_training_loop_is_refused(method: str) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        load(MINIMAL + f"peft_config:\n  peft_type: {method}\n")
+    why, instead = NOT_TRAINED[method]
+    assert str(caught.value) == (
+        f"`peft_config.peft_type`: `{method}` cannot be trained here: {why}\n  --> run.yaml:5\nhint: {instead}"
+    )
 
 
 # --- rules over several keys ---

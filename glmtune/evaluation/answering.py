@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glmtune.console import notice
-from glmtune.modeling.context import context_tokens
+from glmtune.modeling.context import context_tokens, num_tokens_before_rows
 
 from .in_flight import Answer, answer_in_flight, reason_against_flight
 from .processes import rank, world_size
@@ -67,7 +67,9 @@ def answer_prompts(
         say_once_that_batches_wait(reason)
         for number in range(reports):
             places = share[number * batch_size : (number + 1) * batch_size]
-            batch = [prompts[place] for place in places or order[-1:]]  # the shortest counts for nothing
+            # As many rows on every process; the shortest prompt fills up, and counts for nothing.
+            width = len(order[::num_processes][number * batch_size : (number + 1) * batch_size])
+            batch = [prompts[place] for place in [*places, *order[-1:] * (width - len(places))]]
             answers = generate_batch(model, tokenizer, batch, config, synced_gpus=synced_gpus)
             on_answers(list(zip(places, answers)))
         return
@@ -118,8 +120,14 @@ def generate_batch(
     """Return the ids that the model writes after each prompt, up to its stop token and without it.
 
     The prompts are padded on the left: the new token of every row then stands in the same column. Where `stop` says
-    so after a token, the answers end there.
+    so after a token, the answers end there. Virtual tokens of prompt tuning stand before the padding, which would part
+    them from the row: its rows are answered one by one.
     """
+    if len(prompts) > 1 and num_tokens_before_rows(model):
+        return [
+            generate_batch(model, tokenizer, [prompt], config, synced_gpus=synced_gpus, stop=stop)[0]
+            for prompt in prompts
+        ]
     longest = max(len(prompt) for prompt in prompts)
     rooms = rooms_for_answers(model, prompts, config)
     if max(rooms) < (config.max_new_tokens or 1):

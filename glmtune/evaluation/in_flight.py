@@ -32,6 +32,7 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from glmtune.compat import CACHE
+from glmtune.modeling.context import num_tokens_before_rows
 
 from .processes import highest
 
@@ -94,6 +95,8 @@ def reason_against_flight(model: Any, config: GenerationConfig) -> str | None:
     active = {name for name, value in config.to_dict().items() if value and value != NEUTRAL.get(name)}
     if unfit := sorted(active - KNOWN_OPTIONS):
         return f"{', '.join(f'`{name}`' for name in unfit)} may look at a batch as a whole"
+    if num_tokens_before_rows(model):
+        return "prompt tuning lays its virtual tokens before each row, where padding would part them from it"
     if config.use_cache is False:
         return "`use_cache: false` keeps no keys and values"
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -24,6 +24,7 @@ from glmtune.console import notice
 from glmtune.errors import GlmtuneError, require
 from glmtune.family import IGNORE_INDEX
 
+from .context import num_tokens_before_rows
 from .fused_loss import LogitsBuffer, fused_cross_entropy
 
 
@@ -42,6 +43,7 @@ class LabelledLoss:
         self._is_ligers = kernel == "liger"
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._base = base
+        self._num_before = num_tokens_before_rows(model)
         self._head = _plain_head(base) if kernel != "logits" else None
         self._buffer = LogitsBuffer()
         self._cpu_dtype = cpu_dtype
@@ -91,7 +93,7 @@ class LabelledLoss:
                 label_smoothing=label_smoothing,
                 buffer=self._buffer,
             )
-            head = _LossHead(self._head, self._weight(self._head), targets, weights, compute)
+            head = _LossHead(self._head, self._weight(self._head), targets, weights, compute, self._num_before)
             with head.in_place(self._base):
                 output = model(**inputs, use_cache=False)
             if head.is_last:
@@ -133,11 +135,11 @@ class LabelledLoss:
     ) -> torch.Tensor:
         if self._takes_positions:
             positions = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(1)  # those with a label in any row
-            logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits
+            logits = model(**inputs, logits_to_keep=positions + self._num_before, use_cache=False).logits
             targets = targets[:, positions]
             weights = None if weights is None else weights[:, positions]
         else:
-            logits = model(**inputs, use_cache=False).logits[:, :-1]
+            logits = model(**inputs, use_cache=False).logits[:, self._num_before : -1]
         losses = F.cross_entropy(
             logits.flatten(0, 1).float(),
             targets.flatten(),
@@ -158,21 +160,23 @@ class _LossHead:
         targets: torch.Tensor,
         weights: torch.Tensor | None,
         compute: Callable[..., torch.Tensor],
+        num_before: int = 0,
     ) -> None:
         self.layer = layer
         self.weight = weight  # in the place of the layer's own
         self.targets = targets  # (B, T - 1)
         self.weights = weights
         self.compute = compute
+        self.num_before = num_before  # virtual tokens before each row
         self.loss: torch.Tensor | None = None
         self.is_last = False
         """Whether the model returned the loss as it was, so that nothing is done to logits after the output layer."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the summed loss instead of logits; `input` is (B, T, H), the hidden states."""
-        hidden = input
+        """Return the summed loss instead of logits; `input` is (B, T, H), the hidden states, behind virtual tokens."""
+        hidden = input[:, self.num_before :]
         if hidden.shape[:2] != (len(self.targets), self.targets.shape[1] + 1):
-            return F.linear(hidden, self.layer.weight)  # a model of another build
+            return F.linear(input, self.layer.weight)  # a model of another build
         is_labelled = self.targets != IGNORE_INDEX
         self.loss = self.compute(
             hidden[:, :-1][is_labelled],

@@ -16,7 +16,7 @@ from glmtune.errors import GlmtuneError, install_hint
 from glmtune.evaluation.in_flight import reason_against_flight
 from glmtune.family import Family
 from glmtune.modeling.adapter_config import adapter_config
-from glmtune.modeling.context import check_vocabulary
+from glmtune.modeling.context import check_vocabulary, lays_tokens_before_rows
 from glmtune.modeling.library_errors import REFUSALS, reason_of
 from glmtune.modeling.loading import load_adapter, load_model, load_tokenizer
 from glmtune.modeling.sources import DEMO, ModelSource, find_model
@@ -179,6 +179,13 @@ def _lanes(base: Any, layers: Layers, folders: Mapping[str, Path]) -> dict[str, 
     kinds = {name: adapter_config(folder).peft_type for name, folder in folders.items()}
     lanes: dict[str, Lane] = {}
     for number, (name, folder) in enumerate(folders.items()):
+        if lays_tokens_before_rows(adapter_config(folder)):
+            raise GlmtuneError(
+                f"an adapter of the kind `{kinds[name].value}` cannot be served: rows that come and go are padded "
+                "between its virtual tokens and their own",
+                where=str(folder),
+                fix="ask it with `glmtune infer` or `glmtune chat`",
+            )
         if kinds[name] == PREFIX:
             prefix = load_adapter(base, folder, is_trainable=False).eval()
             lanes[name] = Lane(

@@ -41,6 +41,8 @@ def reason_to_pad(config: RunConfig, model_config: PretrainedConfig) -> str | No
     """Return why rows must be padded in a run; None where nothing is known against packing."""
     if compiling_is_on(config.training_args):
         return "batches of ever new lengths would be compiled again and again"
+    if (config.peft_config or {}).get("peft_type") == "PROMPT_TUNING":
+        return "prompt tuning lays its virtual tokens before each row"
     return reason_against_packing(model_config)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from peft.tuners import LoraConfig, PrefixTuningConfig
+from peft.tuners import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from glmtune.evaluation.answering import answer_prompts, generate_batch, num_reports, say_once_that_batches_wait
@@ -47,6 +47,24 @@ def prompts(loaded: LoadedModel) -> list[list[int]]:
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(3, 41, (13,), generator=generator).tolist()
     return [torch.randint(20, 300, (length,), generator=generator).tolist() for length in lengths]
+
+
+def test_prompt_tuning_goes_row_by_row_and_answers_as_one_alone(
+    loaded: LoadedModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(7)
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    model = get_peft_model(copy.deepcopy(loaded.model), settings).eval()
+    config = generation_config(loaded.model, {"max_new_tokens": 8})
+    assert not can_fly(model, config)
+    answers: dict[int, list[int]] = {}
+    answer_prompts(model, loaded.tokenizer, prompts, config, batch_size=4, on_answers=answers.update)
+    for place, prompt in enumerate(prompts):
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            alone = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        stops = [*alone[0, len(prompt) :].tolist(), config.eos_token_id[0]]
+        assert answers[place] == stops[: next(i for i, token in enumerate(stops) if token in config.eos_token_id)]
 
 
 @pytest.fixture

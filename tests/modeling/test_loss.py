@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, get_peft_config, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -146,6 +146,39 @@ def test_adapters_get_the_plain_gradients(adapter, checkpointing: bool, batch) -
     if checkpointing and adapter.peft_type == "LORA":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     assert_equal_losses(model, batch)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "BOFT": {"target_modules": ["q_proj"]},
+    "C3A": {"target_modules": ["q_proj"], "block_size": 8},
+    "FOURIERFT": {"target_modules": ["q_proj"], "n_frequency": 10},
+    "HRA": {"target_modules": ["q_proj"]},
+    "IA3": {"target_modules": ["q_proj"], "feedforward_modules": []},
+    "LN_TUNING": {"target_modules": ["input_layernorm"]},
+    "LOHA": {"target_modules": ["q_proj"]},
+    "LOKR": {"target_modules": ["q_proj"]},
+    "LORA": {"target_modules": ["q_proj"], "use_dora": True},
+    "OFT": {"target_modules": ["q_proj"], "oft_block_size": 8},
+    "PREFIX_TUNING": {"num_virtual_tokens": 3},
+    "PROMPT_TUNING": {"num_virtual_tokens": 3},
+    "TRAINABLE_TOKENS": {"token_indices": [11, 12], "target_modules": ["embed_tokens"]},
+    "VERA": {"target_modules": ["q_proj"]},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("architecture", ["glm", "gemma2"], ids=["fused", "logits"])
+def test_the_loss_of_every_method_is_that_of_peft(method: str, architecture: str, batch) -> None:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config((ARCHITECTURES | CHANGED_LOGITS)[architecture]).float()
+    model = get_peft_model(base, get_peft_config({"peft_type": method, "task_type": "CAUSAL_LM"} | METHODS[method]))
+    inputs, labels = batch
+    expected = model(**inputs, labels=labels).loss * (labels[:, 1:] != IGNORE_INDEX).sum()
+    expected_gradients = gradients_of(model, expected)
+    loss = LabelledLoss(model).summed(model, inputs, labels)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    for name, gradient in gradients_of(model, loss).items():
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 def _given(adapter) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 import torch
-from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from serving_rows import PLAIN, THANKS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -44,6 +44,14 @@ def many(tool_model: Path, adapters: dict[str, Path], serve_in_thread) -> Iterat
     options = [f"{name}={folder}" for name, folder in adapters.items()]
     with serve_in_thread(tool_model, adapters=options) as url:
         yield url
+
+
+def test_an_adapter_whose_tokens_padding_would_part_from_a_row_is_not_served(tool_model: Path, tmp_path: Path) -> None:
+    settings = PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tool_model), settings).save_pretrained(str(tmp_path))
+    with pytest.raises(GlmtuneError, match="an adapter of the kind `PROMPT_TUNING` cannot be served") as caught:
+        load_models(find_model(str(tmp_path), base_model=str(tool_model)), "prompt", {})
+    assert caught.value.where == str(tmp_path)
 
 
 def test_every_name_answers_as_its_adapter_alone(many: str, tool_model: Path, adapters: dict[str, Path]) -> None:
