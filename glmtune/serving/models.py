@@ -176,17 +176,17 @@ class Layers:
 
 def _lanes(base: Any, layers: Layers, folders: Mapping[str, Path]) -> dict[str, Lane]:
     """Put every adapter on the base model; a trained prefix stands beside its layers."""
-    kinds = {name: adapter_config(folder).peft_type for name, folder in folders.items()}
+    settings = {name: adapter_config(folder) for name, folder in folders.items()}
     lanes: dict[str, Lane] = {}
     for number, (name, folder) in enumerate(folders.items()):
-        if lays_tokens_before_rows(adapter_config(folder)):
+        if lays_tokens_before_rows(settings[name]):
             raise GlmtuneError(
-                f"an adapter of the kind `{kinds[name].value}` cannot be served: rows that come and go are padded "
-                "between its virtual tokens and their own",
+                "an adapter of prompt tuning cannot be served: rows that come and go are padded between its virtual "
+                "tokens and their own",
                 where=str(folder),
                 fix="ask it with `glmtune infer` or `glmtune chat`",
             )
-        if kinds[name] == PREFIX:
+        if settings[name].peft_type == PREFIX:
             prefix = load_adapter(base, folder, is_trainable=False).eval()
             lanes[name] = Lane(
                 model=Prefixed(base, prefix),

@@ -49,7 +49,7 @@ def many(tool_model: Path, adapters: dict[str, Path], serve_in_thread) -> Iterat
 def test_an_adapter_whose_tokens_padding_would_part_from_a_row_is_not_served(tool_model: Path, tmp_path: Path) -> None:
     settings = PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(tool_model), settings).save_pretrained(str(tmp_path))
-    with pytest.raises(GlmtuneError, match="an adapter of the kind `PROMPT_TUNING` cannot be served") as caught:
+    with pytest.raises(GlmtuneError, match="an adapter of prompt tuning cannot be served") as caught:
         load_models(find_model(str(tmp_path), base_model=str(tool_model)), "prompt", {})
     assert caught.value.where == str(tmp_path)
 
