@@ -143,7 +143,7 @@ def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None
         memory_errors_explained("training", LESS_IN_TRAINING),
         divisible_checkpoints() if trainer.is_deepspeed_enabled else nullcontext(),
     ):
-        trainer.resumed_from = resume_from
+        trainer.resumed_from = trainer.hyperparameters.resumed_from = resume_from
         if resume_from is not None:
             trainer.loss_window.restore(resume_from, trainer.args.process_index, trainer.args.world_size)
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
-from glmtune.console import is_watched, say, show_evaluation
+from glmtune.console import is_watched, notice, say, show_evaluation
 from glmtune.errors import GlmtuneError, RunFailure
 
 from . import checkpoint
@@ -115,6 +116,18 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             append_log(self.path, state.global_step, logs)
+
+
+class LastStep(TrainerCallback):
+    """Saves the last step where `save_strategy: no` saves none: what the run has trained would be gone with it."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.save_strategy == SaveStrategy.NO:
+            notice("`save_strategy: no`: the last step is saved all the same, and no other")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.save_strategy == SaveStrategy.NO and state.global_step >= state.max_steps:
+            control.should_save = True
 
 
 class CheckpointMover(TrainerCallback):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.config import RunConfig
+from glmtune.config import RunConfig, training_fields
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.sources import ModelSource
 
@@ -16,6 +16,16 @@ from .run_folder import DataRecord, fingerprint
 
 ASKED = "asked.json"
 """In every checkpoint: the configuration that it was trained with."""
+
+
+FREE_ADAPTER_KEYS = ("lora_alpha", "lora_dropout", "alpha_pattern", "use_rslora", "inference_mode")
+"""Keys of an adapter that may change in the course of a run: no weight has its shape, or its place, by them."""
+
+KEPT = (
+    *("training_args.optim", "training_args.optim_args", "training_args.optim_target_modules"),
+    *("quantization", "freezeV"),
+)
+"""Keys that decide what is in a checkpoint."""
 
 
 def asked_settings(config: RunConfig) -> dict[str, Any]:
@@ -53,6 +63,47 @@ def changes_since(
         if old != new:
             lines.append(f"`{key}` is {_shown(new)}, it was {_shown(old)}")
     return lines
+
+
+def refuse_unfit(checkpoint: Path, config: RunConfig) -> None:
+    """Raise where a setting has changed that the weights or the optimizer's state in a checkpoint are made by."""
+    before = _flat(json.loads((checkpoint / ASKED).read_text(encoding="utf-8")))
+    now = _flat(asked_settings(config))
+    for key in sorted(filter(_is_kept, before.keys() | now.keys())):
+        if _plain(key, before.get(key)) != _plain(key, now.get(key)):
+            raise GlmtuneError(
+                f"`{key}` is {_shown(now.get(key, 'not set'))}, it was {_shown(before.get(key, 'not set'))}: what "
+                f"`{checkpoint.name}` holds was made by that, and a run keeps it to its end",
+                where=str(checkpoint),
+                fix="to train on from its weights in another way, where they fit: "
+                f"`glmtune train DATA_DIR MODEL CONFIG --init-from {checkpoint}`",
+            )
+
+
+def _is_kept(key: str) -> bool:
+    """Whether a dotted key decides what is in a checkpoint."""
+    section, _, name = key.partition(".")
+    if section == "peft_config":
+        return name.partition(".")[0] not in FREE_ADAPTER_KEYS
+    return key in KEPT or section in KEPT
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Return a value as others of the same meaning: one that is not set as its default, `lora` as `LORA`."""
+    if key == "peft_config.peft_type":
+        return str(value).upper()
+    if key == "training_args.optim":
+        return value or training_fields()["optim"]
+    return value if value not in (False, [], {}) else None
+
+
+def refuse_moving(overrides: Sequence[str], run_folder: Path) -> None:
+    """Raise where a resumed run is told another folder: it goes on in its own."""
+    if any(override.partition("=")[0].strip() == "training_args.output_dir" for override in overrides):
+        raise GlmtuneError(
+            "`training_args.output_dir` cannot be changed: a run goes on in its own folder",
+            fix=f"copy or move `{run_folder}`, and resume it where it is then",
+        )
 
 
 def saves_model_only(checkpoint: Path) -> bool:

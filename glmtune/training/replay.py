@@ -16,6 +16,7 @@ from glmtune.modeling.sources import checkpoints_of
 
 from .arguments import training_arguments
 from .building import build_model, build_trainer, fit
+from .callbacks import LastStep
 from .checkpoint import find_damage
 from .metrics_file import read_logs
 from .preparation import Prepared
@@ -87,6 +88,7 @@ def replay(prepared: Prepared, run_folder: Path, checkpoint: Path, record: Mappi
             shutil.rmtree(trial_folder, ignore_errors=True)
             trial_folder.mkdir(parents=True)
         trainer = build_trainer(trial, arguments, build_model(trial, arguments, checkpoint), trial_folder)
+        trainer.remove_callback(LastStep)
         trainer.add_callback(StopAt(expected[-1][0]))
         fit(trainer, trial_folder, checkpoint)
         if is_main_process():

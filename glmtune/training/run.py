@@ -32,7 +32,7 @@ from glmtune.user_paths import refuse_unreadable_name, user_path
 from . import checkpoint
 from .arguments import training_arguments, use_one_gpu
 from .building import build_model, build_trainer, fit
-from .changes import changes_since, refuse_changes, saves_model_only
+from .changes import changes_since, refuse_changes, refuse_moving, refuse_unfit, saves_model_only
 from .epochs import check_epoch
 from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
@@ -149,6 +149,7 @@ def resume(
     note_untested_versions()
     run_folder = user_path(run_dir)
     request, record = read_request(run_folder, overrides)
+    refuse_moving(overrides, run_folder)
     with hold_run(run_folder):
         return _go_on(
             run_folder,
@@ -178,12 +179,14 @@ def _go_on(
     refuse_code(chosen)
     if verify or not _is_finished(chosen, request.config):
         _refuse_without_optimizer(chosen)
+        _refuse_without_steps(chosen, request.config)
     else:
         _refuse_finished(chosen, request.config, run_folder)
     if base_model is not None:
         request = replace(request, model=absolute(base_model), base_model=None)
     files = find_run_files(request.data_dir, request.config)
     source = model_source(request)
+    refuse_unfit(chosen, request.config)
     changes = changes_since(record, chosen, request.config, as_records(files), source)
     if changes and not accept_changes:
         refuse_changes(changes, run_folder, typed)
@@ -309,6 +312,22 @@ def _is_finished(chosen: Path, config: RunConfig) -> bool:
     if arguments["max_steps"] > 0:
         return state["global_step"] >= arguments["max_steps"]
     return state["epoch"] >= arguments["num_train_epochs"]
+
+
+def _refuse_without_steps(chosen: Path, config: RunConfig) -> None:
+    """Raise where a shortened run has taken its last step already: it would come to its end without another."""
+    state = checkpoint.read_state(chosen)
+    arguments = {**training_fields(), **config.training_args}
+    if arguments["max_steps"] > 0:
+        key, there = "max_steps", state["global_step"]
+    else:
+        key, there = "num_train_epochs", state["epoch"]
+    if there >= arguments[key]:
+        raise GlmtuneError(
+            f"no step would be taken: `{chosen.name}` stands at {there:g} {'steps' if key == 'max_steps' else 'epochs'}, "
+            f"and `{key}` is {arguments[key]:g}",
+            fix=f"set a greater `{key}`, or use the checkpoint as it is",
+        )
 
 
 def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:

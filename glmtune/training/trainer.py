@@ -36,10 +36,11 @@ from glmtune.modeling.packing import PACKED_INPUTS
 from glmtune.modeling.ptuning import save_dealt_out_prefix
 
 from . import checkpoint, group_watch
-from .callbacks import CheckpointMover, FirstEvaluation, MetricsFile, ProgressLine
+from .callbacks import CheckpointMover, FirstEvaluation, LastStep, MetricsFile, ProgressLine
 from .changes import ASKED
 from .epochs import step_batches
 from .fsdp import load_weights, no_pickled_copy
+from .hyperparameters import Hyperparameters
 from .learning import Learning
 from .loss_window import LossWindow
 from .reports import start_reports
@@ -127,11 +128,14 @@ class GlmTrainer(Seq2SeqTrainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         start_reports(self, run_folder, swanlab)
+        self.hyperparameters = Hyperparameters()
+        self.add_callback(self.hyperparameters)
         self.learning = Learning(self)
         self.add_callback(self.learning)  # before a checkpoint and an evaluation are tried, which take their time
         self.add_callback(FirstEvaluation(self))
         self.add_callback(self.progress)
         self.add_callback(MetricsFile(run_folder / "metrics.jsonl"))
+        self.add_callback(LastStep())
         self.add_callback(CheckpointMover(self, run_folder, save_total_limit))
         self.unfinished = Unfinished(self, run_folder)
         self.stopping = StopAtSignal(self)
@@ -313,6 +317,12 @@ class GlmTrainer(Seq2SeqTrainer):
         (folder / ASKED).write_text(json.dumps(self.asked, ensure_ascii=False, indent=1), encoding="utf-8")
         self.tokenizer.save_pretrained(str(folder))
         model.generation_config.save_pretrained(str(folder))
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> Any:
+        """Return the optimizer, and remember the settings that it is made with."""
+        optimizer = super().create_optimizer(*arguments, **options)
+        self.hyperparameters.note(optimizer)
+        return optimizer
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         with no_pickled_copy() if self.is_fsdp_enabled else nullcontext():
