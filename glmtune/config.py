@@ -21,6 +21,7 @@ from glmtune.config_sections import (
     training_fields,
     training_section,
 )
+from glmtune.config_training_keys import WITHOUT_WARM_UP
 from glmtune.config_types import check_fields
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.python_arguments import expect_overrides, expect_paths
@@ -59,7 +60,7 @@ NUMBER_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] 
         lambda value: value <= 1 or not math.isfinite(value) or float(value).is_integer(),
     ),
     (("eval_steps",), "0 (like `logging_steps`) or a number above 0", lambda value: 0 <= value < math.inf),
-    (("neftune_noise_alpha",), "a finite number", math.isfinite),
+    (("neftune_noise_alpha",), "a finite number, 0 or more", lambda value: 0 <= value < math.inf),
     (("seed", "data_seed"), "a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32),
     (("save_total_limit", "dataloader_num_workers"), "0 or more", lambda value: value >= 0),
     (("dataloader_prefetch_factor", "ddp_timeout", "torch_empty_cache_steps"), "1 or more", lambda value: value >= 1),
@@ -168,9 +169,6 @@ class RunConfig:
         return METHODS.get(self.peft_config["peft_type"], self.peft_config["peft_type"].lower())
 
 
-WITHOUT_WARM_UP = ("constant", "reduce_lr_on_plateau", "greedy")
-"""Values of `lr_scheduler_type` that pay no heed to `warmup_steps`."""
-
 DERIVED = ("generation_config", "source", "notices")
 """Fields of `RunConfig` that are not keys of a file."""
 
@@ -275,6 +273,7 @@ def check(config: RunConfig, source: Source) -> None:
         *_size_rules(config, arguments),
         *_number_rules(arguments),
         *_length_rules(arguments),
+        *_reader_rules(arguments),
         *_packing_rules(config, arguments),
         *_evaluation_rules(config, arguments),
         *_fp16_rules(config, arguments),
@@ -358,6 +357,17 @@ def _length_rules(arguments: Mapping[str, Any]) -> Iterator[_Rule]:
         "the learning rate of a warm-up begins at 0, and `max_steps: 1` leaves no other step: nothing would be trained",
         "leave `warmup_steps` out, or raise `max_steps`",
     )
+
+
+def _reader_rules(arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+    """Yield whether keys of the processes that read rows meet such processes."""
+    for name in ("dataloader_persistent_workers", "dataloader_prefetch_factor"):
+        yield _Rule(
+            (f"training_args.{name}", "training_args.dataloader_num_workers"),
+            not arguments[name] or bool(arguments["dataloader_num_workers"]),
+            "is for processes that read rows, and `dataloader_num_workers` is 0",
+            "set `dataloader_num_workers`, or leave it out",
+        )
 
 
 def _packing_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:

@@ -6,8 +6,8 @@ end like any other. Keys that PEFT writes into `adapter_config.json` say somethi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from glmtune.yaml_source import Source, found
 
@@ -39,6 +39,32 @@ SAVED = {
 """Keys of a saved adapter that say nothing of a run, and why."""
 
 
+class Dependent(NamedTuple):
+    """A key that is read only where others say something."""
+
+    is_read: Callable[[Mapping[str, Any]], bool]
+    reason: str
+
+
+DEPENDENT = {
+    "fan_in_fan_out": Dependent(lambda _: False, "PEFT sets it by the kind of each layer"),
+    "loftq_config": Dependent(
+        lambda given: given.get("init_lora_weights") == "loftq", "`init_lora_weights` is not `loftq`"
+    ),
+    "eva_config": Dependent(lambda given: given.get("init_lora_weights") == "eva", "`init_lora_weights` is not `eva`"),
+    "corda_config": Dependent(
+        lambda given: given.get("init_lora_weights") == "corda", "`init_lora_weights` is not `corda`"
+    ),
+    "qalora_group_size": Dependent(lambda given: bool(given.get("use_qalora")), "`use_qalora` is not set"),
+    "ensure_weight_tying": Dependent(
+        lambda given: bool(given.get("modules_to_save") or given.get("trainable_token_indices")),
+        "neither `modules_to_save` nor `trainable_token_indices` trains a tied layer",
+    ),
+    "encoder_hidden_size": Dependent(lambda given: False, "a prefix is trained directly, without an encoder"),
+}
+"""Such keys, and what must stand beside them; given without it, they do nothing."""
+
+
 def settle_adapter(source: Source, peft_type: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Complain to `source` of values that would train nothing, note keys that do nothing; returns the others.
 
@@ -53,11 +79,26 @@ def settle_adapter(source: Source, peft_type: str, arguments: Mapping[str, Any])
             value = value[part]
         source.complain(".".join((SECTION, *map(str, name))), f"expected {expected}, found {found(value)}")
     _complain_of_task(source, arguments.get("task_type"))
+    _settle_dependent(source, arguments)
     return {
         name: value
         for name, value in arguments.items()
         if not _is_noted(source, name, value) and (name != "task_type" or value is not None)
     }
+
+
+def _settle_dependent(source: Source, arguments: Mapping[str, Any]) -> None:
+    """Note keys that others leave nothing to say; complain of QALoRA on weights that are whole."""
+    for name, dependent in DEPENDENT.items():
+        if arguments.get(name) and not dependent.is_read(arguments):
+            key = f"{SECTION}.{name}"
+            source.notices.append(f"{source.where(key)}: `{key}` does nothing: {dependent.reason}")
+    if arguments.get("use_qalora") and source.values.get("quantization") is None:
+        source.complain(
+            f"{SECTION}.use_qalora",
+            "is for a model whose weights GPTQ has rounded, and `quantization` says no such thing",
+            "leave it out",
+        )
 
 
 def _wrong_numbers(peft_type: str, arguments: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -53,6 +53,9 @@ def training_section(source: Source, homes: Mapping[str, str]) -> dict[str, Any]
     fsdp = {"fsdp": given.pop("fsdp")} if isinstance(given.get("fsdp"), bool) else {}
     arguments = check_fields(source, "training_args", given, Seq2SeqTrainingArguments, homes=homes) | fsdp
     settle_noted(source, arguments)
+    if not arguments.get("output_dir", TRAINING_DEFAULTS["output_dir"]):
+        key = "training_args.output_dir"
+        source.complain(key, f"expected a folder, found {found(arguments['output_dir'])}", "name one, or leave it out")
     # Text cannot be scored that was not generated; without rows to evaluate on there is nothing to generate from.
     data = source.section("data_config")
     has_rows_to_evaluate = data.get("val_file") is not None or bool(data.get("val_size"))
@@ -109,7 +112,6 @@ def peft_section(source: Source) -> dict[str, Any] | None:
     if peft_type in NOT_TRAINED:
         why, instead = NOT_TRAINED[peft_type]
         source.complain("peft_config.peft_type", f"`{peft_type}` cannot be trained here: {why}", instead)
-        return None
     arguments = check_fields(source, "peft_config", given, classes[peft_type], homes={})
     arguments = settle_adapter(source, peft_type, arguments)
     has_prefix = "num_virtual_tokens" in [field.name for field in fields(classes[peft_type])]

@@ -167,6 +167,9 @@ REPORTER_OF = {
 }
 """Keys that only one tracker reads."""
 
+WITHOUT_WARM_UP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedules of the learning rate that no `warmup_steps` begin."""
+
 DICTIONARIES = (
     *("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "lr_scheduler_kwargs", "fsdp_config"),
 )
@@ -230,6 +233,7 @@ def settle_noted(source: Source, arguments: Mapping[str, Any]) -> None:
             _note(source, name, "is new in the installed transformers and passed on to it; it may do nothing here")
     _settle_dictionaries(source, arguments)
     _settle_evaluation(source, arguments)
+    _settle_dependent(source, arguments)
     _settle_sampling(source, arguments)
     _settle_reporters(source, arguments)
     _settle_accelerator(source, arguments.get("accelerator_config"))
@@ -299,6 +303,44 @@ def _settle_evaluation(source: Source, arguments: Mapping[str, Any]) -> None:
             _note(source, name, f"does nothing: `{key}` decides, by which a run {done}")
     if arguments.get("eval_steps") == 0 and arguments.get("eval_strategy") == "steps":
         _note(source, "eval_steps", "is 0, which stands for `logging_steps`: a run is evaluated as often as it logs")
+
+
+def _settle_dependent(source: Source, arguments: Mapping[str, Any]) -> None:
+    """Note keys that other keys leave nothing to say."""
+    evaluates = str(arguments.get("eval_strategy", "no"))
+    saves = str(arguments.get("save_strategy", "steps"))
+    logs = str(arguments.get("logging_strategy", "steps"))
+    schedule = str(arguments.get("lr_scheduler_type", "linear"))
+    recomputes = any(arguments.get(f"{what}_checkpointing") for what in ("gradient", "activation"))
+    chooses = bool(arguments.get("load_best_model_at_end")) or saves == "best"
+    for name, is_read, reason in (
+        ("eval_steps", evaluates == "steps", f"`eval_strategy` is `{evaluates}`"),
+        ("eval_delay", evaluates != "no", "`eval_strategy` is `no`"),
+        ("eval_on_start", evaluates != "no", "`eval_strategy` is `no`"),
+        ("save_steps", saves == "steps", f"`save_strategy` is `{saves}`"),
+        ("logging_steps", logs == "steps" or evaluates == "steps", f"`logging_strategy` is `{logs}`"),
+        ("warmup_steps", schedule not in WITHOUT_WARM_UP, f"`lr_scheduler_type` is `{schedule}`"),
+        (
+            "greater_is_better",
+            chooses,
+            "neither `load_best_model_at_end` nor `save_strategy: best` asks for a best one",
+        ),
+        ("optim_target_modules", _optimizer_takes_modules(arguments), "only GaLore, APOLLO and LOMO read it"),
+        ("gradient_checkpointing_kwargs", recomputes, "`gradient_checkpointing` is off"),
+        ("activation_checkpointing_kwargs", recomputes, "`activation_checkpointing` is off"),
+    ):
+        if arguments.get(name) and not is_read:
+            _note(source, name, f"does nothing: {reason}")
+    metric, is_greater = arguments.get("metric_for_best_model"), arguments.get("greater_is_better")
+    is_loss = metric is None or str(metric).removeprefix("eval_") == "loss"
+    if chooses and is_greater is not None and is_greater == is_loss:
+        _note(
+            source, "greater_is_better", f"is {found(is_greater)}, by which the worst `{metric or 'loss'}` is the best"
+        )
+
+
+def _optimizer_takes_modules(arguments: Mapping[str, Any]) -> bool:
+    return any(name in str(arguments.get("optim", "")) for name in ("galore", "apollo", "lomo"))
 
 
 def _settle_sampling(source: Source, arguments: Mapping[str, Any]) -> None:

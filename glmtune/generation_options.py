@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from glmtune.config_types import Mismatch, fit
-from glmtune.errors import nearest
+from glmtune.errors import GlmtuneError, nearest
 from glmtune.yaml_source import found
 
 TYPES: dict[str, Any] = {
@@ -60,7 +60,8 @@ RANGES = {
     **dict.fromkeys(("max_new_tokens", "num_beams"), _AT_LEAST_ONE),
     **dict.fromkeys(("min_new_tokens", "min_length", "top_k", "no_repeat_ngram_size"), _AT_LEAST_ZERO),
     **dict.fromkeys(TOKEN_IDS, _AT_LEAST_ZERO),
-    **dict.fromkeys(("temperature", "repetition_penalty", "encoder_repetition_penalty", "max_time"), _ABOVE_ZERO),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "max_time"), _ABOVE_ZERO),
+    "temperature": _Range("a number of at least 0.00001", lambda value: 1e-5 <= value < math.inf),
     **dict.fromkeys(("top_p", "typical_p", "top_h"), _SHARE),
     **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff"), _SHARE_OR_ZERO),
     "length_penalty": _Range("a finite number", math.isfinite),
@@ -75,6 +76,12 @@ WITH_SAMPLING = {
 
 WITH_BEAMS: dict[str, Any] = {"early_stopping": False, "length_penalty": 1.0}
 """Options of beam search, with the value that changes nothing."""
+
+
+def check_seed(seed: Any) -> None:
+    """Raise where a seed is none that torch can take."""
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63):
+        raise GlmtuneError(f"`seed` is {seed!r}; expected a whole number from 0 to {2**63 - 1}")
 
 
 class _Unsupported(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from glmtune.errors import GlmtuneError
@@ -20,9 +20,27 @@ def expect_paths(**values: Any) -> None:
             )
 
 
+def expect_counts(**values: Any) -> None:
+    """Raise where a value is no whole number of at least 1; None is an argument that is left out."""
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise GlmtuneError(f"`{name}` is {value!r}; expected a whole number, 1 or more")
+
+
+def expect_mapping(**values: Any) -> None:
+    """Raise where a value has no keys; None is an argument that is left out."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise GlmtuneError(
+                f"`{name}` is of type `{type(value).__name__}`; expected keys and values",
+                fix=f'such as `{name}={{"instruction": "question"}}`',
+            )
+
+
 def expect_overrides(overrides: Any) -> None:
-    """Raise where the overrides are one text: its characters would be taken for overrides."""
-    if isinstance(overrides, (str, bytes)) or not isinstance(overrides, Iterable):
+    """Raise where the overrides are no list of texts: the characters of one text would be taken for overrides."""
+    is_list = isinstance(overrides, Iterable) and not isinstance(overrides, (str, bytes))
+    if not is_list or not all(isinstance(each, str) for each in overrides):
         raise GlmtuneError(
             f"`overrides` is of type `{type(overrides).__name__}`; expected a list of texts",
             fix='such as `overrides=["training_args.max_steps=100"]`',

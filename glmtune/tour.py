@@ -54,7 +54,7 @@ def run_tour(output: Path) -> None:
     if (output.is_symlink() or output.exists()) and not output.is_dir():
         raise GlmtuneError(f"`{output}` is no folder", fix="choose another with `--output`")
     if output.is_dir() and any(output.iterdir()):
-        raise GlmtuneError(f"`{output}` is not empty", fix="remove it, or choose another with `--output`")
+        raise GlmtuneError(f"`{output}` is not empty", fix="choose another with `--output`, one that is not there yet")
     started = time.monotonic()
     write_rows(output / "data")
     plain, lively = (output / "data" / FOLDERS[style] for style in (PLAIN, LIVELY))

@@ -814,11 +814,11 @@ def test_every_form_that_peft_documents_passes(line: str) -> None:
 @pytest.mark.parametrize("method", NOT_TRAINED)
 def test_a_method_that_wants_more_of_a_training_loop_is_refused(method: str) -> None:
     with pytest.raises(GlmtuneError) as caught:
-        load(MINIMAL + f"peft_config:\n  peft_type: {method}\n")
+        load(MINIMAL + f"peft_config:\n  peft_type: {method}\n  unknown: 1\n")
     why, instead = NOT_TRAINED[method]
-    assert str(caught.value) == (
-        f"`peft_config.peft_type`: `{method}` cannot be trained here: {why}\n  --> run.yaml:5\nhint: {instead}"
-    )
+    told = str(caught.value)
+    assert f"run.yaml:5: peft_config.peft_type: `{method}` cannot be trained here: {why}" in told
+    assert instead in told
 
 
 # --- rules over several keys ---

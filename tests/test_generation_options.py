@@ -61,9 +61,15 @@ def test_an_option_that_no_answer_can_be_made_with_is_refused(option: str) -> No
         ({"num_beams": 0}, "num_beams: expected 1 or more, found `0`"),
         ({"num_beams": 2.5}, "num_beams: expected a whole number, found `2.5`"),
         ({"do_sample": "yes"}, "do_sample: expected true or false, found the text `yes`"),
-        ({"do_sample": True, "temperature": 0}, "temperature: expected a number above 0, found `0`"),
-        ({"do_sample": True, "temperature": math.inf}, "temperature: expected a number above 0, found `inf`"),
-        ({"do_sample": True, "temperature": math.nan}, "temperature: expected a number above 0, found `nan`"),
+        ({"do_sample": True, "temperature": 0}, "temperature: expected a number of at least 0.00001, found `0`"),
+        (
+            {"do_sample": True, "temperature": math.inf},
+            "temperature: expected a number of at least 0.00001, found `inf`",
+        ),
+        (
+            {"do_sample": True, "temperature": math.nan},
+            "temperature: expected a number of at least 0.00001, found `nan`",
+        ),
         ({"do_sample": True, "top_p": 1.5}, "top_p: expected a number above 0, at most 1, found `1.5`"),
         ({"do_sample": True, "top_k": -1}, "top_k: expected 0 or more, found `-1`"),
         ({"repetition_penalty": 0}, "repetition_penalty: expected a number above 0, found `0`"),

@@ -33,4 +33,7 @@ def test_the_demo_never_writes_into_a_folder_that_is_in_use(tmp_path: Path) -> N
     (tmp_path / "note.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(GlmtuneError) as caught:
         run_tour(tmp_path)
-    assert str(caught.value) == f"`{tmp_path}` is not empty\nhint: remove it, or choose another with `--output`"
+    assert (
+        str(caught.value)
+        == f"`{tmp_path}` is not empty\nhint: choose another with `--output`, one that is not there yet"
+    )

@@ -15,7 +15,7 @@ from typing import IO
 
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.new_file import check_new, refuse_taken
-from glmtune.python_arguments import expect_paths
+from glmtune.python_arguments import expect_mapping, expect_paths
 from glmtune.user_paths import expand, user_path
 
 from .conversation import Conversation
@@ -58,6 +58,7 @@ def convert_data(
         strict: Whether the first row that cannot be converted is an error; otherwise such rows are returned.
     """
     expect_paths(data=data, out=out)
+    expect_mapping(columns=columns)
     rows_are = row_format(from_format, columns or {}, "--from")
     files, target = command_line_files(str(data)), user_path(out)
     _refuse_among_the_read(expand(str(data)), target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import math
 import os
 import stat
 from collections.abc import Sequence
@@ -21,6 +20,10 @@ from .streams import SUFFIXES, suffix_of
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """Files that describe data sets, of `datasets` and LLaMA-Factory: of a folder, they are not read as rows."""
 KNOWN_SUFFIXES = ", ".join(f"`{suffix}`" for suffix in SUFFIXES)
+
+
+MAX_WEIGHT = 10_000
+"""Times that an epoch may show a row; every showing takes a place in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +129,9 @@ def _read_entry(entry: Any, place: str) -> tuple[str, float]:
     if not isinstance(name, str) or not name:
         raise GlmtuneError(f"{place} has no `path`; expected the name of a file")
     is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if not is_number or not math.isfinite(weight) or weight <= 0:
+    if not is_number or not 0 < weight <= MAX_WEIGHT:
         raise GlmtuneError(
-            f"{place} has `weight: {weight}`; expected a number above 0",
+            f"{place} has `weight: {weight}`; expected a number above 0, at most {MAX_WEIGHT:,}",
             fix="2 shows every row twice in an epoch, 0.5 half of the rows once; to leave the file out, take it away",
         )
     return name, float(weight)

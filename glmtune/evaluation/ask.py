@@ -21,6 +21,7 @@ from glmtune.data.formats.unread import HARMLESS, are_plain, unread_in_messages,
 from glmtune.data.reading import Row, read_rows
 from glmtune.data.unread import Unread
 from glmtune.errors import GlmtuneError
+from glmtune.generation_options import check_seed
 from glmtune.standard_streams import read_input
 from glmtune.user_paths import user_path
 
@@ -85,6 +86,7 @@ def answer_all(
     prompt_ids = [encode_question(encoder, prompt, system, thinking=thinking) for prompt in prompts]
     check_context(loaded.model, prompt_ids, options)
     config = generation_config(loaded.model, options)
+    check_seed(seed)
     if seed is not None:
         torch.manual_seed(seed)
     if stream:

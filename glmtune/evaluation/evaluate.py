@@ -28,7 +28,7 @@ from glmtune.modeling.context import context_tokens
 from glmtune.modeling.loading import LoadedModel
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.new_file import reserved
-from glmtune.python_arguments import expect_paths
+from glmtune.python_arguments import expect_counts, expect_paths
 from glmtune.user_paths import user_path
 
 from .answering import num_reports
@@ -86,6 +86,7 @@ def evaluate(
         generation_options: Fields of `transformers.GenerationConfig`.
     """
     expect_paths(data_file=data_file, output=output)
+    expect_counts(batch_size=batch_size, limit=limit, max_input_length=max_input_length)
     data_file = user_path(data_file)
     output = user_path(output) if output is not None else None
     refuse_folder(data_file)

@@ -16,11 +16,12 @@ from glmtune.data.encoding import Encoder
 from glmtune.data.formats import to_conversation
 from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
 from glmtune.errors import GlmtuneError
-from glmtune.generation_options import UNSUPPORTED, drop_idle_options, find_problems
+from glmtune.generation_options import UNSUPPORTED, check_seed, drop_idle_options, find_problems
 from glmtune.modeling.context import check_prompt, context_tokens, vocabulary_of
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.modeling.sources import find_model
+from glmtune.python_arguments import expect_counts
 
 from .answering import answer_prompts, generate_batch
 
@@ -52,6 +53,8 @@ def generate(
         trust_remote_code: Run code that the model brings along.
         generation_options: Fields of `transformers.GenerationConfig`, such as `max_new_tokens`, `temperature`.
     """
+    expect_counts(batch_size=batch_size)
+    check_seed(seed)
     prompts = _list_of_prompts(prompts)
     loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
     encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)

@@ -95,7 +95,8 @@ def choose(run_folder: Path, step: int | None) -> Path:
     candidates = _all_checkpoints(run_folder)
     if not candidates:
         raise GlmtuneError(
-            f"the run `{run_folder}` has no complete checkpoint to resume from", fix="remove the folder and train anew"
+            f"the run `{run_folder}` has no complete checkpoint to resume from",
+            fix="train anew, into another folder",
         )
     if step is not None:
         return _choose_step(run_folder, candidates, step)
@@ -111,7 +112,7 @@ def choose(run_folder: Path, step: int | None) -> Path:
     raise GlmtuneError(
         f"the run has no complete checkpoint to resume from:{listed}",
         where=str(run_folder),
-        fix="remove the folder and train anew",
+        fix="train anew, into another folder",
     )
 
 

@@ -108,6 +108,8 @@ def train(
         check_sharding(config)
         check_loss_kernel(config.loss_kernel)
         check_machine(config)
+        if config.data_config.has_val_rows and config.training_args.get("eval_strategy", "no") == "no":
+            notice("the validation rows are never evaluated in the run: `eval_strategy` is `no`")
         if str(model) == DEMO and config.peft_config is not None and init_from is None:
             notice(
                 "`demo` has random weights, and an adapter on them learns little: train all of them first "
@@ -319,13 +321,12 @@ def _refuse_without_steps(chosen: Path, config: RunConfig) -> None:
     state = checkpoint.read_state(chosen)
     arguments = {**training_fields(), **config.training_args}
     if arguments["max_steps"] > 0:
-        key, there = "max_steps", state["global_step"]
+        key, there, unit = "max_steps", state["global_step"], "steps"
     else:
-        key, there = "num_train_epochs", state["epoch"]
+        key, there, unit = "num_train_epochs", state["epoch"], "epochs"
     if there >= arguments[key]:
         raise GlmtuneError(
-            f"no step would be taken: `{chosen.name}` stands at {there:g} {'steps' if key == 'max_steps' else 'epochs'}, "
-            f"and `{key}` is {arguments[key]:g}",
+            f"no step would be taken: `{chosen.name}` stands at {there:g} {unit}, and `{key}` is {arguments[key]:g}",
             fix=f"set a greater `{key}`, or use the checkpoint as it is",
         )
 

@@ -30,6 +30,8 @@ RUN_FILE = "run.yaml"
 OWN_FILES = ("metrics.jsonl", "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
 """What a run writes beside its checkpoints."""
 
+MODEL_FILES = ("config.json", "adapter_config.json", "manifest.json", "tokenizer_config.json")
+
 ARITHMETIC = "arithmetic"
 """In `run.yaml`: what a CPU multiplies in. Losses stay what they are only where a resumed run does it in the same."""
 
@@ -62,23 +64,44 @@ def refuse_used_folder(folder: Path) -> None:
     held = sorted(
         entry.name for entry in folder.iterdir() if CHECKPOINT_NAME.match(entry.name) or entry.name == RUN_FILE
     )
+    other = f"choose another folder: `--set training_args.output_dir={beside(folder)}`"
     if held == [RUN_FILE]:
         raise GlmtuneError(
             f"`{folder}` holds a run that ended before its first checkpoint",
-            fix=f"remove the folder, or choose another: `--set training_args.output_dir={folder}-2`",
+            fix=f"remove what it has left there ({_own_files_in(folder)}), or {other}",
         )
     if held:
         raise GlmtuneError(
             f"`{folder}` already holds a run (`{held[-1]}`)",
-            fix=f"go on with it: `glmtune resume {folder}`; or choose another folder: "
-            f"`--set training_args.output_dir={folder}-2`",
+            fix=f"go on with it: `glmtune resume {folder}`; or {other}",
+        )
+    if model := _model_in(folder):
+        raise GlmtuneError(
+            f"`{folder}` holds a model (`{model}`), which a run in the same folder would hide from all that reads it",
+            fix=other,
         )
     for name in OWN_FILES:
         if os.path.lexists(folder / name):
             raise GlmtuneError(
                 f"`{folder}` holds a `{name}`, and a run writes one of its own there",
-                fix=f"move it away, or choose another folder: `--set training_args.output_dir={folder}-2`",
+                fix=f"move it away, or {other}",
             )
+
+
+def beside(folder: Path) -> Path:
+    """Return a name beside a folder that may be taken instead; `.` has none of its own."""
+    name = folder.name or folder.resolve().name
+    return folder.parent / f"{name}-2" if folder.name else folder / f"{name}-2"
+
+
+def _own_files_in(folder: Path) -> str:
+    return ", ".join(f"`{name}`" for name in (RUN_FILE, *OWN_FILES) if os.path.lexists(folder / name))
+
+
+def _model_in(folder: Path) -> str | None:
+    """Return a file by which a folder is a model, an adapter or a checkpoint; None where it is none."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    return next((name for name in names if name in MODEL_FILES or name.endswith((".safetensors", ".gguf"))), None)
 
 
 def discard_own_files(folder: Path) -> None:

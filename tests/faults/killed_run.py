@@ -111,13 +111,14 @@ class KilledRun:
         assert life.end() == EXIT_USER_ERROR
         assert life.told() == (
             f"error: the run `{self.folder}` has no complete checkpoint to resume from\n"
-            "hint: remove the folder and train anew\n"
+            "hint: train anew, into another folder\n"
         )
         life = Life(lambda: train(self.rows, "demo", self.config), self.log)
         assert life.end() == EXIT_USER_ERROR
         assert life.told() == (
             f"error: `{self.folder}` holds a run that ended before its first checkpoint\n"
-            f"hint: remove the folder, or choose another: `--set training_args.output_dir={self.folder}-2`\n"
+            "hint: remove what it has left there (`run.yaml`, `metrics.jsonl`), or choose another folder: "
+            f"`--set training_args.output_dir={self.folder}-2`\n"
         )
 
     def end(self) -> None:

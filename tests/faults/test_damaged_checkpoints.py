@@ -129,7 +129,7 @@ def test_where_none_is_whole_all_are_named(run: Path, capsys) -> None:
         "  - `checkpoint-4`: it has no `manifest.json`\n"
         "  - `checkpoint-2`: `scheduler.pt` is missing\n"
         f"  --> {run}\n"
-        "hint: remove the folder and train anew"
+        "hint: train anew, into another folder"
     )
     assert hashes(run) == before
 

@@ -131,7 +131,7 @@ def test_a_run_that_would_take_no_further_step_is_told_so(overrides: list[str], 
 
 def test_a_resumed_run_stays_in_its_folder(run_of, tmp_path: Path) -> None:
     run = run_of()
-    with pytest.raises(GlmtuneError, match="`training_args.output_dir` cannot be changed"):
+    with pytest.raises(GlmtuneError, match=r"`training_args\.output_dir` cannot be changed"):
         resume(run, overrides=[f"training_args.output_dir={tmp_path / 'other'}"], accept_changes=True)
 
 

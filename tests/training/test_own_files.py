@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtune import train
+from glmtune import generate, train
 from glmtune.errors import GlmtuneError
 from glmtune.training.run_folder import OWN_FILES
 
@@ -42,3 +42,34 @@ def test_a_run_that_does_not_begin_leaves_the_folder_as_it_was(write_config, dem
         with pytest.raises((ValueError, GlmtuneError), match="min_lr"):
             train(demo_data, "demo", path)
         assert [entry.name for entry in run.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json", "manifest.json", "model.safetensors"])
+def test_a_folder_that_holds_a_model_takes_no_run(name: str, write_config, demo_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(GlmtuneError, match=f"holds a model \\(`{name}`\\), which a run in the same folder would hide"):
+        train(demo_data, "demo", write_config())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
+
+def test_a_finished_run_s_checkpoint_takes_no_run(write_config, demo_data: Path, tmp_path: Path) -> None:
+    run = train(demo_data, "demo", write_config(max_steps=1, eval_strategy="no"))
+    with pytest.raises(GlmtuneError, match="holds a model"):
+        train(demo_data, "demo", write_config(output_dir=str(run / "checkpoint-1")))
+    assert len(generate(run / "checkpoint-1", ["a"], max_new_tokens=1)) == 1
+
+
+def test_a_folder_with_the_user_s_rows_is_not_to_be_removed(
+    write_config, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "run.yaml").write_text("", encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GlmtuneError) as caught:
+        train(demo_data, "demo", write_config(output_dir="."))
+    assert caught.value.fix == (
+        "remove what it has left there (`run.yaml`, `metrics.jsonl`), or choose another folder: "
+        f"`--set training_args.output_dir={tmp_path.name}-2`"
+    )

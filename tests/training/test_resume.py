@@ -86,7 +86,7 @@ def test_resume_tells_what_it_cannot_do(demo_data: Path, write_config, tmp_path:
         "  - `checkpoint-2`: `adapter_model.safetensors` is missing\n"
         "  - `checkpoint-1`: it has no `manifest.json`\n"
         f"  --> {run}\n"
-        "hint: remove the folder and train anew"
+        "hint: train anew, into another folder"
     )
 
 
