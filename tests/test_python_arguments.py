@@ -63,7 +63,7 @@ def test_a_batch_of_no_prompts_is_named(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [-1, 2**64, "1"])
 def test_a_seed_that_torch_cannot_take_is_named(value: Any) -> None:
-    with pytest.raises(GlmtuneError, match="`seed` is .*; expected a whole number from 0 to"):
+    with pytest.raises(GlmtuneError, match=r"`seed` is .*; expected a whole number from 0 to"):
         glmtune.generate("demo", ["a"], seed=value)
 
 
