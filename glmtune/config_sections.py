@@ -83,6 +83,7 @@ NOT_TRAINED = {
     "ADALORA": ("its ranks would never be adapted, and its loss would lack a part", _LORA),
     "ADAMSS": ("its subspaces would never be chosen", _LORA),
     "SHADOW": ("it needs a loss of its own", _LORA),
+    "LILY": ("a run of it could not be resumed as it stood", _LORA),
     "POLY": ("every row would need the number of a task", _LORA),
     "XLORA": ("it mixes adapters that were trained before", _LORA),
 }
