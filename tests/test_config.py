@@ -689,7 +689,7 @@ def test_an_override_wins_under_either_name() -> None:
 @pytest.mark.parametrize("key", [*CHECKPOINTING.keys(), *CHECKPOINTING.values()])
 def test_both_names_of_checkpointing_are_taken_without_complaint(key: str) -> None:
     value, text = ({"use_reentrant": False}, "{use_reentrant: false}") if "kwargs" in key else (True, "true")
-    config = load(with_training(f"{key}: {text}"))
+    config = load(with_training(f"{key}: {text}", *([f"{CHECKPOINTING_KEY}: true"] if "kwargs" in key else [])))
     installed = CHECKPOINTING_KEY + ("_kwargs" if "kwargs" in key else "")
     assert config.training_args[installed] == value
     assert config.notices == ()
