@@ -13,6 +13,7 @@ from glmtune.yaml_source import Source, found
 
 SECTION = "peft_config"
 TASK = "CAUSAL_LM"
+EMBEDDING = "embed_tokens"
 
 FACTORS = (
     *("lora_alpha", "alpha", "randlora_alpha", "psoft_alpha", "shadow_alpha"),
@@ -65,6 +66,15 @@ DEPENDENT = {
 """Such keys, and what must stand beside them; given without it, they do nothing."""
 
 
+REFUSED = {
+    "alora_invocation_tokens": "an activated LoRA trains only rows that hold these tokens, and looks for them row by row",
+    "arrow_config": "it mixes adapters that were trained before",
+    "runtime_config": "it holds settings of a program, which no file can give",
+    "megatron_config": "models divided by Megatron are not supported",
+}
+"""Keys of PEFT that ask for another kind of training."""
+
+
 def settle_adapter(source: Source, peft_type: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Complain to `source` of values that would train nothing, note keys that do nothing; returns the others.
 
@@ -88,7 +98,17 @@ def settle_adapter(source: Source, peft_type: str, arguments: Mapping[str, Any])
 
 
 def _settle_dependent(source: Source, arguments: Mapping[str, Any]) -> None:
-    """Note keys that others leave nothing to say; complain of QALoRA on weights that are whole."""
+    """Note keys that others leave nothing to say; complain of those that do not go together, or not with a run."""
+    for name, why in REFUSED.items():
+        if arguments.get(name) is not None:
+            source.complain(f"{SECTION}.{name}", f"is not supported: {why}", "leave it out")
+    whole = arguments.get("modules_to_save")
+    if arguments.get("trainable_token_indices") and isinstance(whole, list) and EMBEDDING in whole:
+        source.complain(
+            f"{SECTION}.trainable_token_indices",
+            f"names rows of the embedding, which `modules_to_save: [{EMBEDDING}]` trains as a whole",
+            "leave one of them out",
+        )
     for name, dependent in DEPENDENT.items():
         if arguments.get(name) and not dependent.is_read(arguments):
             key = f"{SECTION}.{name}"
