@@ -67,7 +67,7 @@ DEPENDENT = {
 
 
 REFUSED = {
-    "alora_invocation_tokens": "an activated LoRA trains only rows that hold these tokens, and looks for them row by row",
+    "alora_invocation_tokens": "an activated LoRA trains only rows that hold these tokens, each by itself",
     "arrow_config": "it mixes adapters that were trained before",
     "runtime_config": "it holds settings of a program, which no file can give",
     "megatron_config": "models divided by Megatron are not supported",
