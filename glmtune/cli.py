@@ -112,6 +112,14 @@ def resume(
     verify: Annotated[
         bool, typer.Option("--verify", help="Train the last logged losses once more and compare; then stop.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run the model's own code, as the run's folder asks. Read it first."),
+    ] = False,
+    allow_sending: Annotated[
+        bool,
+        typer.Option("--allow-sending", help="Let the trackers that the run's folder names send its figures away."),
+    ] = False,
     num_processes: NumProcesses = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
@@ -127,6 +135,8 @@ def resume(
         overrides=overrides or (),
         accept_changes=accept_changes,
         verify=verify,
+        trust_remote_code=trust_remote_code,
+        allow_sending=allow_sending,
     )
     leave_process_group()
 
