@@ -28,12 +28,14 @@ from glmtune.tested_versions import note_untested_versions
 
 from .adapter_config import adapter_config
 from .context import check_vocabulary
+from .finite import check_finite, watch_logits
 from .hub_access import hub_options
-from .library_errors import REFUSALS, reason_of
-from .model_files import check_weight_file
+from .library_errors import WHILE_BUILDING, is_lack_of_memory, panics_caught, reason_of
+from .model_files import check_model_config, check_weight_file, read_config
+from .name_patterns import check_patterns, patterns_of
 from .ptuning import check_prefix
 from .quantization import check_rounded_can_be_read, check_rounding, make_trainable, quantization_options
-from .sources import ADAPTER_WEIGHTS, ModelSource, check_weight_files
+from .sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, check_weight_files
 from .starts import check_saved_start
 
 
@@ -72,6 +74,9 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
 
 def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the configuration of the base model."""
+    path = Path(source.base) / "config.json"
+    if path.is_file():
+        check_model_config(path, read_config(path))
     config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
     check_rounding(config, source.base)
     return config
@@ -152,6 +157,7 @@ def load_model(
     check_vocabulary(tokenizer, config)
     family = family_of(config.model_type)
     model: Any = load_base_model(source, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code)
+    watch_logits(model, source.base)
     set_stop_tokens(model, tokenizer, family)
     if source.adapter is not None:
         model = load_adapter(model, source.adapter, is_trainable=False)
@@ -160,12 +166,14 @@ def load_model(
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default") -> PeftModel:
     """Put a saved adapter on its base model; PEFT calls it `name`."""
-    check_weight_file(folder / ADAPTER_WEIGHTS)
+    check_adapter(folder, model)
     check_saved_start(folder)
-    adapter_config(folder)
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
-    except (RuntimeError, *REFUSALS) as error:
+        with panics_caught():
+            adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
+    except WHILE_BUILDING as error:
+        if is_lack_of_memory(error):
+            raise
         raise GlmtuneError(
             f"the adapter does not fit the base model: {reason_of(error)}",
             where=str(folder),
@@ -175,9 +183,28 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, na
     return adapted
 
 
+def check_adapter(folder: Path, model: PreTrainedModel | PeftModel) -> None:
+    """Raise where a saved adapter's two files are damaged, ask for what no adapter needs, or take for ever."""
+    check_weight_file(folder / ADAPTER_WEIGHTS)
+    check_finite(folder / ADAPTER_WEIGHTS)
+    adapter_config(folder)
+    path = folder / ADAPTER_CONFIG
+    check_patterns(patterns_of(read_config(path)), (name for name, _ in model.named_modules()), str(path))
+
+
 def load_adapter_weights(model: PeftModel, folder: Path) -> None:
     """Copy the weights of a saved adapter into the model's own, which has the same shape."""
-    result: Any = set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+    path = folder / ADAPTER_WEIGHTS
+    check_weight_file(path)
+    check_finite(path)
+    try:
+        result: Any = set_peft_model_state_dict(model, load_file(path))
+    except WHILE_BUILDING as error:
+        if is_lack_of_memory(error):
+            raise
+        raise GlmtuneError(
+            f"the adapter does not fit the run's configuration: {reason_of(error)}", where=str(path)
+        ) from error
     # A prefix is loaded into its encoder, under another name than in the file.
     unexpected = [name for name in result.unexpected_keys if name != "prompt_embeddings"]
     if unexpected:
@@ -216,8 +243,11 @@ def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
     """Load with one of transformers' Auto classes; its refusals become errors of ours."""
     options |= hub_options(name, part)
     try:
-        return loader.from_pretrained(name, **options)
-    except REFUSALS as error:
+        with panics_caught():
+            return loader.from_pretrained(name, **options)
+    except WHILE_BUILDING as error:
+        if is_lack_of_memory(error):
+            raise
         fix = "run with `--debug` for the whole story"
         if "trust_remote_code" in str(error):
             fix = "the model brings its own code; read it, then set `trust_remote_code: true`"
