@@ -35,6 +35,7 @@ from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notic
 from glmtune.errors import DISK_FULL, EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError, RunFailure
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 from glmtune.new_file import free_path, refuse_taken
+from glmtune.own_path import shut_out_current_folder
 from glmtune.plain_json import plain_json
 from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
 from glmtune.user_paths import user_path
@@ -324,6 +325,7 @@ def _os_error(error: OSError) -> GlmtuneError:
 
 def main() -> None:
     """Run the command line; a user's mistake is told in three lines, without a traceback."""
+    shut_out_current_folder()
     prepare_streams()
     if "--debug" in sys.argv:
         # Taken out here, so that it may stand behind the verb, too.
