@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import TrainerState
 
 from glmtune.errors import GlmtuneError
+from glmtune.modeling.library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of
 from glmtune.modeling.model_files import read_config
 
 from .changes import ASKED
+from .checkpoint import step_of
 from .loss_window import LOSS_WINDOW
-from .replay import step_of
 from .unfinished import KEY
 
 STATE = "trainer_state.json"
@@ -80,6 +83,21 @@ def check_state(checkpoint: Path) -> None:
         raise _wrong(checkpoint / STATE, f"`{min(unknown)}` is no key of such a record")
     if state["global_step"] != step_of(checkpoint):
         raise _wrong(checkpoint / STATE, f"`global_step` is {state['global_step']}, in a checkpoint of another step")
+
+
+@contextmanager
+def state_explained(checkpoint: str | None, part: str) -> Iterator[None]:
+    """Turn what torch and transformers raise at a checkpoint's state that is not this run's into one clear error."""
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError, *WHILE_BUILDING) as error:
+        if is_lack_of_memory(error) or checkpoint is None:
+            raise
+        raise GlmtuneError(
+            f"the {part} of `{Path(checkpoint).name}` cannot be gone on with: {reason_of(error)}",
+            where=checkpoint,
+            fix="choose another with `--checkpoint STEP`",
+        ) from error
 
 
 def _is_list_of_objects(value: Any) -> bool:
