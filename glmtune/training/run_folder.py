@@ -186,7 +186,7 @@ def _read_record(path: Path) -> Any:
     except RecursionError:
         problem = "it is nested too deeply"
     except (yaml.YAMLError, ValueError) as error:
-        problem = str(error)
+        problem = " ".join(str(error).split())
     raise GlmtuneError(f"`{RUN_FILE}` cannot be read: {problem}", where=str(path))
 
 

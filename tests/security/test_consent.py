@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +115,31 @@ def model_with_code(folder: Path, demo_model: str, crater: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def own_run(demo_data: Path, demo_model: str, tmp_path: Path, crater: Path) -> Path:
-    """A run of a model with code, begun here: this user has agreed to it."""
-    model = model_with_code(tmp_path / "model", demo_model, crater)
-    config = write_config(tmp_path / "c.yaml", tmp_path / "own", top={"trust_remote_code": True})
+@pytest.fixture(scope="session")
+def begun(demo_data: Path, demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The room of a model with code and of a run of it, begun here: this user has agreed to it."""
+    room = tmp_path_factory.mktemp("begun")
+    model = model_with_code(room / "model", demo_model, room / "crater")
+    config = write_config(room / "c.yaml", room / "own", top={"trust_remote_code": True})
     run = train(demo_data, str(model), config)
     shutil.rmtree(run / "checkpoint-4")
-    shutil.rmtree(crater)
-    return run
+    shutil.copytree(model, room / "model as it was")
+    return room
+
+
+@pytest.fixture
+def own_run(begun: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of that run; the model beside it may be changed."""
+    shutil.rmtree(begun / "crater", ignore_errors=True)
+    yield Path(shutil.copytree(begun / "own", tmp_path / "own"))
+    shutil.rmtree(begun / "model")
+    shutil.copytree(begun / "model as it was", begun / "model")
+
+
+@pytest.fixture
+def crater(begun: Path) -> Path:
+    """The folder that the model's code makes."""
+    return begun / "crater"
 
 
 def test_a_users_own_run_goes_on_without_a_word_and_a_strangers_copy_does_not(
@@ -164,7 +180,7 @@ def change_classes(run: Path, model: Path) -> None:
 
 
 def change_model(run: Path, model: Path) -> None:
-    other = shutil.copytree(model, model.with_name("other"))
+    other = shutil.copytree(model, run.with_name("other"))
     change_code(run, Path(other))
     record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     record["asked"]["model"] = str(other)
@@ -177,18 +193,18 @@ def change_settings(run: Path, model: Path) -> None:
 
 @pytest.mark.parametrize("change", [change_code, change_classes, change_model, change_settings])
 def test_what_has_changed_is_asked_for_anew(
-    change: Callable[[Path, Path], None], own_run: Path, tmp_path: Path, crater: Path
+    change: Callable[[Path, Path], None], own_run: Path, begun: Path, crater: Path
 ) -> None:
-    change(own_run, tmp_path / "model")
+    change(own_run, begun / "model")
     with pytest.raises(GlmtuneError, match="the run's folder asks for `trust_remote_code: true`"):
         resume(own_run)
     assert not crater.exists()
 
 
 def test_a_full_checkpoint_with_code_of_its_own_is_asked_for_anew(
-    demo_data: Path, demo_model: str, tmp_path: Path, crater: Path
+    demo_data: Path, demo_model: str, tmp_path: Path
 ) -> None:
-    model = model_with_code(tmp_path / "model", demo_model, crater)
+    model = model_with_code(tmp_path / "model", demo_model, tmp_path / "crater")
     config = write_config(tmp_path / "c.yaml", tmp_path / "own", top={"trust_remote_code": True, "peft_config": None})
     run = train(demo_data, str(model), config)
     shutil.rmtree(run / "checkpoint-4")
@@ -211,6 +227,8 @@ def test_a_record_that_somebody_else_has_made_says_nothing(forged: str, own_run:
     with pytest.raises(GlmtuneError, match="is for you to allow"):
         resume(own_run)
     record.unlink()
+    record.write_text(content, encoding="ascii")
+    record.chmod(0o600)
 
 
 def record_of(run: Path) -> Path:
