@@ -19,6 +19,7 @@ TYPES: dict[str, Any] = {
         (
             *("max_new_tokens", "min_new_tokens", "min_length", "num_beams", "top_k", "no_repeat_ngram_size"),
             *("bos_token_id", "pad_token_id", "forced_bos_token_id", "prefill_chunk_size", "max_cache_len"),
+            "encoder_no_repeat_ngram_size",
         ),
         int,
     ),
@@ -68,11 +69,16 @@ RANGES = {
 
 MOST_NEW_TOKENS = 10_000_000
 MOST_BEAMS = 1_000
+MOST_OF_ANYTHING = 10**15
 
 FILE_RANGES = {
     "max_new_tokens": _Range(f"a number from 1 to {MOST_NEW_TOKENS:,}", lambda value: 1 <= value <= MOST_NEW_TOKENS),
     **dict.fromkeys(
-        ("min_new_tokens", "min_length", "no_repeat_ngram_size"),
+        ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+        _Range(f"a number from 0 to {MOST_BEAMS:,}", lambda value: 0 <= value <= MOST_BEAMS),
+    ),
+    **dict.fromkeys(
+        ("min_new_tokens", "min_length"),
         _Range(f"a number from 0 to {MOST_NEW_TOKENS:,}", lambda value: 0 <= value <= MOST_NEW_TOKENS),
     ),
     "num_beams": _Range(f"a number from 1 to {MOST_BEAMS:,}", lambda value: 1 <= value <= MOST_BEAMS),
@@ -212,8 +218,8 @@ def absurd_values(options: Mapping[str, Any]) -> Iterator[Problem]:
         except Mismatch as mismatch:
             yield Problem(name, f"expected {mismatch}, found {found(value)}")
             continue
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            yield Problem(name, f"expected a finite number, found {found(value)}")
+        if any(isinstance(number, (int, float)) and not abs(number) < MOST_OF_ANYTHING for number in numbers):
+            yield Problem(name, f"expected a finite number below 10^15, found {found(value)}")
         elif name in FILE_RANGES and value is not None and not FILE_RANGES[name].holds(value):
             yield Problem(name, f"expected {FILE_RANGES[name].expected}, found {found(value)}")
 

@@ -18,6 +18,7 @@ from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCa
 from glmtune.errors import GlmtuneError
 from glmtune.generation_options import UNSUPPORTED, drop_idle_options, find_problems
 from glmtune.modeling.context import check_prompt, context_tokens, vocabulary_of
+from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.modeling.sources import find_model
@@ -69,7 +70,10 @@ def answer_ids(
 ) -> list[str]:
     """Return the answers to encoded prompts, in order."""
     answers: dict[int, list[int]] = {}
-    answer_prompts(loaded.model, loaded.tokenizer, prompt_ids, config, batch_size=batch_size, on_answers=answers.update)
+    with answering_explained(loaded.model):
+        answer_prompts(
+            loaded.model, loaded.tokenizer, prompt_ids, config, batch_size=batch_size, on_answers=answers.update
+        )
     return [decode_answer(loaded.tokenizer, answers[place]) for place in range(len(prompt_ids))]
 
 
@@ -259,7 +263,7 @@ def _written(
         is_closed.set()
         thread.join()
     if failures:
-        with memory_errors_explained("answering", LESS_IN_ANSWERING):
+        with memory_errors_explained("answering", LESS_IN_ANSWERING), answering_explained(loaded.model):
             raise failures[0]
 
 

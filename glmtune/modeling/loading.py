@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,16 @@ from .adapter_config import adapter_config
 from .context import check_vocabulary
 from .finite import check_finite, watch_logits
 from .hub_access import hub_options
-from .library_errors import WHILE_BUILDING, is_lack_of_memory, panics_caught, reason_of
+from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
 from .model_files import check_model_config, check_weight_file, read_config
 from .name_patterns import check_patterns, patterns_of
 from .ptuning import check_prefix
 from .quantization import check_rounded_can_be_read, check_rounding, make_trainable, quantization_options
 from .sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, check_weight_files
 from .starts import check_saved_start
+
+MISSING = "missing adapter keys"
+"""What PEFT warns of, and goes on with numbers of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +71,20 @@ def default_dtype(device: torch.device | None = None) -> torch.dtype:
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer; one without a padding token pads with its end token."""
     tokenizer = _from_pretrained(AutoTokenizer, source.tokenizer, "tokenizer", trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        with rust_errors_caught():
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            # Many a damaged file shows only now, and would in the midst of a text.
+            tokenizer.decode(tokenizer.encode("a", add_special_tokens=False))
+            tokenizer("", add_special_tokens=True)
+            tokenizer.convert_tokens_to_ids("<no such token>")
+    except WHILE_BUILDING as error:
+        raise GlmtuneError(
+            f"the tokenizer of `{source.tokenizer}` cannot be used: {reason_of(error)}",
+            where=source.tokenizer,
+            fix="take the model's own `tokenizer.json` and `tokenizer_config.json`",
+        ) from error
     return tokenizer
 
 
@@ -169,8 +185,10 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, na
     check_adapter(folder, model)
     check_saved_start(folder)
     try:
-        with panics_caught():
+        with rust_errors_caught(), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
+        check_prefix(adapted)
     except WHILE_BUILDING as error:
         if is_lack_of_memory(error):
             raise
@@ -179,7 +197,14 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, na
             where=str(folder),
             fix=install_hint(error) or "give the model that it was trained on with `--base-model`",
         ) from error
-    check_prefix(adapted)
+    for each in warned:
+        if MISSING in str(each.message):
+            raise GlmtuneError(
+                "the adapter's file lacks weights that its settings describe; without them it would change nothing",
+                where=str(folder / ADAPTER_WEIGHTS),
+                fix="take settings and weights of the same adapter",
+            )
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     return adapted
 
 
@@ -243,7 +268,7 @@ def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
     """Load with one of transformers' Auto classes; its refusals become errors of ours."""
     options |= hub_options(name, part)
     try:
-        with panics_caught():
+        with rust_errors_caught():
             return loader.from_pretrained(name, **options)
     except WHILE_BUILDING as error:
         if is_lack_of_memory(error):

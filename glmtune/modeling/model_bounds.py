@@ -21,12 +21,15 @@ BOUNDS: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(r"(num_|n_)?(\w+_)?heads?"), 100_000),
     (re.compile(r"(\w+_)?(hidden_size|intermediate_size|ffn_hidden_size|embedding_size|embed_dim)"), 10_000_000),
     (re.compile(r"d_model|d_ff|d_kv|n_embd|n_inner|(\w+_)?(head_dim|lora_rank)"), 10_000_000),
+    (re.compile(r"num_labels"), 1_000_000),
     (re.compile(r"(\w+_)?vocab_size|(\w+_)?(image|patch)_size"), 100_000_000),
     (re.compile(r"(\w+_)?max_position_embeddings|n_positions|n_ctx|seq_length|(\w+_)?max_length"), 1_000_000_000),
 )
 """Names of keys, at any depth, and the largest number that stands under one."""
 
 MOST_WEIGHTS = 10**14
+MOST_OF_ANYTHING = 2**53
+"""Of a whole number under any key; libraries put them into 64 bits."""
 DEEPEST = 50
 SHOWN_CHARACTERS = 40
 
@@ -39,6 +42,8 @@ def check_bounds(path: Path, config: Mapping[str, Any]) -> None:
         if isinstance(value, float) and math.isnan(value):
             raise _wrong(path, f"has a `{key}` that is not a number")
         most = next((most for names, most in BOUNDS if names.fullmatch(key)), None)
+        if most is None and isinstance(value, int):
+            most = MOST_OF_ANYTHING
         if most is not None and isinstance(value, (int, float)) and value > most:
             raise _wrong(path, f"has `{key}: {_shown(value)}`; no model has more than {most:,}")
     for part in (config, *(each for each in config.values() if isinstance(each, Mapping))):
