@@ -30,9 +30,17 @@ from glmtune.tested_versions import note_untested_versions
 from .adapter_config import adapter_config
 from .context import check_vocabulary
 from .finite import check_finite, watch_logits
-from .hub_access import hub_options
+from .hub_access import hub_file, hub_options
 from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
-from .model_files import check_model_config, check_weight_file, read_config
+from .model_files import (
+    INDEX,
+    check_generation,
+    check_hub_config,
+    check_model_config,
+    check_weight_file,
+    files_of_index,
+    read_config,
+)
 from .name_patterns import check_patterns, patterns_of
 from .ptuning import check_prefix
 from .quantization import check_rounded_can_be_read, check_rounding, make_trainable, quantization_options
@@ -94,6 +102,8 @@ def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -
     if path.is_file():
         check_model_config(path, read_config(path))
     config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
+    if not path.is_file():
+        check_hub_config(source.base, vars(config))
     check_rounding(config, source.base)
     return config
 
@@ -125,6 +135,8 @@ def load_base_model(
     """
     check_rounded_can_be_read(load_model_config(source, trust_remote_code=trust_remote_code), source.base)
     check_weight_files(ModelSource(base=source.base))
+    if not Path(source.base).is_dir() and (index := hub_file(source.base, INDEX)) is not None:
+        files_of_index(index)
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
         assert isinstance(dtype, torch.dtype), "of the sums; the files do not say"
@@ -173,6 +185,7 @@ def load_model(
     check_vocabulary(tokenizer, config)
     family = family_of(config.model_type)
     model: Any = load_base_model(source, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code)
+    check_generation(Path(source.base) / "generation_config.json", model.generation_config.to_dict())
     watch_logits(model, source.base)
     set_stop_tokens(model, tokenizer, family)
     if source.adapter is not None:

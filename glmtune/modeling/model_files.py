@@ -52,7 +52,7 @@ def check_configs(folder: Path) -> None:
     for name in ("config.json", "generation_config.json"):
         _check_token_ids(folder / name, configs.get(name, {}))
     check_model_config(folder / "config.json", configs.get("config.json", {}))
-    _check_generation(folder / "generation_config.json", configs.get("generation_config.json", {}))
+    check_generation(folder / "generation_config.json", configs.get("generation_config.json", {}))
     tokenizer = folder / "tokenizer.json"
     if tokenizer.is_file() and not tokenizer.stat().st_size:
         raise GlmtuneError("`tokenizer.json` is empty", where=str(tokenizer), fix=AGAIN)
@@ -62,6 +62,17 @@ def check_model_config(path: Path, config: Mapping[str, Any]) -> None:
     """Raise where a `config.json` holds what no model can be built of, before a library tries to."""
     _check_sizes(path, config)
     check_bounds(path, config)
+    _check_explicit(path, config)
+
+
+def check_hub_config(name: str, config: Mapping[str, Any]) -> None:
+    """Raise where the `config.json` of a hub's model, with what transformers adds to it, is absurd or names pickles."""
+    path = Path(name) / "config.json"
+    check_bounds(path, config)
+    _check_explicit(path, config)
+
+
+def _check_explicit(path: Path, config: Mapping[str, Any]) -> None:
     explicit = config.get(EXPLICIT)
     if explicit is not None and not _is_plain_name(explicit):
         raise GlmtuneError(
@@ -211,6 +222,22 @@ def _no_weights(path: Path) -> GlmtuneError:
     return GlmtuneError(f"`{path.name}` is no safetensors file", where=str(path), fix=AGAIN)
 
 
+def files_of_index(path: Path) -> list[str]:
+    """Return the names of the files that an index of weights names: plain ones of its own folder, or it is refused."""
+    places = read_config(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise GlmtuneError(f"`{INDEX}` says of no weight where it is (`weight_map`)", where=str(path), fix=AGAIN)
+    names = sorted(set(places.values()))
+    foreign = next((name for name in names if not _is_plain_name(name)), None)
+    if foreign is not None:
+        raise GlmtuneError(
+            f"`{INDEX}` names `{foreign[:200]}`; expected names of `*.safetensors` files in the same folder",
+            where=str(path),
+            fix="convert the weights with transformers' `save_pretrained`: other files could run code",
+        )
+    return names
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """Return the files of weights that transformers reads; raises where the index names one that is not there."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
@@ -222,19 +249,7 @@ def _weight_files(folder: Path) -> list[Path]:
                 fix=AGAIN,
             )
         return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else found
-    places = read_config(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise GlmtuneError(
-            f"`{INDEX}` says of no weight where it is (`weight_map`)", where=str(folder / INDEX), fix=AGAIN
-        )
-    names = sorted(set(places.values()))
-    foreign = next((name for name in names if not _is_plain_name(name)), None)
-    if foreign is not None:
-        raise GlmtuneError(
-            f"`{INDEX}` names `{foreign[:200]}`; expected names of `*.safetensors` files in the same folder",
-            where=str(folder / INDEX),
-            fix="convert the weights with transformers' `save_pretrained`: other files could run code",
-        )
+    names = files_of_index(folder / INDEX)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise GlmtuneError(
@@ -259,7 +274,7 @@ def _check_token_ids(path: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def _check_generation(path: Path, config: Mapping[str, Any]) -> None:
+def check_generation(path: Path, config: Mapping[str, Any]) -> None:
     """Raise where no answer can be written with a model's own settings, or none that ends."""
     from glmtune.generation_options import absurd_values  # of a room with YAML in it: for models that are there
 

@@ -26,6 +26,7 @@ from glmtune.data.durable import replace_file
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.library_errors import reason_of
 from glmtune.modeling.links import refuse_links
+from glmtune.modeling.run_record import read_run_file
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource
 
 RUN_FILE = "run.yaml"
@@ -46,8 +47,6 @@ ARITHMETIC = "arithmetic"
 DataRecord = Mapping[str, list[dict[str, str | float]]]
 """By split: path, hash and weight of every file."""
 
-MAX_RUN_FILE_BYTES = 16_000_000
-"""A file that a run was trained on takes about 150 bytes of it."""
 MOST_AT_ONCE = 2**31
 """Rows of a step, accumulation steps and processes: fewer than this each."""
 
@@ -159,7 +158,7 @@ def read_request(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunReques
     refuse_links(folder, [RUN_FILE])
     if not path.is_file():
         raise GlmtuneError(f"`{folder}` is not a run folder: it has no `{RUN_FILE}`", fix="give a run's `output_dir`")
-    record = _read_record(path)
+    record = read_run_file(path)
     try:
         asked = record["asked"]
         request = RunRequest(
@@ -173,31 +172,6 @@ def read_request(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunReques
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise GlmtuneError(f"`{RUN_FILE}` cannot be read: {reason_of(error)}", where=str(path)) from None
     return request, record
-
-
-def _read_record(path: Path) -> Any:
-    """Return what `run.yaml` holds; raises where glmtune cannot have written it."""
-    if path.stat().st_size > MAX_RUN_FILE_BYTES:
-        raise GlmtuneError(f"`{RUN_FILE}` has {path.stat().st_size:,} bytes; glmtune writes less", where=str(path))
-    try:
-        return yaml.load(path.read_bytes().decode("utf-8"), _PlainLoader)
-    except UnicodeDecodeError as error:
-        problem = f"it is not UTF-8: {error.reason}"
-    except RecursionError:
-        problem = "it is nested too deeply"
-    except (yaml.YAMLError, ValueError) as error:
-        problem = " ".join(str(error).split())
-    raise GlmtuneError(f"`{RUN_FILE}` cannot be read: {problem}", where=str(path))
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Reads plain values alone: an alias could make a few lines stand for more than any memory holds."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Return the next value."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (`*name`), and glmtune writes none")
-        return super().compose_node(parent, index)
 
 
 def _check_record(record: Mapping[str, Any]) -> None:

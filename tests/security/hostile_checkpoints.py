@@ -55,6 +55,18 @@ def seal(checkpoint: Path) -> None:
     (checkpoint / "manifest.json").write_text(json.dumps({"files": facts}), encoding="utf-8")
 
 
+def rewritten(run: Path, top: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Write other settings into a run and its checkpoint, as its maker can."""
+    record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+    asked = json.loads((run / "checkpoint-2" / "asked.json").read_text(encoding="utf-8"))
+    for settings in (record["asked"]["config"], asked):
+        settings |= top
+        settings["training_args"] |= arguments
+    (run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    (run / "checkpoint-2" / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+    seal(run / "checkpoint-2")
+
+
 class Calls:
     """Calls a function with its arguments where it is unpickled."""
 

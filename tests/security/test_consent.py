@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from hostile_checkpoints import seal, write_config
+from hostile_checkpoints import rewritten, seal, write_config
 
-from glmtune import resume, train
+from glmtune import export, resume, train
 from glmtune.config import config_from_mapping
 from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
+from glmtune.evaluation.generate import generate
 from glmtune.training import consent as consent_module
 from glmtune.training.arguments import training_arguments
 from glmtune.training.consent import remember
@@ -48,18 +49,6 @@ WISHES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "another one": ({}, {"deepspeed": {"comet": {"enabled": True}}}, "deepspeed: comet", SENDING),
 }  # fmt: skip
 """Keys at the top and in `training_args`, how they are shown, and what they would do."""
-
-
-def rewritten(run: Path, top: dict[str, Any], arguments: dict[str, Any]) -> None:
-    """Write other settings into a run and its checkpoint, as its maker can."""
-    record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-    asked = json.loads((run / "checkpoint-2" / "asked.json").read_text(encoding="utf-8"))
-    for settings in (record["asked"]["config"], asked):
-        settings |= top
-        settings["training_args"] |= arguments
-    (run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
-    (run / "checkpoint-2" / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
-    seal(run / "checkpoint-2")
 
 
 @pytest.mark.parametrize(("top", "arguments", "shown", "consequence"), WISHES.values(), ids=WISHES)
@@ -212,6 +201,27 @@ def test_a_full_checkpoint_with_code_of_its_own_is_asked_for_anew(
     seal(run / "checkpoint-2")
     with pytest.raises(GlmtuneError, match="the run's folder asks for `trust_remote_code: true`"):
         resume(run)
+
+
+@pytest.mark.parametrize("where", ["the run", "its checkpoint"])
+def test_other_verbs_take_no_word_from_a_run_folder(
+    where: str, demo_data: Path, demo_model: str, tmp_path: Path
+) -> None:
+    crater = tmp_path / "crater"
+    model = model_with_code(tmp_path / "model", demo_model, crater)
+    config = write_config(tmp_path / "c.yaml", tmp_path / "own", top={"trust_remote_code": True, "peft_config": None})
+    run = train(demo_data, str(model), config)
+    shutil.rmtree(crater)
+    code = run / "checkpoint-4" / "configuration_own.py"
+    code.write_text(code.read_text(encoding="utf-8") + "# another module\n", encoding="utf-8")
+    model = run if where == "the run" else run / "checkpoint-4"
+    with pytest.raises(GlmtuneError, match="trust_remote_code"):
+        generate(str(model), ["a"], max_new_tokens=1)
+    with pytest.raises(GlmtuneError, match="trust_remote_code"):
+        export(str(model), tmp_path / "out")
+    assert not crater.exists()
+    assert generate(str(model), ["a"], max_new_tokens=1, trust_remote_code=True)
+    assert crater.is_dir()
 
 
 @pytest.mark.parametrize("forged", ["empty", "of another run", "a link"])

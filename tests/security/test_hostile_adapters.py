@@ -123,7 +123,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "itself from above": (
         lambda folder: changed(CONFIG, base_model_name_or_path=f"../{folder.name}")(folder),
-        "the adapter names `{adapter}/../adapter` as its base model, which is an adapter or a run itself",
+        "the adapter names `../adapter` as its base model, which is an adapter or a run itself",
     ),
 }  # fmt: skip
 

@@ -11,7 +11,12 @@ import yaml
 
 from glmtune import resume
 from glmtune.errors import GlmtuneError
-from glmtune.training.run_folder import MAX_RUN_FILE_BYTES, read_request
+from glmtune.evaluation.report import read_loss_history
+from glmtune.modeling.run_record import MAX_RUN_FILE_BYTES
+from glmtune.serving.export_check import Check, Distance
+from glmtune.serving.model_card import CardFacts, model_card, read_record
+from glmtune.training.metrics_file import read_logs
+from glmtune.training.run_folder import read_request
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi")
@@ -119,3 +124,82 @@ def test_configurations_of_other_kinds_are_told_as_a_configurations_mistakes(run
     (run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
     with pytest.raises(GlmtuneError, match=r"learning_rate"):
         read_request(run)
+
+
+LINES: dict[str, str] = {
+    "a list": "[1]",
+    "a number": "5",
+    "text": '"x"',
+    "nothing": "null",
+    "no step": '{"loss": 1}',
+    "a step of text": '{"step": "1", "loss": 1}',
+    "a step of 10^30": f'{{"step": {10**30}, "loss": 1}}',
+    "a loss of text": '{"step": 1, "loss": "x", "eval_loss": "x"}',
+    "a loss of 10^400": f'{{"step": 1, "loss": {10**400}, "eval_loss": {10**400}}}',
+    "a number of 10,000 digits": f'{{"step": 1, "loss": {"1" * 10_000}}}',
+    "a loss that is none": '{"step": 1, "loss": NaN, "eval_loss": Infinity}',
+    "too deep": "[" * 50_000,
+    "half a line": '{"step": 1, "lo',
+    "other bytes": "\udcff\udcfe",
+}
+"""Of a `metrics.jsonl`."""
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_foreign_line_of_the_metrics_does_not_end_a_run_nor_an_export(line: str, run: Path, tmp_path: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_bytes(line.encode(errors="surrogateescape") + b"\n" + path.read_bytes())
+    assert list(read_logs(path))
+    history = read_loss_history(path, damaged=[])
+    assert history.training
+    card = model_card_of(run)
+    assert "## Training" in card
+    assert resume(run) == run
+
+
+def model_card_of(run: Path) -> str:
+    none = Distance(largest=0, typical=0)
+    check = Check(num_prompts=0, distance=none, rounding=none)
+    facts = CardFacts(name="x", base="a/b", kind="adapter", method="LoRA", dtype="x", prompts="x", check=check)
+    return model_card(facts, read_record(run), run, 2)
+
+
+CARD_CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "a request of a list": at("asked", value=[1]),
+    "settings of text": at("asked", "config", value="x"),
+    "data settings of a list": at("asked", "config", "data_config", value=[1]),
+    "arguments of a list": at("resolved_training_args", value=[1]),
+    "packages of a list": at("packages", value=[1]),
+    "data of a list": at("data", value=[1]),
+    "files of numbers": at("data", "train", value=[1]),
+    "files of text": at("data", "train", value="x"),
+    "a file without a path": without("data", "train", 0, "path"),
+    "a weight of text": at("data", "train", 0, "weight", value="x"),
+}
+
+
+@pytest.mark.parametrize("change", CARD_CHANGES.values(), ids=CARD_CHANGES)
+def test_an_export_tells_a_foreign_record_in_one_line(change: Callable[[dict[str, Any]], None], run: Path) -> None:
+    record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+    change(record)
+    (run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    with pytest.raises(GlmtuneError, match=r"^`run\.yaml` cannot be read: `\S+` is not what a run writes"):
+        read_record(run)
+
+
+@pytest.mark.parametrize(("content", "problem"), list(TEXTS.values())[:11], ids=list(TEXTS)[:11])
+def test_an_export_tells_a_file_that_no_run_has_written(content: bytes, problem: str, run: Path) -> None:
+    (run / "run.yaml").write_bytes(content)
+    with pytest.raises(GlmtuneError) as caught:
+        read_record(run)
+    assert problem in caught.value.what
+
+
+def test_a_run_cannot_write_its_own_lines_into_a_model_card(run: Path) -> None:
+    record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+    record["resolved_training_args"]["optim"] = "adamw\n\n# Buy this\n\n| a |"
+    record["packages"]["torch"] = "1\n# Buy that"
+    (run / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    card = model_card_of(run)
+    assert "\n# Buy" not in card
+    assert "| optim | adamw # Buy this \\| a \\| |\n" in card
