@@ -42,9 +42,9 @@ def hub_options(name: str, part: str = "model") -> dict[str, Any]:
     )
 
 
-def hub_file(name: str, file_name: str) -> Path | None:
+def hub_file(name: str, file_name: str, part: str = "model") -> Path | None:
     """Return a small file of a hub's model, downloaded where it is not here; None where the model has no such file."""
-    options = hub_options(name)
+    options = hub_options(name, part)
     try:
         return Path(hf_hub_download(name, file_name, **({"local_files_only": is_offline_mode()} | options)))
     except (EntryNotFoundError, HfHubHTTPError, OSError, HTTPError):

@@ -35,7 +35,6 @@ from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_e
 from .model_files import (
     INDEX,
     check_generation,
-    check_hub_config,
     check_model_config,
     check_weight_file,
     files_of_index,
@@ -98,12 +97,11 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
 
 def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the configuration of the base model."""
-    path = Path(source.base) / "config.json"
-    if path.is_file():
+    folder = Path(source.base)
+    path = folder / "config.json" if folder.exists() else hub_file(source.base, "config.json", "configuration")
+    if path is not None and path.is_file():
         check_model_config(path, read_config(path))
     config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
-    if not path.is_file():
-        check_hub_config(source.base, vars(config))
     check_rounding(config, source.base)
     return config
 

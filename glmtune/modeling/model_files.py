@@ -65,13 +65,6 @@ def check_model_config(path: Path, config: Mapping[str, Any]) -> None:
     _check_explicit(path, config)
 
 
-def check_hub_config(name: str, config: Mapping[str, Any]) -> None:
-    """Raise where the `config.json` of a hub's model, with what transformers adds to it, is absurd or names pickles."""
-    path = Path(name) / "config.json"
-    check_bounds(path, config)
-    _check_explicit(path, config)
-
-
 def _check_explicit(path: Path, config: Mapping[str, Any]) -> None:
     explicit = config.get(EXPLICIT)
     if explicit is not None and not _is_plain_name(explicit):

@@ -215,10 +215,9 @@ def test_other_verbs_take_no_word_from_a_run_folder(
     code = run / "checkpoint-4" / "configuration_own.py"
     code.write_text(code.read_text(encoding="utf-8") + "# another module\n", encoding="utf-8")
     model = run if where == "the run" else run / "checkpoint-4"
-    with pytest.raises(GlmtuneError, match="trust_remote_code"):
-        generate(str(model), ["a"], max_new_tokens=1)
-    with pytest.raises(GlmtuneError, match="trust_remote_code"):
-        export(str(model), tmp_path / "out")
+    # transformers knows models of this type itself, and takes its own classes where it may not take the model's.
+    assert generate(str(model), ["a"], max_new_tokens=1)
+    assert export(str(model), tmp_path / "out").folder.is_dir()
     assert not crater.exists()
     assert generate(str(model), ["a"], max_new_tokens=1, trust_remote_code=True)
     assert crater.is_dir()
