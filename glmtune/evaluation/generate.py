@@ -18,6 +18,7 @@ from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCa
 from glmtune.errors import GlmtuneError
 from glmtune.generation_options import UNSUPPORTED, drop_idle_options, find_problems
 from glmtune.modeling.context import check_prompt, context_tokens, vocabulary_of
+from glmtune.modeling.finite import watch_logits
 from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
@@ -131,10 +132,11 @@ def _list_of_prompts(prompts: Any) -> list[str | Sequence[Mapping[str, Any]]]:
 def as_loaded(
     model: str | Path | LoadedModel, *, base_model: str | None = None, trust_remote_code: bool = False
 ) -> LoadedModel:
-    """Load the model unless it is loaded already."""
-    if isinstance(model, LoadedModel):
-        return model
-    return load_model(find_model(model, base_model=base_model), trust_remote_code=trust_remote_code)
+    """Load the model unless it is loaded already; one that computes no numbers will not answer."""
+    if not isinstance(model, LoadedModel):
+        model = load_model(find_model(model, base_model=base_model), trust_remote_code=trust_remote_code)
+    watch_logits(model.model)
+    return model
 
 
 def refuse_folder(path: Path) -> None:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers.utils import ModelOutput
 
 from glmtune.errors import GlmtuneError, RunFailure
+
+_watched: WeakSet[nn.Module] = WeakSet()
 
 FIX = "download it again, or take a checkpoint from before the training went wrong"
 
@@ -25,21 +30,24 @@ def check_finite(path: Path) -> None:
         raise GlmtuneError(f"weight `{name}` holds numbers that are not finite", where=str(path), fix=FIX)
 
 
-def watch_logits(model: nn.Module, folder: str) -> None:
-    """Have a model raise where its logits are not finite.
+def watch_logits(model: Any) -> None:
+    """Have a model raise from now on where its logits are not finite; one that does so already is left as it is.
 
     Args:
-        model: The base model, without an adapter.
-        folder: Where its files are, or its name on a hub.
+        model: Possibly with an adapter.
     """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if base in _watched:
+        return
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        logits = getattr(output, "logits", None)
+        logits = vars(output).get("logits") if isinstance(output, ModelOutput) else None
         # The largest is NaN where any is; `-inf` alone is a way to forbid a token.
         if torch.is_tensor(logits) and logits.numel() and not torch.isfinite(logits.amax()):
-            raise _failure(module, folder)
+            raise _failure(module, str(base.config.name_or_path))
 
-    model.register_forward_hook(look)
+    base.register_forward_hook(look)
+    _watched.add(base)
 
 
 def _failure(model: nn.Module, folder: str) -> RunFailure:

@@ -29,7 +29,7 @@ from glmtune.tested_versions import note_untested_versions
 
 from .adapter_config import adapter_config
 from .context import check_vocabulary
-from .finite import check_finite, watch_logits
+from .finite import check_finite
 from .hub_access import hub_file, hub_options
 from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
 from .model_files import (
@@ -184,7 +184,6 @@ def load_model(
     family = family_of(config.model_type)
     model: Any = load_base_model(source, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code)
     check_generation(Path(source.base) / "generation_config.json", model.generation_config.to_dict())
-    watch_logits(model, source.base)
     set_stop_tokens(model, tokenizer, family)
     if source.adapter is not None:
         model = load_adapter(model, source.adapter, is_trainable=False)

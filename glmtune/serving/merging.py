@@ -108,7 +108,9 @@ def write_model(
     with answering_explained(loaded.model):
         answers = ask(loaded.model, prompt_ids)
     if not all(answer.logits.isfinite().all() for answer in answers):
-        raise RunFailure("the checkpoint itself computes numbers that are not finite", where=str(source.adapter or ""))
+        raise RunFailure(
+            "the checkpoint itself computes numbers that are not finite", where=str(source.adapter or source.base)
+        )
     changed, effect = None, None
     model: Any = loaded.model
     if method.kind == MERGED:

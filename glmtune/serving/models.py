@@ -17,6 +17,7 @@ from glmtune.evaluation.in_flight import reason_against_flight
 from glmtune.family import Family
 from glmtune.modeling.adapter_config import adapter_config
 from glmtune.modeling.context import check_vocabulary
+from glmtune.modeling.finite import watch_logits
 from glmtune.modeling.library_errors import WHILE_BUILDING, reason_of
 from glmtune.modeling.loading import check_adapter, load_adapter, load_model, load_tokenizer
 from glmtune.modeling.sources import DEMO, ModelSource, find_model
@@ -87,6 +88,7 @@ def load_models(
         )
     loaded = load_model(ModelSource(base=source.base), trust_remote_code=trust_remote_code)
     base: Any = loaded.model
+    watch_logits(base)
     reason = reason_against_flight(base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id))
     if reason is not None:
         raise GlmtuneError(

@@ -149,7 +149,12 @@ def test_the_command_line_fails_in_one_line_and_not_with_exit_code_0(
         main()
     assert ended.value.code == 1
     told = capsys.readouterr()
-    assert "error: the model computes no numbers: its weight `model.norm.weight` is not finite\n" in told.err
+    said = (
+        "the checkpoint itself computes numbers that are not finite"
+        if arguments[0] == "export"
+        else "the model computes no numbers: its weight `model.norm.weight` is not finite"
+    )
+    assert f"error: {said}\n  --> {model}" in told.err
     assert "Traceback" not in told.err
     assert "!" not in told.out
 
