@@ -87,6 +87,13 @@ def test_a_checkpoint_holds_known_names_alone(name: str, run: Path, crater: Path
     assert not crater.exists()
 
 
+@pytest.mark.parametrize("name", ["optimizer_0", "pytorch_model_fsdp_0", "global_step", "a", "global_step2/a"])
+def test_a_checkpoint_holds_known_folders_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(GlmtuneError, match=rf"the folder `{name}` is none that glmtune writes"):
+        refuse_unknown_files(tmp_path)
+
+
 @pytest.mark.parametrize("name", [".DS_Store", "._optimizer.pt", "Thumbs.db", ".gitattributes"])
 def test_what_systems_leave_in_folders_does_no_harm(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
