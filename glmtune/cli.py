@@ -35,6 +35,7 @@ from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notic
 from glmtune.errors import DISK_FULL, EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError, RunFailure
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 from glmtune.new_file import free_path, refuse_taken
+from glmtune.own_path import shut_out_current_folder
 from glmtune.plain_json import plain_json
 from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
 from glmtune.user_paths import user_path
@@ -112,6 +113,14 @@ def resume(
     verify: Annotated[
         bool, typer.Option("--verify", help="Train the last logged losses once more and compare; then stop.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run the model's own code, as the run's folder asks. Read it first."),
+    ] = False,
+    allow_sending: Annotated[
+        bool,
+        typer.Option("--allow-sending", help="Let the trackers that the run's folder names send its figures away."),
+    ] = False,
     num_processes: NumProcesses = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
@@ -127,6 +136,8 @@ def resume(
         overrides=overrides or (),
         accept_changes=accept_changes,
         verify=verify,
+        trust_remote_code=trust_remote_code,
+        allow_sending=allow_sending,
     )
     leave_process_group()
 
@@ -314,6 +325,7 @@ def _os_error(error: OSError) -> GlmtuneError:
 
 def main() -> None:
     """Run the command line; a user's mistake is told in three lines, without a traceback."""
+    shut_out_current_folder()
     prepare_streams()
     if "--debug" in sys.argv:
         # Taken out here, so that it may stand behind the verb, too.

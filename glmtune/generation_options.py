@@ -19,6 +19,7 @@ TYPES: dict[str, Any] = {
         (
             *("max_new_tokens", "min_new_tokens", "min_length", "num_beams", "top_k", "no_repeat_ngram_size"),
             *("bos_token_id", "pad_token_id", "forced_bos_token_id", "prefill_chunk_size", "max_cache_len"),
+            "encoder_no_repeat_ngram_size",
         ),
         int,
     ),
@@ -66,6 +67,26 @@ RANGES = {
     **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff"), _SHARE_OR_ZERO),
     "length_penalty": _Range("a finite number", math.isfinite),
 }
+
+MOST_NEW_TOKENS = 10_000_000
+MOST_BEAMS = 1_000
+MOST_OF_ANYTHING = 10**15
+
+FILE_RANGES = {
+    "max_new_tokens": _Range(f"a number from 1 to {MOST_NEW_TOKENS:,}", lambda value: 1 <= value <= MOST_NEW_TOKENS),
+    **dict.fromkeys(
+        ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+        _Range(f"a number from 0 to {MOST_BEAMS:,}", lambda value: 0 <= value <= MOST_BEAMS),
+    ),
+    **dict.fromkeys(
+        ("min_new_tokens", "min_length"),
+        _Range(f"a number from 0 to {MOST_NEW_TOKENS:,}", lambda value: 0 <= value <= MOST_NEW_TOKENS),
+    ),
+    "num_beams": _Range(f"a number from 1 to {MOST_BEAMS:,}", lambda value: 1 <= value <= MOST_BEAMS),
+    **dict.fromkeys(("temperature", "top_k", "top_p", "max_time"), _AT_LEAST_ZERO),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), _ABOVE_ZERO),
+}
+"""Of a model's own `generation_config.json`, which may hold neutral values that a user has no use for."""
 
 WITH_SAMPLING = {
     **dict.fromkeys(("temperature", "top_p", "typical_p"), 1.0),
@@ -190,6 +211,24 @@ def _problem(name: str, value: Any, known: list[str]) -> Problem | None:
     if name in RANGES and not all(RANGES[name].holds(number) for number in numbers):
         return Problem(name, f"expected {RANGES[name].expected}, found {found(value)}")
     return None
+
+
+def absurd_values(options: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the options of a model's own file that nothing can be answered with.
+
+    What does nothing, or contradicts another option, is left alone: many a published file holds such values.
+    """
+    for name, value in options.items():
+        numbers = value if isinstance(value, list) else [value]
+        try:
+            fit(value, Any if value is None else TYPES.get(name, Any))
+        except Mismatch as mismatch:
+            yield Problem(name, f"expected {mismatch}, found {found(value)}")
+            continue
+        if any(isinstance(number, (int, float)) and not abs(number) < MOST_OF_ANYTHING for number in numbers):
+            yield Problem(name, f"expected a finite number below 10^15, found {found(value)}")
+        elif name in FILE_RANGES and value is not None and not FILE_RANGES[name].holds(value):
+            yield Problem(name, f"expected {FILE_RANGES[name].expected}, found {found(value)}")
 
 
 def unknown_ids(options: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:

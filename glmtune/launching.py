@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PREEMPTED, GlmtuneError, RunFailure
 from glmtune.operating_system import CAN_LEAD_WORKERS, signals
+from glmtune.own_path import shut_out_current_folder
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -74,6 +75,7 @@ def launch(num_processes: int, python_arguments: Sequence[str]) -> None:
     if num_processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    shut_out_current_folder()
     with tempfile.TemporaryDirectory(prefix="glmtune-launch-") as log_folder:
         agent = _Agent(num_processes, python_arguments, Path(log_folder))
         with _torch_silenced(), _signals_passed_on() as received:

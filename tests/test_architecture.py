@@ -24,6 +24,7 @@ ROOMS = [
     "new_file",
     "python_arguments",
     "operating_system",
+    "own_path",
     "user_paths",
     "text_encoding",
     "console",

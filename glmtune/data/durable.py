@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 FOLDERS_NOT_SYNCED = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF, errno.EINVAL, errno.ENOTSUP)
 """What systems say that do not open folders as files (Windows), and file systems that write them by themselves."""
@@ -54,5 +55,12 @@ def replace_file(path: Path, content: bytes) -> None:
     It is written beside the file, under its name with a dot before it.
     """
     staged = path.with_name(f".{path.name}")
-    staged.write_bytes(content)
+    with open_anew(staged) as file:
+        file.write(content)
     put_in_place(staged, path)
+
+
+def open_anew(path: Path) -> BinaryIO:
+    """Open a new file for writing, in the place of what stands there: a link is removed, not followed."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")

@@ -25,6 +25,7 @@ from glmtune.data.encoding import Encoder
 from glmtune.data.reading import Reject
 from glmtune.data.replies import reply_layout
 from glmtune.modeling.context import context_tokens
+from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.new_file import reserved
@@ -111,15 +112,16 @@ def evaluate(
             batch_size=batch_size,
             layout=reply_layout(encoder.renderer),
         )
-        return score_model(
-            loaded.model,
-            loaded.tokenizer,
-            data,
-            batch_size=batch_size,
-            plan=plan,
-            output=output,
-            on_batch=show_evaluation,
-        )
+        with answering_explained(loaded.model):
+            return score_model(
+                loaded.model,
+                loaded.tokenizer,
+                data,
+                batch_size=batch_size,
+                plan=plan,
+                output=output,
+                on_batch=show_evaluation,
+            )
 
 
 def score_model(

@@ -18,6 +18,8 @@ from glmtune.data.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCa
 from glmtune.errors import GlmtuneError
 from glmtune.generation_options import UNSUPPORTED, check_seed, drop_idle_options, find_problems
 from glmtune.modeling.context import check_prompt, context_tokens, vocabulary_of
+from glmtune.modeling.finite import watch_logits
+from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel, load_model
 from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.modeling.sources import find_model
@@ -72,7 +74,10 @@ def answer_ids(
 ) -> list[str]:
     """Return the answers to encoded prompts, in order."""
     answers: dict[int, list[int]] = {}
-    answer_prompts(loaded.model, loaded.tokenizer, prompt_ids, config, batch_size=batch_size, on_answers=answers.update)
+    with answering_explained(loaded.model):
+        answer_prompts(
+            loaded.model, loaded.tokenizer, prompt_ids, config, batch_size=batch_size, on_answers=answers.update
+        )
     return [decode_answer(loaded.tokenizer, answers[place]) for place in range(len(prompt_ids))]
 
 
@@ -130,10 +135,11 @@ def _list_of_prompts(prompts: Any) -> list[str | Sequence[Mapping[str, Any]]]:
 def as_loaded(
     model: str | Path | LoadedModel, *, base_model: str | None = None, trust_remote_code: bool = False
 ) -> LoadedModel:
-    """Load the model unless it is loaded already."""
-    if isinstance(model, LoadedModel):
-        return model
-    return load_model(find_model(model, base_model=base_model), trust_remote_code=trust_remote_code)
+    """Load the model unless it is loaded already; one that computes no numbers will not answer."""
+    if not isinstance(model, LoadedModel):
+        model = load_model(find_model(model, base_model=base_model), trust_remote_code=trust_remote_code)
+    watch_logits(model.model)
+    return model
 
 
 def refuse_folder(path: Path) -> None:
@@ -262,7 +268,7 @@ def _written(
         is_closed.set()
         thread.join()
     if failures:
-        with memory_errors_explained("answering", LESS_IN_ANSWERING):
+        with memory_errors_explained("answering", LESS_IN_ANSWERING), answering_explained(loaded.model):
             raise failures[0]
 
 

@@ -25,6 +25,8 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese.rouge import Rouge
 from rouge_chinese.rouge_score import f_r_p_rouge_n, rouge_n
 
+from glmtune.own_path import path_for_children
+
 # Start-up chatter. CRITICAL and not WARNING: on a shared machine jieba cannot replace another user's cache file in
 # the temp folder and prints a traceback for it, though nothing is lost: reading the dictionary takes 0.6 s either way.
 jieba.setLogLevel(logging.CRITICAL)
@@ -174,7 +176,7 @@ def _start_worker() -> subprocess.Popen[str]:
     """
     return subprocess.Popen(
         [sys.executable, "-m", "glmtune.evaluation.metrics"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"},
+        env={**os.environ, **path_for_children()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError, require
 
 MIN_POINTS_TO_SMOOTH = 10  # below, the eye follows the points themselves
 SMOOTHED_SHARE = 20  # the smoothed line averages over a twentieth of the run: the trend stays, single batches go
+MOST_STEPS = 2**53
+LARGEST_DRAWN = 1e300
 
 
 @dataclass
@@ -94,14 +96,14 @@ def read_loss_history(metrics_path: Path, damaged: list[str] | None = None) -> L
         where = f"{metrics_path}:{number}"
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             if damaged is None:
                 raise GlmtuneError("this line is not JSON", where=where, fix="remove the line and try again") from error
             damaged.append(where)
             continue
-        if not isinstance(row, dict) or not isinstance(row.get("step", last_step), int):
+        if not isinstance(row, dict) or not _is_step(row.get("step", last_step)):
             if damaged is not None:
                 damaged.append(where)  # not a line of ours
             continue
@@ -112,11 +114,15 @@ def read_loss_history(metrics_path: Path, damaged: list[str] | None = None) -> L
         last_step = step
         for key, losses in (("loss", history.training), ("eval_loss", history.evaluation)):
             loss = row.get(key)
-            if isinstance(loss, int | float) and math.isfinite(loss):
+            if isinstance(loss, int | float) and abs(loss) < LARGEST_DRAWN:
                 losses[step] = loss
     if not history.training and not history.evaluation:
         raise GlmtuneError("no loss has been logged yet", where=str(metrics_path), fix="wait for the first logged step")
     return history
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) < MOST_STEPS
 
 
 def smooth(values: Sequence[float]) -> list[float]:

@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
@@ -40,6 +40,15 @@ def hub_options(name: str, part: str = "model") -> dict[str, Any]:
         f"`hf download {name} --local-dir FOLDER` or from ModelScope (`modelscope download --model NAME --local_dir "
         "FOLDER`), and give the folder",
     )
+
+
+def hub_file(name: str, file_name: str, part: str = "model") -> Path | None:
+    """Return a small file of a hub's model, downloaded where it is not here; None where the model has no such file."""
+    options = hub_options(name, part)
+    try:
+        return Path(hf_hub_download(name, file_name, **({"local_files_only": is_offline_mode()} | options)))
+    except (EntryNotFoundError, HfHubHTTPError, OSError, HTTPError):
+        return None  # what else is wrong transformers is about to find out
 
 
 @lru_cache(maxsize=64)

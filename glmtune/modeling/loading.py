@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,25 @@ from glmtune.tested_versions import note_untested_versions
 
 from .adapter_config import adapter_config
 from .context import check_vocabulary
-from .hub_access import hub_options
-from .library_errors import REFUSALS, reason_of
-from .model_files import check_weight_file
+from .finite import check_finite
+from .hub_access import hub_file, hub_options
+from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
+from .model_files import (
+    INDEX,
+    check_generation,
+    check_model_config,
+    check_weight_file,
+    files_of_index,
+    read_config,
+)
+from .name_patterns import check_patterns, patterns_of
 from .ptuning import check_prefix
 from .quantization import check_rounded_can_be_read, check_rounding, make_trainable, quantization_options
-from .sources import ADAPTER_WEIGHTS, ModelSource, check_weight_files
+from .sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, check_weight_files
 from .starts import check_saved_start
+
+MISSING = "missing adapter keys"
+"""What PEFT warns of, and goes on with numbers of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +78,29 @@ def default_dtype(device: torch.device | None = None) -> torch.dtype:
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer; one without a padding token pads with its end token."""
     tokenizer = _from_pretrained(AutoTokenizer, source.tokenizer, "tokenizer", trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        with rust_errors_caught():
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            # Many a damaged file shows only now, and would in the midst of a text.
+            tokenizer.decode(tokenizer.encode("a", add_special_tokens=False))
+            tokenizer("", add_special_tokens=True)
+            tokenizer.convert_tokens_to_ids("<no such token>")
+    except WHILE_BUILDING as error:
+        raise GlmtuneError(
+            f"the tokenizer of `{source.tokenizer}` cannot be used: {reason_of(error)}",
+            where=source.tokenizer,
+            fix="take the model's own `tokenizer.json` and `tokenizer_config.json`",
+        ) from error
     return tokenizer
 
 
 def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the configuration of the base model."""
+    folder = Path(source.base)
+    path = folder / "config.json" if folder.exists() else hub_file(source.base, "config.json", "configuration")
+    if path is not None and path.is_file():
+        check_model_config(path, read_config(path))
     config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
     check_rounding(config, source.base)
     return config
@@ -104,6 +133,8 @@ def load_base_model(
     """
     check_rounded_can_be_read(load_model_config(source, trust_remote_code=trust_remote_code), source.base)
     check_weight_files(ModelSource(base=source.base))
+    if not Path(source.base).is_dir() and (index := hub_file(source.base, INDEX)) is not None:
+        files_of_index(index)
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
         assert isinstance(dtype, torch.dtype), "of the sums; the files do not say"
@@ -152,6 +183,7 @@ def load_model(
     check_vocabulary(tokenizer, config)
     family = family_of(config.model_type)
     model: Any = load_base_model(source, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code)
+    check_generation(Path(source.base) / "generation_config.json", model.generation_config.to_dict())
     set_stop_tokens(model, tokenizer, family)
     if source.adapter is not None:
         model = load_adapter(model, source.adapter, is_trainable=False)
@@ -160,24 +192,54 @@ def load_model(
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default") -> PeftModel:
     """Put a saved adapter on its base model; PEFT calls it `name`."""
-    check_weight_file(folder / ADAPTER_WEIGHTS)
+    check_adapter(folder, model)
     check_saved_start(folder)
-    adapter_config(folder)
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
-    except (RuntimeError, *REFUSALS) as error:
+        with rust_errors_caught(), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
+        check_prefix(adapted)
+    except WHILE_BUILDING as error:
+        if is_lack_of_memory(error):
+            raise
         raise GlmtuneError(
             f"the adapter does not fit the base model: {reason_of(error)}",
             where=str(folder),
             fix=install_hint(error) or "give the model that it was trained on with `--base-model`",
         ) from error
-    check_prefix(adapted)
+    for each in warned:
+        if MISSING in str(each.message):
+            raise GlmtuneError(
+                "the adapter's file lacks weights that its settings describe; without them it would change nothing",
+                where=str(folder / ADAPTER_WEIGHTS),
+                fix="take settings and weights of the same adapter",
+            )
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     return adapted
+
+
+def check_adapter(folder: Path, model: PreTrainedModel | PeftModel) -> None:
+    """Raise where a saved adapter's two files are damaged, ask for what no adapter needs, or take for ever."""
+    check_weight_file(folder / ADAPTER_WEIGHTS)
+    check_finite(folder / ADAPTER_WEIGHTS)
+    adapter_config(folder)
+    path = folder / ADAPTER_CONFIG
+    check_patterns(patterns_of(read_config(path)), (name for name, _ in model.named_modules()), str(path))
 
 
 def load_adapter_weights(model: PeftModel, folder: Path) -> None:
     """Copy the weights of a saved adapter into the model's own, which has the same shape."""
-    result: Any = set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+    path = folder / ADAPTER_WEIGHTS
+    check_weight_file(path)
+    check_finite(path)
+    try:
+        result: Any = set_peft_model_state_dict(model, load_file(path))
+    except WHILE_BUILDING as error:
+        if is_lack_of_memory(error):
+            raise
+        raise GlmtuneError(
+            f"the adapter does not fit the run's configuration: {reason_of(error)}", where=str(path)
+        ) from error
     # A prefix is loaded into its encoder, under another name than in the file.
     unexpected = [name for name in result.unexpected_keys if name != "prompt_embeddings"]
     if unexpected:
@@ -216,8 +278,11 @@ def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
     """Load with one of transformers' Auto classes; its refusals become errors of ours."""
     options |= hub_options(name, part)
     try:
-        return loader.from_pretrained(name, **options)
-    except REFUSALS as error:
+        with rust_errors_caught():
+            return loader.from_pretrained(name, **options)
+    except WHILE_BUILDING as error:
+        if is_lack_of_memory(error):
+            raise
         fix = "run with `--debug` for the whole story"
         if "trust_remote_code" in str(error):
             fix = "the model brings its own code; read it, then set `trust_remote_code: true`"

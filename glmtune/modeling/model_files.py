@@ -7,12 +7,16 @@ object that says where in the file every weight stands (https://github.com/huggi
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from glmtune.errors import GlmtuneError
+
+from .model_bounds import check_bounds
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -21,6 +25,18 @@ POINTED_TO = (".json", ".safetensors", ".model", ".jinja", ".txt")
 """Endings of files that git-lfs may hold elsewhere."""
 LFS_POINTER = b"version https://git-lfs"
 MAX_HEADER_BYTES = 100_000_000  # as safetensors has it
+MAX_CONFIG_BYTES = 100_000_000
+"""The index of the largest models' weights has some 10 MB."""
+PLAIN_NAME = re.compile(r"[\w][\w.+-]*\.safetensors")
+EXPLICIT = "transformers_weights"
+"""A key of `config.json` that names the file of the weights."""
+BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+}
+"""Of a number of each type; types of less than a byte are not among them."""
 FLOATS = ("F64", "F32", "F16", "BF16")
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 TOKEN_IDS = ("eos_token_id", "pad_token_id", "bos_token_id")
@@ -35,16 +51,36 @@ def check_configs(folder: Path) -> None:
     configs = {name: read_config(folder / name) for name in CONFIGS if (folder / name).is_file()}
     for name in ("config.json", "generation_config.json"):
         _check_token_ids(folder / name, configs.get(name, {}))
-    config = configs.get("config.json", {})
-    _check_sizes(folder / "config.json", config)
+    check_model_config(folder / "config.json", configs.get("config.json", {}))
+    check_generation(folder / "generation_config.json", configs.get("generation_config.json", {}))
     tokenizer = folder / "tokenizer.json"
     if tokenizer.is_file() and not tokenizer.stat().st_size:
         raise GlmtuneError("`tokenizer.json` is empty", where=str(tokenizer), fix=AGAIN)
 
 
+def check_model_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise where a `config.json` holds what no model can be built of, before a library tries to."""
+    _check_sizes(path, config)
+    check_bounds(path, config)
+    _check_explicit(path, config)
+
+
+def _check_explicit(path: Path, config: Mapping[str, Any]) -> None:
+    explicit = config.get(EXPLICIT)
+    if explicit is not None and not _is_plain_name(explicit):
+        raise GlmtuneError(
+            f"`{EXPLICIT}` is {json.dumps(explicit)[:80]}; expected the name of a `*.safetensors` file in the folder",
+            where=str(path),
+            fix="take the key out: other files of weights are pickles, which could run code",
+        )
+
+
 def check_weights(folder: Path) -> None:
     """Raise where a file of a model's weights is missing, not whole, or no such file."""
-    is_rounded = bool(read_config(folder / "config.json").get("quantization_config"))
+    config = read_config(folder / "config.json")
+    is_rounded = bool(config.get("quantization_config"))
+    if config.get(EXPLICIT) is not None:
+        check_weight_file(folder / str(config[EXPLICIT]), is_rounded=is_rounded)
     for path in _weight_files(folder):
         check_weight_file(path, is_rounded=is_rounded)
 
@@ -52,6 +88,8 @@ def check_weights(folder: Path) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """Return the object that a configuration of transformers or PEFT holds; raises where it holds none."""
     _check_is_no_pointer(path)
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise GlmtuneError(f"`{path.name}` has {path.stat().st_size:,} bytes, too many for one", where=str(path))
     try:
         value = json.loads(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -80,28 +118,59 @@ def check_weight_file(path: Path, *, is_rounded: bool = False) -> None:
     _check_is_no_pointer(path)
     size = path.stat().st_size
     header, num_header_bytes = _header(path, size)
-    ends = [0]
+    places: list[tuple[int, int]] = []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        try:
-            kind, end = str(entry["dtype"]), int(entry["data_offsets"][1])
-        except (TypeError, LookupError, ValueError):
-            raise _no_weights(path) from None
-        ends.append(end)
+        kind, start, end = _entry(path, name, entry)
+        places.append((start, end))
         if kind not in FLOATS and name.endswith(".weight") and not is_rounded:
             raise GlmtuneError(
                 f"weight `{name}` is of type `{kind}`, and `config.json` does not say how it is rounded",
                 where=str(path),
                 fix="take the model's unrounded weights, or its own `config.json`",
             )
-    expected = 8 + num_header_bytes + max(ends)
+    expected = 8 + num_header_bytes + max((end for _, end in places), default=0)
     if size != expected:
         raise GlmtuneError(
             f"`{path.name}` is damaged: it has {size:,} bytes, and its own header says {expected:,}",
             where=str(path),
             fix=AGAIN,
         )
+    _check_order(path, places)
+
+
+def _entry(path: Path, name: str, entry: Any) -> tuple[str, int, int]:
+    """Return the type of a weight, and where its numbers begin and end; raises where its header contradicts itself."""
+    try:
+        kind, shape, (start, end) = str(entry["dtype"]), entry["shape"], entry["data_offsets"]
+        numbers = [*shape, start, end]
+    except (TypeError, LookupError, ValueError):
+        raise _no_weights(path) from None
+    if any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in numbers):
+        raise _no_weights(path)
+    if end < start or (kind in BYTES and math.prod(shape) * BYTES[kind] != end - start):
+        raise GlmtuneError(
+            f"`{path.name}` is damaged: weight `{name[:80]}` of the shape {shape[:8]} has {end - start:,} bytes",
+            where=str(path),
+            fix=AGAIN,
+        )
+    return kind, start, end
+
+
+def _check_order(path: Path, places: list[tuple[int, int]]) -> None:
+    """Raise where weights share bytes, or leave some out: what stands there is not what any of them says."""
+    reached = 0
+    for start, end in sorted(places):
+        if start != reached:
+            raise GlmtuneError(
+                f"`{path.name}` is damaged: its weights do not lie end to end", where=str(path), fix=AGAIN
+            )
+        reached = end
+
+
+def _is_plain_name(name: Any) -> bool:
+    return isinstance(name, str) and PLAIN_NAME.fullmatch(name) is not None
 
 
 def _check_is_no_pointer(path: Path) -> None:
@@ -136,11 +205,30 @@ def _header(path: Path, size: int) -> tuple[Mapping[str, Any], int]:
             raise _no_weights(path) from None
     if not isinstance(header, dict):
         raise _no_weights(path)
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _no_weights(path)
     return header, length
 
 
 def _no_weights(path: Path) -> GlmtuneError:
     return GlmtuneError(f"`{path.name}` is no safetensors file", where=str(path), fix=AGAIN)
+
+
+def files_of_index(path: Path) -> list[str]:
+    """Return the names of the files that an index of weights names: plain ones of its own folder, or it is refused."""
+    places = read_config(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise GlmtuneError(f"`{INDEX}` says of no weight where it is (`weight_map`)", where=str(path), fix=AGAIN)
+    names = sorted(set(places.values()))
+    foreign = next((name for name in names if not _is_plain_name(name)), None)
+    if foreign is not None:
+        raise GlmtuneError(
+            f"`{INDEX}` names `{foreign[:200]}`; expected names of `*.safetensors` files in the same folder",
+            where=str(path),
+            fix="convert the weights with transformers' `save_pretrained`: other files could run code",
+        )
+    return names
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -154,12 +242,7 @@ def _weight_files(folder: Path) -> list[Path]:
                 fix=AGAIN,
             )
         return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else found
-    places = read_config(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise GlmtuneError(
-            f"`{INDEX}` says of no weight where it is (`weight_map`)", where=str(folder / INDEX), fix=AGAIN
-        )
-    names = sorted(set(places.values()))
+    names = files_of_index(folder / INDEX)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise GlmtuneError(
@@ -182,6 +265,19 @@ def _check_token_ids(path: Path, config: Mapping[str, Any]) -> None:
                 where=str(path),
                 fix="write the token's id, as `tokenizer.json` has it under `added_tokens`",
             )
+
+
+def check_generation(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise where no answer can be written with a model's own settings, or none that ends."""
+    from glmtune.generation_options import absurd_values  # of a room with YAML in it: for models that are there
+
+    problem = next(absurd_values(config), None)
+    if problem is not None:
+        raise GlmtuneError(
+            f"`{path.name}` has a wrong `{problem.option}`: {problem.message}",
+            where=str(path),
+            fix="take the model's own file, or take the key out",
+        )
 
 
 def _check_sizes(path: Path, config: Mapping[str, Any]) -> None:

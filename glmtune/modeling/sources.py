@@ -10,12 +10,15 @@ from glmtune.errors import GlmtuneError
 from glmtune.python_arguments import expect_paths
 from glmtune.user_paths import expand, refuse_unreadable_name
 
+from .links import refuse_foreign_links, refuse_links
 from .model_files import check_configs, check_weight_file, check_weights, read_config
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 DEMO = "demo"
+MANIFEST = "manifest.json"
+"""Of a checkpoint: the size and hash of every file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,13 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
     folder = Path(name)
     if not folder.is_dir():
         return _hub_name(str(name))
-    if (folder / "run.yaml").is_file():
+    is_run = (folder / "run.yaml").is_file()
+    if is_run:
+        refuse_links(folder, (entry.name for entry in folder.iterdir() if CHECKPOINT_NAME.fullmatch(entry.name)))
         folder = last_checkpoint(folder)
     folder = folder.resolve()
+    if is_run or (folder / MANIFEST).is_file():
+        refuse_foreign_links(folder)
     refuse_unreadable_name(folder, "model")
     if (folder / ADAPTER_CONFIG).is_file():
         return _adapter_source(folder, base_model)
@@ -76,7 +83,7 @@ def checkpoints_of(run_folder: Path) -> list[Path]:
     found = [
         (int(match[1]), entry)
         for entry in run_folder.iterdir()
-        if (match := CHECKPOINT_NAME.fullmatch(entry.name)) and (entry / "manifest.json").is_file()
+        if (match := CHECKPOINT_NAME.fullmatch(entry.name)) and (entry / MANIFEST).is_file()
     ]
     return [entry for _, entry in sorted(found)]
 
@@ -116,6 +123,7 @@ def _adapter_source(folder: Path, base_model: str | None) -> ModelSource:
     # Other tools write down what was typed: a path from where they were started, or from the adapter.
     beside = folder / recorded
     if not Path(recorded).is_dir() and beside.is_dir():
+        _refuse_adapter_as_base(beside, folder)
         return ModelSource(base=find_model(beside).base, adapter=folder)
     if looks_like_path(recorded) and recorded != DEMO and not Path(recorded).is_dir():
         gone = "is no longer there" if Path(recorded).is_absolute() else "is neither here nor beside the adapter"
@@ -124,7 +132,18 @@ def _adapter_source(folder: Path, base_model: str | None) -> ModelSource:
             where=str(folder / ADAPTER_CONFIG),
             fix="add `--base-model FOLDER` to say where it is now",
         )
+    _refuse_adapter_as_base(Path(recorded), folder)
     return ModelSource(base=find_model(recorded).base, adapter=folder)
+
+
+def _refuse_adapter_as_base(base: Path, folder: Path) -> None:
+    """Raise where an adapter names an adapter as its base model: it may be itself, or one that names it in turn."""
+    if (base / ADAPTER_CONFIG).is_file() or (base / "run.yaml").is_file():
+        raise GlmtuneError(
+            f"the adapter names `{base}` as its base model, which is an adapter or a run itself",
+            where=str(folder / ADAPTER_CONFIG),
+            fix="add `--base-model FOLDER` to say which full model it was trained on",
+        )
 
 
 def _check_model_folder(folder: Path, needs_weights: bool) -> None:

@@ -24,16 +24,27 @@ from typing import Any
 
 from glmtune.errors import GlmtuneError
 from glmtune.operating_system import HAS_PROCESS_GROUPS
+from glmtune.own_path import SAFE_PATH
+
+from .descendants import MARK, adopt_orphans, end_descendants
 
 Functions = dict[str, Callable[..., Any]]
 
 
-def serve_functions(connection: Connection, path: str, describe: bool) -> None:
+def serve_functions(connection: Connection, path: str, describe: bool, mark: str) -> None:
     """Import the module at `path`, then answer every `(name, arguments)` with the text of an observation.
 
-    The first thing sent is JSON: the schemas of the functions where `describe`, or what is wrong with the module.
+    The first thing sent is JSON: the schemas of the functions where `describe`, or what is wrong with the module. All
+    that the functions start bears the `mark`, and ends with this process.
     """
-    _stand_apart()
+    _stand_apart(mark)
+    try:
+        _serve(connection, path, describe)
+    finally:
+        end_descendants(os.getpid())
+
+
+def _serve(connection: Connection, path: str, describe: bool) -> None:
     try:
         module = import_file(path)
         functions = functions_of(module, path)
@@ -51,11 +62,14 @@ def serve_functions(connection: Connection, path: str, describe: bool) -> None:
             return
 
 
-def _stand_apart() -> None:
+def _stand_apart(mark: str) -> None:
     """Keep Ctrl-C for the chat, and stdout for its answers; lead a group, so that what a function starts ends, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if HAS_PROCESS_GROUPS:
         os.setsid()
+    adopt_orphans()
+    os.environ[MARK] = mark
+    os.environ.pop(SAFE_PATH, None)  # what the functions start may import from its own folder
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     threading.Thread(target=_end_with_the_chat, daemon=True).start()
@@ -66,6 +80,7 @@ def _end_with_the_chat() -> None:
     chat = multiprocessing.parent_process()
     assert chat is not None
     chat.join()
+    end_descendants(os.getpid())
     if HAS_PROCESS_GROUPS:
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

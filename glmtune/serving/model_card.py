@@ -15,6 +15,8 @@ import yaml
 import glmtune
 from glmtune.compat import PLAIN_PEFT_LOSES_PREFIX
 from glmtune.errors import GlmtuneError
+from glmtune.modeling.links import refuse_links
+from glmtune.modeling.run_record import read_run_file
 
 from .export_check import Check
 from .merging import METHOD_NAMES
@@ -35,6 +37,7 @@ ARGUMENTS = (
 )
 SETTINGS = ("max_input_length", "max_output_length", "train_on", "combine", "packing", "quantization")
 PACKAGES = ("torch", "transformers", "peft")
+LARGEST_SHOWN = 1e300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +64,40 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 def read_record(run_folder: Path) -> dict[str, Any]:
     """Return a run's `run.yaml`."""
     path = run_folder / "run.yaml"
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GlmtuneError(f"`run.yaml` cannot be read: {error}", where=str(path)) from None
+    refuse_links(run_folder, [path.name, "metrics.jsonl"])
+    record = read_run_file(path)
     if not isinstance(record, dict):
         raise GlmtuneError("`run.yaml` cannot be read: it holds no mapping", where=str(path))
+    _check_record(record, path)
     return record
+
+
+def _check_record(record: Mapping[str, Any], path: Path) -> None:
+    """Raise where a part that the card is written from is of another kind."""
+    asked = record.get("asked", {})
+    config = asked.get("config", {}) if isinstance(asked, dict) else None
+    files = record.get("data", {})
+    parts = {
+        "asked": asked,
+        "asked.config": config,
+        "asked.config.data_config": config.get("data_config", {}) if isinstance(config, dict) else None,
+        "resolved_training_args": record.get("resolved_training_args", {}),
+        "packages": record.get("packages", {}),
+        "data": files,
+    }
+    wrong = next((name for name, part in parts.items() if not isinstance(part, dict)), None)
+    if wrong is None and not all(_is_file_record(file) for split in files.values() for file in _listed(split)):
+        wrong = "data"
+    if wrong is not None:
+        raise GlmtuneError(f"`run.yaml` cannot be read: `{wrong}` is not what a run writes", where=str(path))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_file_record(file: Any) -> bool:
+    return isinstance(file, dict) and "path" in file and isinstance(file.get("weight", 1), (int, float))
 
 
 def model_card(facts: CardFacts, record: Mapping[str, Any], run_folder: Path | None, step: int | None) -> str:
@@ -177,9 +207,15 @@ def _evaluations(run_folder: Path, step: int | None) -> Iterator[Sequence[str]]:
 
 def _logged(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a `metrics.jsonl`; a run that was killed may have left half of one."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
-            yield json.loads(line)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, RecursionError):
+            log = json.loads(line)
+            if isinstance(log, dict) and isinstance(log.get("step"), int) and _is_number(log.get("eval_loss", 0)):
+                yield log
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_SHOWN
 
 
 def _figures(line: Mapping[str, Any]) -> str:
@@ -187,7 +223,7 @@ def _figures(line: Mapping[str, Any]) -> str:
     figures = {
         key.removeprefix("eval_"): value
         for key, value in line.items()
-        if key.startswith("eval_") and not key.endswith(skipped) and isinstance(value, (int, float))
+        if key.startswith("eval_") and not key.endswith(skipped) and _is_number(value)
     }
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
@@ -203,11 +239,14 @@ def _check(facts: CardFacts) -> Iterator[str]:
 
 
 def _versions(packages: Mapping[str, str]) -> list[str]:
-    return [f"- {name} {version}" for name, version in {"glmtune": glmtune.__version__, **packages}.items()]
+    return [
+        " ".join(f"- {name} {version}".split())
+        for name, version in {"glmtune": glmtune.__version__, **packages}.items()
+    ]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
     return [line(heads), line(["---"] * len(heads)), *map(line, rows), ""]

@@ -17,8 +17,9 @@ from glmtune.evaluation.in_flight import reason_against_flight
 from glmtune.family import Family
 from glmtune.modeling.adapter_config import adapter_config
 from glmtune.modeling.context import check_vocabulary, lays_tokens_before_rows
-from glmtune.modeling.library_errors import REFUSALS, reason_of
-from glmtune.modeling.loading import load_adapter, load_model, load_tokenizer
+from glmtune.modeling.finite import watch_logits
+from glmtune.modeling.library_errors import WHILE_BUILDING, reason_of
+from glmtune.modeling.loading import check_adapter, load_adapter, load_model, load_tokenizer
 from glmtune.modeling.sources import DEMO, ModelSource, find_model
 from glmtune.modeling.starts import check_saved_start
 from glmtune.user_paths import expand, user_path
@@ -87,6 +88,7 @@ def load_models(
         )
     loaded = load_model(ModelSource(base=source.base), trust_remote_code=trust_remote_code)
     base: Any = loaded.model
+    watch_logits(base)
     reason = reason_against_flight(base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id))
     if reason is not None:
         raise GlmtuneError(
@@ -148,9 +150,10 @@ class Layers:
         if self.model is None:
             self.model = load_adapter(base, folder, is_trainable=False, name=key)
         else:
+            check_adapter(folder, self.model)
             try:
                 self.model.load_adapter(str(folder), adapter_name=key, is_trainable=False)
-            except (RuntimeError, *REFUSALS) as error:
+            except WHILE_BUILDING as error:
                 raise GlmtuneError(
                     f"the adapter does not fit the base model or the other adapters: {reason_of(error)}",
                     where=str(folder),

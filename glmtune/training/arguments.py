@@ -20,7 +20,7 @@ from glmtune.modeling.loading import default_dtype
 from .build_locks import wait_for_compilers
 from .checkpoint import STAGING
 from .deepspeed_file import read_deepspeed
-from .fsdp import divide_on_a_cpu
+from .fsdp import divide_on_a_cpu, settled_fsdp
 from .inference_kernel import skip_inference_kernel
 from .reports import reporters
 from .sharding import tell_deepspeed_of_the_device
@@ -60,6 +60,8 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         kwargs = settings.get(f"{key}_checkpointing_kwargs") or {}
         settings[f"{key}_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
     settings["report_to"] = reporters(config) or ["none"]
+    if settings.get("fsdp"):
+        settings["fsdp_config"] = settled_fsdp(settings.get("fsdp_config") or {})
     if settings.get("deepspeed"):
         # transformers would not read a file that begins with a byte order mark.
         settings["deepspeed"] = read_deepspeed(settings["deepspeed"])

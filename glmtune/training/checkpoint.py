@@ -3,6 +3,9 @@
 transformers writes a checkpoint file by file. It does so in a hidden folder of the run; when the last process is
 done, the main process reopens the weights, writes `manifest.json` with every file's size and hash, makes sure that
 all of it has reached the disk, and renames the folder. Older checkpoints are deleted only after that.
+
+A manifest proves that a checkpoint is whole, not that it is friendly: whoever changes a file can write a manifest that
+fits. What a stranger's checkpoint may hold is for `known_files.py`, `foreign_code.py` and `saved_state.py` to say.
 """
 
 from __future__ import annotations
@@ -148,6 +151,11 @@ def rotate(run_folder: Path, limit: int | None, best: str | None) -> None:
         dying.parent.mkdir(exist_ok=True)
         path.rename(dying)
         shutil.rmtree(dying)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint was saved at."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def place_in(run_folder: Path, checkpoint: str | None) -> str | None:

@@ -32,6 +32,11 @@ from glmtune.modeling.whole_weights import divide_again
 from .run_folder import world_size
 from .weight_check import saved_names
 
+PREFIX = "fsdp_"
+"""Each key of `fsdp_config` may begin with it; transformers takes it away."""
+WANTED = {"version": 2, "state_dict_type": "FULL_STATE_DICT"}
+"""A divided state would be read from pickles (`optimizer_0/.metadata`)."""
+
 LAUNCHED_WITH_FSDP = "FSDP_VERSION"
 """Set by `accelerate launch --use_fsdp`; `ACCELERATE_USE_FSDP` is set by accelerate in every process, too."""
 
@@ -76,11 +81,12 @@ def check_fsdp(config: RunConfig) -> None:
             f"`training_args.fsdp_config` is the file `{given}`, which a resumed run may not find",
             fix="write its keys and values in the place of its name",
         )
-    settings = {key.removeprefix("fsdp_"): value for key, value in given.items()}
-    for key, wanted, reason in (
-        ("version", 2, "FSDP1 is not supported: transformers drops it"),
-        ("state_dict_type", "FULL_STATE_DICT", "a checkpoint holds whole weights"),
+    settings = fsdp_settings(given)
+    for key, reason in (
+        ("version", "FSDP1 is not supported: transformers drops it"),
+        ("state_dict_type", "a checkpoint holds whole weights"),
     ):
+        wanted = WANTED[key]
         if settings.get(key, wanted) != wanted:
             raise GlmtuneError(
                 f"`training_args.fsdp_config.{key}` is `{settings[key]}`; expected `{wanted}`: {reason}",
@@ -93,6 +99,31 @@ def check_fsdp(config: RunConfig) -> None:
         )
     if world_size() == 1:
         raise GlmtuneError("FSDP divides a model over several processes, and there is one", fix="add `--nproc N`")
+
+
+def fsdp_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of `fsdp_config` without the `fsdp_` that each may begin with.
+
+    Raises:
+        GlmtuneError: A key stands there in both spellings: transformers takes the one, a check might see the other.
+    """
+    settings: dict[str, Any] = {}
+    for key, value in given.items():
+        name = str(key)
+        while name.startswith(PREFIX):
+            name = name.removeprefix(PREFIX)
+        if name in settings:
+            raise GlmtuneError(
+                f"`training_args.fsdp_config` has `{name}` twice, as `{name}` and as `{PREFIX}{name}`",
+                fix="leave one of them out",
+            )
+        settings[name] = value
+    return settings
+
+
+def settled_fsdp(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `fsdp_config` as it is passed on: its keys in one spelling, and what was checked said outright."""
+    return fsdp_settings(given) | WANTED
 
 
 def divide_on_a_cpu() -> None:

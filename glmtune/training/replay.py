@@ -17,7 +17,7 @@ from glmtune.modeling.sources import checkpoints_of
 from .arguments import training_arguments
 from .building import build_model, build_trainer, fit
 from .callbacks import LastStep
-from .checkpoint import find_damage
+from .checkpoint import find_damage, step_of
 from .metrics_file import read_logs
 from .preparation import Prepared
 from .run_arithmetic import arithmetic_of_run
@@ -59,11 +59,6 @@ def choose_for_replay(run_folder: Path) -> Path:
         where=str(run_folder),
         fix="let the run log and save more often: `logging_steps`, `save_steps`",
     )
-
-
-def step_of(checkpoint: Path) -> int:
-    """Return the step that a checkpoint was saved at."""
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def replay(prepared: Prepared, run_folder: Path, checkpoint: Path, record: Mapping[str, Any]) -> Path:

@@ -23,6 +23,7 @@ from glmtune.console import is_main_process, notice, quiet_libraries, say
 from glmtune.data.dataset import EncodedData
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.report import try_draw_loss_curve
+from glmtune.modeling.links import refuse_links
 from glmtune.modeling.loss import check_loss_kernel
 from glmtune.modeling.sources import DEMO, checkpoints_of
 from glmtune.python_arguments import expect_paths
@@ -33,11 +34,13 @@ from . import checkpoint
 from .arguments import training_arguments, use_one_gpu
 from .building import build_model, build_trainer, fit
 from .changes import changes_since, refuse_changes, refuse_moving, refuse_unfit, saves_model_only
+from .consent import Consent, check_consent, remember
 from .epochs import check_epoch
 from .foreign_code import refuse_code
 from .fsdp import with_accelerates_fsdp
 from .global_batch import keep_global_batch
 from .group_watch import watch_group
+from .known_files import refuse_unknown_files
 from .machine import check_machine
 from .preparation import Prepared, absolute, model_source, prepare_run
 from .replay import choose_for_replay, replay
@@ -45,6 +48,7 @@ from .reports import check_reporters
 from .run_arithmetic import arithmetic_of_run
 from .run_data import as_records, find_run_files
 from .run_folder import (
+    TRACKED,
     RunRequest,
     check_shared,
     discard_own_files,
@@ -56,6 +60,7 @@ from .run_folder import (
     write_run_file,
 )
 from .run_lock import hold_run
+from .saved_state import check_state
 from .sharding import check_sharding
 from .stopping import Preempted, heed_signals, stop_request
 from .trainer import GlmTrainer, record_left_out
@@ -134,6 +139,8 @@ def resume(
     overrides: Sequence[str] = (),
     accept_changes: bool = False,
     verify: bool = False,
+    trust_remote_code: bool = False,
+    allow_sending: bool = False,
 ) -> Path:
     """Go on with a run where its newest checkpoint stands, or that of a step; the losses are those it would have had.
 
@@ -144,6 +151,9 @@ def resume(
         overrides: `key=value` strings on top of the run's configuration; they are changes, to be accepted.
         accept_changes: Go on although data, model or configuration have changed.
         verify: Train the last logged losses once more and compare, instead of going on.
+        trust_remote_code: Run code that the model brings along, where the run's configuration asks for it. A run that
+            this user began on this machine needs no such word.
+        allow_sending: Let the trackers that the configuration names send figures away, likewise.
 
     Raises:
         GlmtuneError: No such checkpoint, a damaged one, a finished run, or something that has changed.
@@ -152,16 +162,23 @@ def resume(
     run_folder = user_path(run_dir)
     request, record = read_request(run_folder, overrides)
     refuse_moving(overrides, run_folder)
+    refuse_links(run_folder, not_inside=TRACKED)
     with hold_run(run_folder):
         return _go_on(
             run_folder,
             request,
             record,
+            consent=Consent.of(overrides, runs_code=trust_remote_code, sends=allow_sending),
             checkpoint_step=checkpoint_step,
             base_model=base_model,
             accept_changes=accept_changes,
             verify=verify,
-            typed=_typed(checkpoint_step, base_model, overrides, verify=verify),
+            typed=_typed(
+                checkpoint_step,
+                base_model,
+                overrides,
+                {"--verify": verify, "--trust-remote-code": trust_remote_code, "--allow-sending": allow_sending},
+            ),
         )
 
 
@@ -170,6 +187,7 @@ def _go_on(
     request: RunRequest,
     record: dict[str, Any],
     *,
+    consent: Consent,
     checkpoint_step: int | None,
     base_model: str | None,
     accept_changes: bool,
@@ -178,7 +196,9 @@ def _go_on(
 ) -> Path:
     """Choose the checkpoint, compare what the run was trained with, and train on; its folder is held meanwhile."""
     chosen = choose_for_replay(run_folder) if verify else checkpoint.choose(run_folder, checkpoint_step)
+    refuse_unknown_files(chosen, may_hold_code=request.config.trust_remote_code)
     refuse_code(chosen)
+    check_state(chosen)
     if verify or not _is_finished(chosen, request.config):
         _refuse_without_optimizer(chosen)
         _refuse_without_steps(chosen, request.config)
@@ -189,6 +209,8 @@ def _go_on(
     files = find_run_files(request.data_dir, request.config)
     source = model_source(request)
     refuse_unfit(chosen, request.config)
+    own = read_request(run_folder)[0]
+    check_consent(run_folder, own, request.config, source, chosen, consent)
     changes = changes_since(record, chosen, request.config, as_records(files), source)
     if changes and not accept_changes:
         refuse_changes(changes, run_folder, typed)
@@ -206,6 +228,7 @@ def _go_on(
         return replay(prepared, run_folder, chosen, record)
     if changes and is_main_process():
         record_changes(run_folder, record, request, source, prepared.data_files, changes)
+    remember(replace(own, config=request.config), source)
     state = checkpoint.read_state(chosen)
     say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
     return execute(prepared, run_folder, resume_from=chosen, record=record)
@@ -255,6 +278,8 @@ def execute(
                         prepared.arithmetic.names() if prepared.arithmetic else None,
                     )
                 record_left_out(run_folder, list(prepared.data.values()))
+            if resume_from is None:
+                remember(prepared.request, prepared.source)
             check_shared(run_folder)
             trainer = build_trainer(prepared, arguments, model, run_folder)
             # Read now: `save_total_limit` may delete the checkpoint in the course of the run.
@@ -296,12 +321,14 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _typed(checkpoint_step: int | None, base_model: str | None, overrides: Sequence[str], *, verify: bool) -> str:
+def _typed(
+    checkpoint_step: int | None, base_model: str | None, overrides: Sequence[str], flags: Mapping[str, bool]
+) -> str:
     """Return the options of `resume` as they are typed on the command line, each with a space before it."""
     words = [] if checkpoint_step is None else ["--checkpoint", str(checkpoint_step)]
     words += [] if base_model is None else ["--base-model", base_model]
     words += [word for override in overrides for word in ("--set", masked(override))]
-    words += ["--verify"] if verify else []
+    words += [flag for flag, is_given in flags.items() if is_given]
     return "".join(f" {shlex.quote(word)}" for word in words)
 
 

@@ -24,6 +24,9 @@ from glmtune.config import RunConfig, config_from_mapping
 from glmtune.console import is_main_process
 from glmtune.data.durable import replace_file
 from glmtune.errors import GlmtuneError
+from glmtune.modeling.library_errors import reason_of
+from glmtune.modeling.links import refuse_links
+from glmtune.modeling.run_record import read_run_file
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource
 
 RUN_FILE = "run.yaml"
@@ -32,11 +35,22 @@ OWN_FILES = ("metrics.jsonl", "rejects.jsonl", "loss.png", "predictions", "evalu
 
 MODEL_FILES = ("config.json", "adapter_config.json", "manifest.json", "tokenizer_config.json")
 
+STAGED = (
+    *(f".{name}" for name in (RUN_FILE, *OWN_FILES)),
+    *(".saving", ".lock", ".shared-storage-probe"),
+)
+"""Names under which a run writes first what it then renames, or removes."""
+TRACKED = ("runs", "swanlog")
+"""Folders of TensorBoard and SwanLab, which choose the names in them."""
+
 ARITHMETIC = "arithmetic"
 """In `run.yaml`: what a CPU multiplies in. Losses stay what they are only where a resumed run does it in the same."""
 
 DataRecord = Mapping[str, list[dict[str, str | float]]]
 """By split: path, hash and weight of every file."""
+
+MOST_AT_ONCE = 2**31
+"""Rows of a step, accumulation steps and processes: fewer than this each."""
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "datasets", "tokenizers")
 
@@ -80,6 +94,7 @@ def refuse_used_folder(folder: Path) -> None:
             f"`{folder}` holds a model (`{model}`), which a run in the same folder would hide from all that reads it",
             fix=other,
         )
+    refuse_links(folder, STAGED)
     for name in OWN_FILES:
         if os.path.lexists(folder / name):
             raise GlmtuneError(
@@ -163,10 +178,11 @@ def _now() -> str:
 def read_request(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunRequest, dict[str, Any]]:
     """Return what a run was asked to do, and its whole record."""
     path = folder / RUN_FILE
+    refuse_links(folder, [RUN_FILE])
     if not path.is_file():
         raise GlmtuneError(f"`{folder}` is not a run folder: it has no `{RUN_FILE}`", fix="give a run's `output_dir`")
+    record = read_run_file(path)
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
         asked = record["asked"]
         request = RunRequest(
             data_dir=Path(asked["data_dir"]),
@@ -175,9 +191,29 @@ def read_request(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunReques
             base_model=asked["base_model"],
             init_from=asked["init_from"],
         )
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise GlmtuneError(f"`{RUN_FILE}` cannot be read: {error}", where=str(path)) from None
+        _check_record(record)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise GlmtuneError(f"`{RUN_FILE}` cannot be read: {reason_of(error)}", where=str(path)) from None
     return request, record
+
+
+def _check_record(record: Mapping[str, Any]) -> None:
+    """Raise a KeyError or TypeError where what a resumed run reads of its record is not what one writes."""
+    texts = [record["asked"]["data_dir"], record["asked"]["model"], record["model"]["fingerprint"]]
+    texts += [each for each in (record["asked"]["base_model"], record["asked"]["init_from"]) if each is not None]
+    files = [file for split in record["data"].values() for file in split]
+    texts += [file[key] for file in files for key in ("path", "sha256")]
+    numbers = [file["weight"] for file in files]
+    resolved = record["resolved_training_args"]
+    counts = [record["world_size"]]
+    counts += [resolved[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")]
+    wrong = [text for text in texts if not isinstance(text, str)]
+    wrong += [number for number in numbers if not isinstance(number, (int, float))]
+    wrong += [count for count in counts if not isinstance(count, int) or not 0 < count <= MOST_AT_ONCE]
+    if not isinstance(record.get("changes", []), list):
+        wrong.append(record["changes"])
+    if wrong:
+        raise TypeError(f"found {str(wrong[0])[:60]!r} in the place of another value")
 
 
 def record_changes(

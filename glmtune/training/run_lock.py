@@ -84,8 +84,13 @@ def _lock(run_folder: Path) -> int | None:
     path = run_folder / LOCK
     while True:
         try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            # Emptied below: never what a link of that name leads to.
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | vars(os).get("O_NOFOLLOW", 0), 0o666)
         except OSError as error:
+            if path.is_symlink():
+                raise GlmtuneError(
+                    f"`{LOCK}` in the run's folder is a symbolic link", where=str(path), fix="remove it"
+                ) from None
             if error.errno not in READ_ONLY:
                 raise
             raise GlmtuneError(

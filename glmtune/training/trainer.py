@@ -44,6 +44,7 @@ from .hyperparameters import Hyperparameters
 from .learning import Learning
 from .loss_window import LossWindow
 from .reports import start_reports
+from .saved_state import state_explained
 from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
 from .unfinished import Unfinished
 
@@ -331,7 +332,20 @@ class GlmTrainer(Seq2SeqTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # Under FSDP the weights were loaded before they were divided.
         if not self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with state_explained(resume_from_checkpoint, "weights"):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with state_explained(checkpoint, "optimizer and schedule"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with state_explained(checkpoint, "random states"):
+            super()._load_rng_state(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with state_explained(checkpoint, "scale of the loss"):
+            super()._load_scaler(checkpoint)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:

@@ -27,8 +27,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.modeling.model_files import read_config
 
 from .offload import count_steps_again, state_in_memory, state_is_on_disk
+from .saved_state import state_explained
 
 MASTER = "fp32"
 """The weight itself in float32: where a model trains in bf16 its own weights are only a rounded copy."""
@@ -95,12 +97,17 @@ def load_checkpoint(engine: Any, load_dir: str, **_: Any) -> tuple[str, dict[str
     Returns:
         What DeepSpeed's own function does: the folder, and an empty state for its caller.
     """
+    with state_explained(load_dir, "DeepSpeed state"):
+        return _load_checkpoint(engine, load_dir), {}
+
+
+def _load_checkpoint(engine: Any, load_dir: str) -> str:
     folder = next(Path(load_dir).glob("global_step*"), None)
     if folder is None or not (folder / "engine.json").is_file():
         raise GlmtuneError(
             "the checkpoint holds no DeepSpeed state in a form that can be read here", where=str(folder or load_dir)
         )
-    numbers = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+    numbers = read_config(folder / "engine.json")
     _restore_numbers(engine, numbers)
     _make_empty_state(engine, numbers)
     count_steps_again(engine, numbers)
@@ -112,7 +119,7 @@ def load_checkpoint(engine: Any, load_dir: str, **_: Any) -> tuple[str, dict[str
             _fill_model(weight, files[f"{name}:{MASTER}"].get_tensor(f"{name}:{MASTER}"))
     if engine.lr_scheduler is not None:
         engine.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
-    return str(folder), {}
+    return str(folder)
 
 
 def _trained_weights(engine: Any, *, writes: bool = False) -> Iterator[tuple[str, Any]]:
@@ -179,8 +186,10 @@ def _restore_numbers(engine: Any, numbers: dict[str, Any]) -> None:
     for counter in COUNTERS:
         setattr(engine, counter, numbers[counter])
     for group, saved in zip(engine.optimizer.optimizer.param_groups, numbers["groups"], strict=True):
-        group.update(saved)
-    vars(engine.optimizer.loss_scaler).update(numbers["loss_scaler"])
+        group.update({key: saved[key] for key in GROUP_KEYS if key in saved})
+    scaler = vars(engine.optimizer.loss_scaler)
+    found = numbers["loss_scaler"].items()
+    scaler.update({key: value for key, value in found if key in scaler and isinstance(value, (int, float))})
 
 
 def _make_empty_state(engine: Any, numbers: dict[str, Any]) -> None:
