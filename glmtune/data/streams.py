@@ -9,8 +9,9 @@ from pathlib import Path, PurePath
 import pyarrow
 
 from glmtune.console import notice
-from glmtune.errors import GlmtuneError, printable
+from glmtune.errors import GlmtuneError
 from glmtune.text_encoding import ENCODINGS, guess_encoding, utf8_command
+from glmtune.visible_text import printable
 
 from .foreign_files import HEAD_BYTES, refuse_foreign
 from .rows import MAX_ROW_BYTES

@@ -16,6 +16,7 @@ from glmtune.config_sections import TRAINING_DEFAULTS
 from glmtune.config_training_keys import without_effect
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_dtype
+from glmtune.secret_values import hidden
 
 from .build_locks import wait_for_compilers
 from .checkpoint import STAGING
@@ -26,6 +27,13 @@ from .reports import reporters
 from .sharding import tell_deepspeed_of_the_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _Arguments(Seq2SeqTrainingArguments):
+    """Arguments that trackers are told, and logs print, without what is secret in them, however deep it stands."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return hidden(super().to_dict())  # type: ignore[no-any-return]
 
 
 def checkpointing_is_on(settings: Mapping[str, Any]) -> bool:
@@ -65,7 +73,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         settings["deepspeed"] = read_deepspeed(settings["deepspeed"])
         _stand_alone()
     try:
-        arguments = Seq2SeqTrainingArguments(**settings)
+        arguments = _Arguments(**settings)
     except (ValueError, ImportError) as error:
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
     assert arguments.device is not None, "asking for the device starts the process group, before any model is loaded"
