@@ -40,7 +40,7 @@ WIDE = re.compile(r"\d{6}|%[^a-zA-Z%]*\*")
 TICK, JOIN, COPY = "glmtune_tick", "glmtune_join", "glmtune_copy"
 WITH_NUMBERS = ("batch", "center", "filesizeformat", "indent", "round", "slice", "tojson", "truncate", "wordwrap")
 """Filters that are given a width or a count."""
-ABSENT = ("lipsum", "urlize", "pprint")
+ABSENT = ("lipsum", "pprint")
 """What makes texts of its own, or takes long over those of others; no chat needs it."""
 
 
@@ -158,7 +158,7 @@ class _Counted(NodeTransformer):
         return node
 
 
-def _filter(name: str, first: nodes.Expr, *others: nodes.Expr) -> nodes.Filter:
+def _filter(name: str, first: Any, *others: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(first, name, list(others), [], None, None, lineno=first.lineno or 1)
 
 
@@ -239,9 +239,7 @@ def _bounded_filter(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         if name == "format":
             _check_remainder(args[0], args[1:] or kwargs)
         if name == "join":
-            args = tuple(
-                each if isinstance(each, str) or not isinstance(each, Iterable) else list(each) for each in args
-            )
+            args = tuple(list(each) if _is_series(each) else each for each in args)
         weights = [_weight(each) for each in (*args, *kwargs.values())]
         longest, second = sorted([0, 0, *weights])[:-3:-1]
         # A text may stand in the place of every character of another, as in `replace` and `join`.
@@ -253,13 +251,17 @@ def _bounded_filter(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
     return bounded
 
 
+def _is_series(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
+
+
 def _check_method(owner: str | bytes, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise where a method of a text would make a text that is too long."""
     values = (*args, *kwargs.values())
     _refuse_large(values)
     length = len(owner)
     if name == "replace" and len(args) > 1:
-        count = owner.count(args[0]) if isinstance(args[0], type(owner)) else 0
+        count = owner.count(args[0]) if isinstance(owner, str) and isinstance(args[0], str) else length
         length += count * _weight(args[1])
     elif name == "join" and args:
         length = length * _weight(args[0]) // ITEM + _weight(args[0])
