@@ -30,6 +30,7 @@ ROOMS = [
     "user_paths",
     "text_encoding",
     "console",
+    "cache_files",
     "compat",
     "standard_streams",
     "shipped",

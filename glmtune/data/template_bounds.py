@@ -240,15 +240,22 @@ def _bounded_filter(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
             _check_remainder(args[0], args[1:] or kwargs)
         if name == "join":
             args = tuple(list(each) if _is_series(each) else each for each in args)
-        weights = [_weight(each) for each in (*args, *kwargs.values())]
-        longest, second = sorted([0, 0, *weights])[:-3:-1]
-        # A text may stand in the place of every character of another, as in `replace` and `join`.
-        _pay(longest if second <= ITEM or longest * second < MAX_CHARACTERS else longest * second)
+        longest, second = sorted([0, 0, *map(_weight, (*args, *kwargs.values()))])[:-3:-1]
+        if name == "replace":
+            _check_replacement([each for each in args if isinstance(each, str)])
+        # These put one text between the parts of another.
+        _pay(longest * second if name in ("indent", "join", "wordwrap") and second > ITEM else longest)
         made = plain(*args, **kwargs)
         _pay(ITEM * len(made) if isinstance(made, list) else 0)
         return made
 
     return bounded
+
+
+def _check_replacement(texts: list[str]) -> None:
+    if len(texts) == 3:
+        whole, old, new = texts
+        _pay(whole.count(old) * len(new))
 
 
 def _is_series(value: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments
 
+from glmtune.cache_files import lent_folder
 from glmtune.config import RunConfig
 from glmtune.config_sections import TRAINING_DEFAULTS
 from glmtune.config_training_keys import without_effect
@@ -26,6 +27,7 @@ from .inference_kernel import skip_inference_kernel
 from .reports import reporters
 from .sharding import tell_deepspeed_of_the_device
 
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -67,6 +69,9 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         # The reentrant kind loses the gradients of adapters whose input needs none.
         kwargs = settings.get(f"{key}_checkpointing_kwargs") or {}
         settings[f"{key}_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
+    if compiling_is_on(settings) and INDUCTOR_CACHE not in os.environ:
+        # By default in the folder for temporary files, under a name that anybody may take first.
+        os.environ[INDUCTOR_CACHE] = str(lent_folder("torchinductor"))
     settings["report_to"] = reporters(config) or ["none"]
     if settings.get("deepspeed"):
         # transformers would not read a file that begins with a byte order mark.
