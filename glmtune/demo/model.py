@@ -175,11 +175,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.name != DIGESTS
-    }
+    paths = [path for path in sorted(folder.iterdir()) if path.name != DIGESTS]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def fingerprint() -> str:
