@@ -30,10 +30,12 @@ LONGEST_NUMBER = 64
 """Characters: Python takes minutes for a number of a million."""
 DEEPEST = 32
 """Levels of keys and lists inside each other; transformers' and DeepSpeed's own have five."""
-MOST_VALUES = 100_000
-"""Keys and values, each counted as often as aliases repeat it."""
+MOST_VALUES = 200_000
+"""Keys and values, each counted as often as aliases repeat it; a run over 20,000 files records half as many."""
 LARGEST_FILE = 1 << 20
 """Bytes of a configuration: some hundred times those that come along."""
+LARGEST_RECORD = 16 << 20
+"""Bytes of what a run has recorded: a file that it was trained on takes about 150."""
 # YAML 1.1 calls `5e-4` a string: it wants a dot before the `e` and a sign after it. People, and YAML 1.2, do not.
 FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 FLOAT_STARTS = list("-+.0123456789")
@@ -238,7 +240,7 @@ def read_source(path: str | Path) -> Source:
 def read_record(path: Path) -> Any:
     """Return what a run has recorded in a YAML file, which others may have changed since."""
     try:
-        text = read_utf8(path)
+        text = read_utf8(path, at_most=LARGEST_RECORD)
     except OSError as error:
         raise GlmtuneError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     remember_text(text)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glmtune.errors import GlmtuneError, nearest
-from glmtune.file_kinds import READ_TWICE, broken_link, irregular
+from glmtune.file_kinds import READ_TWICE, broken_link, irregular, refuse_irregular
 from glmtune.user_paths import expand
 
 from . import hub
@@ -75,6 +75,7 @@ def find_data_file(folder: Path, name: str, key: str) -> Path:
     if not folder.exists():
         raise GlmtuneError(f"data folder `{folder}` does not exist", fix="give the folder that holds your data files")
     if not folder.is_dir():
+        refuse_irregular(folder, f"give the folder that holds `{name}`")
         raise GlmtuneError(f"`{folder}` is a file; expected the folder that holds `{name}`")
     files = _file_names(folder)
     ways_out = f"the folder holds {_listing(files)}; set `data_config.{key}` to one of them"

@@ -13,7 +13,7 @@ from torch import nn
 
 from glmtune.errors import GlmtuneError, nearest
 
-from .pattern_time import check_pattern_time, check_time
+from .name_patterns import check_patterns, patterns_of
 
 SUFFIX_LISTS = ("target_modules", "exclude_modules", "feedforward_modules")
 """Keys whose entries are names of modules, or the ends of them behind a dot."""
@@ -32,7 +32,7 @@ def check_adapter_names(settings: Mapping[str, Any], model: nn.Module) -> None:
         settings: Keyword arguments of a PEFT configuration.
         model: Without an adapter.
     """
-    check_pattern_time(settings, model, "peft_config")
+    check_patterns(filter(_is_expression, patterns_of(settings)), _all_names(model), "peft_config")
     names = [name for name, _ in model.named_modules() if name]
     for key in SUFFIX_LISTS:
         # Text is a regular expression, or a word such as `all-linear`: PEFT says where the whole of it matches nothing.
@@ -55,7 +55,8 @@ def check_optimizer_modules(wanted: str | Iterable[str] | None, model: nn.Module
     if wanted is None or (isinstance(wanted, str) and wanted.replace("_", "-") == "all-linear"):
         return
     names = [name for name, _ in model.named_modules() if name]
-    check_time([wanted] if isinstance(wanted, str) else wanted, model, "training_args.optim_target_modules")
+    entries = [wanted] if isinstance(wanted, str) else wanted
+    check_patterns(filter(_is_expression, entries), _all_names(model), "training_args.optim_target_modules")
     if isinstance(wanted, str):
         _check("optim_target_modules", [wanted], names, _is_all, section="training_args")
     else:
@@ -80,6 +81,19 @@ def _check(
             where=f"{section}.{key}",
             fix=f"correct it, or take it out; {_listed(last_names)}",
         )
+
+
+def _all_names(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_modules()]
+
+
+def _is_expression(entry: str) -> bool:
+    """Whether an entry has to be tried; what is none is refused by its name where it is looked up."""
+    try:
+        re.compile(entry)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return re.fullmatch(r"[\w.-]*", entry) is None
 
 
 def _listed(last_names: list[str]) -> str:

@@ -31,10 +31,9 @@ from .context import check_vocabulary
 from .hub_access import hub_options
 from .library_errors import REFUSALS, reason_of
 from .model_files import check_weight_file
-from .pattern_time import check_pattern_time
 from .ptuning import check_prefix
 from .quantization import check_rounded_can_be_read, check_rounding, make_trainable, quantization_options
-from .sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, check_weight_files
+from .sources import ADAPTER_WEIGHTS, ModelSource, check_weight_files
 from .starts import check_saved_start
 
 
@@ -163,8 +162,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, na
     """Put a saved adapter on its base model; PEFT calls it `name`."""
     check_weight_file(folder / ADAPTER_WEIGHTS)
     check_saved_start(folder)
-    settings = adapter_config(folder)
-    check_pattern_time(vars(settings), model, str(folder / ADAPTER_CONFIG))
+    adapter_config(folder)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=is_trainable)
     except (RuntimeError, *REFUSALS) as error:

@@ -26,7 +26,6 @@ from glmtune.data.durable import replace_file
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource
 from glmtune.secret_values import masked_arguments, without_secrets
-from glmtune.yaml_source import read_record
 
 RUN_FILE = "run.yaml"
 OWN_FILES = ("metrics.jsonl", "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
@@ -143,7 +142,7 @@ def read_request(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunReques
     if not path.is_file():
         raise GlmtuneError(f"`{folder}` is not a run folder: it has no `{RUN_FILE}`", fix="give a run's `output_dir`")
     try:
-        record = read_record(path)
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
         asked = record["asked"]
         request = RunRequest(
             data_dir=Path(asked["data_dir"]),
