@@ -108,10 +108,13 @@ def close_to_others(path: Path) -> None:
     os.chmod(path, stat.S_IMODE(found.st_mode) & ~stat.S_IWOTH)
 
 
-def close_tree(folder: Path) -> None:
-    """Take from everybody the right to write to a folder and whatever is in it."""
+def share(folder: Path) -> None:
+    """Give a folder and whatever is in it the rights that the umask leaves: some libraries write for one user alone."""
+    umask = _umask()
     for path in (folder, *folder.rglob("*")):
-        close_to_others(path)
+        mode = path.stat().st_mode
+        most = FOLDER_MODE if stat.S_ISDIR(mode) else FILE_MODE
+        os.chmod(path, most & ~umask | mode & stat.S_ISGID)
 
 
 def aside(path: Path) -> Path:
@@ -153,6 +156,10 @@ def remove(path: Path) -> None:
 
 def lock_mode() -> int:
     """Return the mode of a lock that the group may use, as the umask allows."""
-    umask = os.umask(0o077)
+    return FILE_MODE & ~_umask()
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)  # it can only be read by setting it
     os.umask(umask)
-    return FILE_MODE & ~umask
+    return umask

@@ -6,6 +6,7 @@ another library quotes it.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ VOCABULARY = re.compile(
     re.IGNORECASE,
 )
 """Tokens of another kind."""
+MISTYPED = ("hub_token", "api_key", "access_token", "password")
+"""Names that are known with a slip in them, too: the value is as secret, and its error would quote it."""
 CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 ASSIGNED = re.compile(r"""(?<![\w.\-])([\w.\-]+)["']?[ \t]*[:=][ \t]*(?=\S)""")
@@ -46,7 +49,9 @@ def is_secret(name: Any) -> bool:
     if not isinstance(name, str):
         return False
     last = CAMEL_CASE.sub("_", name.strip().strip("'\"").rpartition(".")[2].strip())
-    return bool(SECRET_NAME.search(last)) and not VOCABULARY.search(last)
+    if VOCABULARY.search(last):
+        return False
+    return bool(SECRET_NAME.search(last) or difflib.get_close_matches(last.lower(), MISTYPED, n=1, cutoff=0.85))
 
 
 def remember(value: Any) -> None:

@@ -75,7 +75,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 _RecordLoader.add_constructor(INT_TAG, _RecordLoader.construct_number)
 _RecordLoader.add_constructor(FLOAT_TAG, _RecordLoader.construct_number)
-_Loader.yaml_constructors = {
+_RecordLoader.yaml_constructors = {
     tag: construct for tag, construct in _RecordLoader.yaml_constructors.items() if tag not in NO_PLAIN_DATA
 }
 _Loader.add_implicit_resolver(FLOAT_TAG, FLOAT_WITHOUT_DOT, FLOAT_STARTS)
@@ -292,14 +292,15 @@ def _parse(
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         what = ", ".join(part for part in (error.context, error.problem) if part)
         fix = "check the indentation (spaces, no tabs), the colons and the quotes up to this line"
-        raise GlmtuneError(f"broken YAML: {what}", where=place_of(line), fix=fix) from error
+        # Without the error itself: it quotes the line, and cuts off its end, so that nothing in it can be hidden.
+        raise GlmtuneError(f"broken YAML: {what}", where=place_of(line), fix=fix) from None
     except RecursionError:
         raise GlmtuneError(f"broken YAML: {TOO_DEEP}", where=place_of(1)) from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
         # Bytes that no text holds; a number such as `0b_`; a tag such as `!!bool` before what is none.
         is_told = isinstance(error, (yaml.YAMLError, ValueError)) and str(error)
         reason = str(error).splitlines()[0] if is_told else "a value is not what its tag says"
-        raise GlmtuneError(f"broken YAML: {reason}", where=place_of(1)) from error
+        raise GlmtuneError(f"broken YAML: {reason}", where=place_of(1)) from None
 
 
 def _check_size(root: yaml.Node) -> None:

@@ -29,7 +29,7 @@ from datasets import Dataset
 from filelock import FileLock
 
 import glmtune
-from glmtune.cache_files import FOLDER_MODE, aside, cache_folder, close_tree, lock_mode, make_folder, remove
+from glmtune.cache_files import FOLDER_MODE, aside, cache_folder, lock_mode, make_folder, remove, share
 from glmtune.errors import GlmtuneError
 
 from .durable import put_in_place
@@ -146,7 +146,7 @@ class StoredFile:
             (staging / UNREAD).write_text(json.dumps(unread.as_dict(), ensure_ascii=False), encoding="utf-8")
             whole = {"rows": num_rows, "bytes": (staging / "rows.arrow").stat().st_size}
             (staging / WHOLE).write_text(json.dumps(whole), encoding="utf-8")
-            close_tree(staging)
+            share(staging)
             self._put(staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)

@@ -19,7 +19,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
 
-from glmtune.cache_files import ELSEWHERE, cache_folder, close_tree, make_folder, remove
+from glmtune.cache_files import ELSEWHERE, cache_folder, make_folder, remove, share
 from glmtune.demo import rows
 from glmtune.errors import GlmtuneError
 from glmtune.family import GLM_STOPS
@@ -155,7 +155,7 @@ def demo_model_path() -> Path:
             built = Path(building) / "model"
             build_demo_model(built)
             (built / DIGESTS).write_text(json.dumps(_digests(built)), encoding="utf-8")
-            close_tree(built)
+            share(built)
             try:
                 os.rename(built, folder)
             except OSError:

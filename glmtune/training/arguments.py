@@ -37,6 +37,11 @@ class _Arguments(Seq2SeqTrainingArguments):
     def to_dict(self) -> dict[str, Any]:
         return hidden(super().to_dict())  # type: ignore[no-any-return]
 
+    def __str__(self) -> str:
+        return f"Seq2SeqTrainingArguments({self.to_dict()})"
+
+    __repr__ = __str__
+
 
 def checkpointing_is_on(settings: Mapping[str, Any]) -> bool:
     """Whether activations are recomputed; transformers 5.18 and later call it `activation_checkpointing`."""
