@@ -89,6 +89,9 @@ def _sizes(array: pa.Array) -> np.ndarray:
         return _summed(array.offsets, array.keys) + _summed(array.offsets, array.items)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _summed(array.offsets, array.values)
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)  # of 16 bytes, the length first
+        return views[array.offset : array.offset + len(array), 0].astype(np.float64) + ITEM_BYTES
     if _is_text(kind):
         lengths = pc.fill_null(pc.binary_length(array), 0)
         return lengths.to_numpy(zero_copy_only=False).astype(np.float64) + ITEM_BYTES
@@ -104,7 +107,7 @@ def _items(array: pa.Array) -> np.ndarray:
 def _is_text(kind: pa.DataType) -> bool:
     tests = (
         pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary,
-        pa.types.is_string_view, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+        pa.types.is_fixed_size_binary,
     )  # fmt: skip
     return any(test(kind) for test in tests)
 

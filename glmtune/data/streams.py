@@ -104,7 +104,10 @@ def first_bytes(path: Path) -> bytes:
 
 
 def read_lines(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield every line with its number; a line over `MAX_ROW_BYTES` is cut to one byte more and the rest skipped."""
+    """Yield every line with its number; a line over `MAX_ROW_BYTES` is cut to one byte more and the rest skipped.
+
+    Of blank lines one behind the other most are not yielded: a small compressed file may hold millions of them.
+    """
     number = 0
     while True:
         number += 1
@@ -117,8 +120,17 @@ def read_lines(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, byt
             raise unreadable(f"{path}:{number}", error) from None
         if not line:
             return
+        if line.isspace():
+            number += _skip_blank_lines(stream)
         # Behind the first line, too: that is where the second of two files begins that were joined into one.
         yield number, line.removeprefix(BOM)
+
+
+def _skip_blank_lines(stream: io.BufferedReader) -> int:
+    """Pass over the blank lines that are in the buffer already, and return how many."""
+    waiting = stream.peek()
+    num_blanks = len(waiting) - len(waiting.lstrip())
+    return stream.read(waiting.rfind(b"\n", 0, num_blanks) + 1).count(b"\n")
 
 
 def is_utf8(raw: bytes) -> bool:

@@ -101,6 +101,8 @@ def _arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
             whole = reader = pyarrow.ipc.open_stream(file)
         check_names(reader.schema.names, str(path))
         for batch in whole:
+            # A damaged file may name places that are not in it: Arrow itself would look there.
+            batch.validate(full=True)
             for start in range(0, batch.num_rows, ROWS_PER_BATCH):
                 yield batch.slice(start, ROWS_PER_BATCH)
 

@@ -36,7 +36,7 @@ try:
     for row in read_rows(Path(sys.argv[1])):
         rows += 1
         problems += any(isinstance(part, ValueError) for part in row.parts())
-        if rows == 300:
+        if rows == 50:
             break
 except GlmtuneError as error:
     told = error.what
@@ -63,8 +63,8 @@ def list_bomb(path: Path) -> None:
 
 
 def one_text(path: Path) -> None:
-    """A row of 100 MB."""
-    parquet.write_table(pa.table({"text": ["short", 100_000_000 * "x", "short"]}), path, compression="zstd")
+    """A row of 60 MB."""
+    parquet.write_table(pa.table({"text": ["short", 60_000_000 * "x", "short"]}), path, compression="zstd")
 
 
 def arrow_bomb(path: Path) -> None:
@@ -91,10 +91,10 @@ def blank_lines(path: Path) -> None:
 
 
 BOMBS = {
-    "a text in a dictionary": ("b.parquet", text_bomb, "300|0|"),
+    "a text in a dictionary": ("b.parquet", text_bomb, "50|0|"),
     "messages in a dictionary": ("b.parquet", list_bomb, "10|10|"),
     "a long text": ("b.parquet", one_text, "3|1|"),
-    "an Arrow dictionary": ("b.arrow", arrow_bomb, "300|0|"),
+    "an Arrow dictionary": ("b.arrow", arrow_bomb, "50|0|"),
     "blanks": ("b.json.gz", blanks, "0|0|the file unpacks to more than 200 times its size"),
     "blank lines": ("b.jsonl.gz", blank_lines, "0|0|the file unpacks to more than 200 times its size"),
 }
@@ -150,8 +150,8 @@ def test_the_size_of_a_row_is_at_least_that_of_its_texts(batch: pa.RecordBatch) 
     found = row_sizes(batch)
     assert len(found) == batch.num_rows
     for size, value in zip(found, batch.to_pylist()):
-        texts = [part for part in json.dumps(value, default=bytes.decode, ensure_ascii=False).split('"')[3::2]]
-        assert size >= sum(len(text.encode()) for text in texts if text not in (": ", ", "))
+        texts = json.dumps(value, default=bytes.decode, ensure_ascii=False).split('"')[1::2]
+        assert size >= sum(len(text.encode()) for text in texts if text not in ("x", "y"))
 
 
 def test_a_batch_is_cut_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
