@@ -15,7 +15,7 @@ from typing import Any
 
 from glmtune.errors import GlmtuneError
 
-SECONDS = 10.0
+SECONDS = 5.0
 LONGEST = 10_000
 """Characters of a pattern; each layer's name may stand in one, as PEFT writes them."""
 PLAIN = re.compile(r"[\w.-]*")
@@ -29,7 +29,7 @@ for pattern in asked["patterns"]:
         found.fullmatch(name)
 """
 
-WHOLE = ("target_modules", "exclude_modules", "target_parameters")
+WHOLE = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
 """Keys whose text is a pattern for the whole name; a list of them holds names."""
 PARTS = {
     **dict.fromkeys(("rank_pattern", "alpha_pattern"), r"(.*\.)?({})$"),

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 import glmtune
-from glmtune import yaml_source
 from glmtune.compat import PLAIN_PEFT_LOSES_PREFIX
 from glmtune.errors import GlmtuneError
 
@@ -62,7 +61,10 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 def read_record(run_folder: Path) -> dict[str, Any]:
     """Return a run's `run.yaml`."""
     path = run_folder / "run.yaml"
-    record = yaml_source.read_record(path)
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GlmtuneError(f"`run.yaml` cannot be read: {error}", where=str(path)) from None
     if not isinstance(record, dict):
         raise GlmtuneError("`run.yaml` cannot be read: it holds no mapping", where=str(path))
     return record
