@@ -31,19 +31,15 @@ LONGEST_NUMBER = 64
 DEEPEST = 32
 """Levels of keys and lists inside each other; transformers' and DeepSpeed's own have five."""
 MOST_VALUES = 200_000
-"""Keys and values, each counted as often as aliases repeat it; a run over 20,000 files records half as many."""
+"""Keys and values, each counted as often as aliases repeat it."""
 LARGEST_FILE = 1 << 20
 """Bytes of a configuration: some hundred times those that come along."""
-LARGEST_RECORD = 16 << 20
-"""Bytes of what a run has recorded: a file that it was trained on takes about 150."""
 # YAML 1.1 calls `5e-4` a string: it wants a dot before the `e` and a sign after it. People, and YAML 1.2, do not.
 FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 FLOAT_STARTS = list("-+.0123456789")
 
 
-class _RecordLoader(yaml.SafeLoader):
-    """Reads what a run has recorded: as YAML 1.1 is, with bounds on its numbers."""
-
+class _Loader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """Return a number of a length, and a whole one of a size, that all who read the configuration can take."""
         is_whole = node.tag == INT_TAG
@@ -60,10 +56,6 @@ class _RecordLoader(yaml.SafeLoader):
         return value
 
 
-class _Loader(_RecordLoader):
-    """Reads what people write."""
-
-
 class _Dumper(yaml.SafeDumper):
     pass
 
@@ -73,10 +65,10 @@ _Loader.yaml_implicit_resolvers = {
     start: [(tag, pattern) for tag, pattern in rules if tag != TIMESTAMP_TAG]
     for start, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_RecordLoader.add_constructor(INT_TAG, _RecordLoader.construct_number)
-_RecordLoader.add_constructor(FLOAT_TAG, _RecordLoader.construct_number)
-_RecordLoader.yaml_constructors = {
-    tag: construct for tag, construct in _RecordLoader.yaml_constructors.items() if tag not in NO_PLAIN_DATA
+_Loader.add_constructor(INT_TAG, _Loader.construct_number)
+_Loader.add_constructor(FLOAT_TAG, _Loader.construct_number)
+_Loader.yaml_constructors = {
+    tag: construct for tag, construct in _Loader.yaml_constructors.items() if tag not in NO_PLAIN_DATA
 }
 _Loader.add_implicit_resolver(FLOAT_TAG, FLOAT_WITHOUT_DOT, FLOAT_STARTS)
 _Dumper.add_implicit_resolver(FLOAT_TAG, FLOAT_WITHOUT_DOT, FLOAT_STARTS)
@@ -237,18 +229,6 @@ def read_source(path: str | Path) -> Source:
     return Source(origin=origin, values=values, places=places, problems=problems)
 
 
-def read_record(path: Path) -> Any:
-    """Return what a run has recorded in a YAML file, which others may have changed since."""
-    try:
-        text = read_utf8(path, at_most=LARGEST_RECORD)
-    except OSError as error:
-        raise GlmtuneError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
-    remember_text(text)
-    values, _, _ = _parse(text, lambda line: f"{path}:{line}", loader_class=_RecordLoader)
-    remember_all(values)
-    return values
-
-
 def found(value: Any) -> str:
     """Return how a message names a value that the user wrote."""
     if isinstance(value, dict):
@@ -267,9 +247,7 @@ def _with(values: Mapping[str, Any], parts: list[str], value: Any) -> dict[str, 
     return {**values, parts[0]: _with(values.get(parts[0]) or {}, parts[1:], value)}
 
 
-def _parse(
-    text: str, place_of: Callable[[int], str], above: str = "", loader_class: type[yaml.SafeLoader] = _Loader
-) -> tuple[Any, dict[str, str], list[Problem]]:
+def _parse(text: str, place_of: Callable[[int], str], above: str = "") -> tuple[Any, dict[str, str], list[Problem]]:
     """Return the values of a YAML text, the place of every key, and a problem for each key that stands twice.
 
     `above` is the key that the text is the value of; it goes before every key found.
@@ -277,7 +255,7 @@ def _parse(
     places: dict[str, str] = {}
     problems: list[Problem] = []
     try:
-        loader = loader_class(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, places, problems
