@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import math
 import os
@@ -96,8 +95,6 @@ def kind_of(path: Path) -> Literal["file", "folder", "nothing"]:
             raise broken_link(path) from None
         return "nothing"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(error, OSError) and error.errno == errno.ELOOP:
-            raise broken_link(path) from None
         name, reason = str(path), error.strerror if isinstance(error, OSError) else str(error)
         shown = f"{name[:60]}…" if len(name) > 200 else name
         raise GlmtuneError(
