@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,14 +32,23 @@ from glmtune.cli_options import (
     sampling_options,
 )
 from glmtune.cli_serve import serve
-from glmtune.console import ignore_library_warnings, keep_lost_interrupts, notice, say
-from glmtune.errors import DISK_FULL, EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError, RunFailure
+from glmtune.console import (
+    ignore_library_warnings,
+    keep_lost_interrupts,
+    notice,
+    put,
+    put_json,
+    say,
+    show_harmlessly,
+)
+from glmtune.errors import DISK_FULL, EXIT_FAILURE, EXIT_INTERRUPTED, GlmtuneError, RunFailure, shown
 from glmtune.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 from glmtune.new_file import free_path, refuse_taken
 from glmtune.own_path import shut_out_current_folder
 from glmtune.plain_json import plain_json
 from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
 from glmtune.user_paths import user_path
+from glmtune.visible_text import ANSWER_KEEPS, UNSEEN
 
 app = typer.Typer(
     name="glmtune",
@@ -166,11 +176,10 @@ def estimate(
     for line in found.notices:
         notice(line)
     if as_json:
-        print(plain_json(as_dict(found), indent=2))
+        put_json(plain_json(as_dict(found), indent=2))
         return
-    print(heading(found))
-    print(table(found))
-    print(advice(found))
+    for part in (heading(found), table(found), advice(found)):
+        print(shown(part, ANSWER_KEEPS))
 
 
 @app.command(name="eval")
@@ -204,7 +213,7 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         **given(max_new_tokens=max_new_tokens),
     )
-    print(plain_json({name: round(value, 4) for name, value in scores.metrics.items()}, indent=2))
+    put_json(plain_json({name: round(value, 4) for name, value in scores.metrics.items()}, indent=2))
     for reject in scores.left_out:
         say(f"left out: {reject.where}: {reject.reason}")
     say(f"{len(scores.predictions)} predictions in {path}")
@@ -269,11 +278,11 @@ def infer(
         if as_json:
             question, reference = split_reference(asked)
             line = {"prompt": question, "answer": "".join(pieces), **given(reference=reference)}
-            print(plain_json(line), flush=True)
+            put_json(plain_json(line))
             continue
         with contextlib.closing(pieces):  # whatever ends the command ends the writing, too
             for piece in pieces:
-                print(piece, end="", flush=True)
+                put(piece, end="")
         print()
 
 
@@ -323,10 +332,18 @@ def _os_error(error: OSError) -> GlmtuneError:
     )
 
 
+def _refuse_unseen_options(arguments: Sequence[str]) -> None:
+    """Raise where the name of a file, put in by a pattern, is taken for an option, which would be quoted as it is."""
+    for argument in arguments:
+        if argument.startswith("-") and UNSEEN.search(argument.partition("=")[0]):
+            raise GlmtuneError(f"unknown option `{argument}`", fix="a file of this name is `./NAME`")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is told in three lines, without a traceback."""
     shut_out_current_folder()
     prepare_streams()
+    show_harmlessly()
     if "--debug" in sys.argv:
         # Taken out here, so that it may stand behind the verb, too.
         sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -338,6 +355,7 @@ def main() -> None:
     adopt_deepspeed_launcher()
     try:
         try:
+            _refuse_unseen_options(sys.argv[1:])
             app()
         finally:
             sys.stdout.flush()  # now, when it can still be told that this fails

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from glmtune.console import notice, say
-from glmtune.errors import GlmtuneError
+from glmtune.console import notice, put_json, say
+from glmtune.errors import GlmtuneError, shown
 from glmtune.new_file import check_new
 from glmtune.plain_json import plain_json
 from glmtune.user_paths import user_path
@@ -61,11 +61,11 @@ def inspect(
         if as_json:
             line: dict[str, Any] = {"row": item.row}
             line |= {"error": item.problem} if item.problem else {"input_ids": item.input_ids, "labels": item.labels}
-            print(plain_json(line | ({"weights": item.weights} if item.weights else {})))
+            put_json(plain_json(line | ({"weights": item.weights} if item.weights else {})))
         elif item.problem:
             raise GlmtuneError(item.problem, where=item.where)
         else:
-            print(f"row {item.row} ({item.where})")
+            print(shown(f"row {item.row} ({item.where})"))
             print(format_tokens(inspected.tokenizer, item.input_ids, item.labels, color=color))
             print(format_text(inspected.tokenizer, item.input_ids, item.labels, color=color))
 
@@ -94,10 +94,10 @@ def check(
             check_new(user_path(path))
     found = check_data(data, model, config=config, trust_remote_code=trust_remote_code)
     if as_json:
-        print(plain_json({split: each.as_dict() for split, each in found.items()}, indent=2))
+        put_json(plain_json({split: each.as_dict() for split, each in found.items()}, indent=2))
     for split, each in found.items():
         if not as_json:
-            print(f"== {split} ==" if config else str(data))
+            print(f"== {split} ==" if config else shown(str(data)))
             print(each.table())
         if plot is not None:
             from glmtune.data.histogram import draw_lengths

@@ -9,6 +9,7 @@ import typer
 
 from glmtune.cli_options import check_model
 from glmtune.console import ended_as_by_ctrl_c
+from glmtune.errors import shown
 
 
 def export(
@@ -57,4 +58,4 @@ def export(
             trust_remote_code=trust_remote_code,
         )
     for line in report(exported):
-        print(line)
+        print(shown(line))

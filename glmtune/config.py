@@ -25,8 +25,9 @@ from glmtune.config_training_keys import WITHOUT_WARM_UP
 from glmtune.config_types import check_fields
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.python_arguments import expect_overrides, expect_paths
+from glmtune.secret_values import without_secrets
 from glmtune.user_paths import user_path
-from glmtune.yaml_source import SECRET_KEYS, Source, found, read_source
+from glmtune.yaml_source import Source, found, read_source
 
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
 """PEFT's name of a method to ours."""
@@ -248,20 +249,12 @@ def _build(source: Source, config_folder: Path | None) -> RunConfig:
         training_args=training_section(source, homes),
         generation_config=generation_section(source),
         peft_config=peft_section(source),
-        source=_without_secrets(source.values),
+        source=without_secrets(source.values),
         notices=tuple(source.notices),
     )
     check(config, source)
     source.raise_problems()
     return config
-
-
-def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_secrets(value) if isinstance(value, dict) else value
-        for key, value in values.items()
-        if key not in SECRET_KEYS
-    }
 
 
 def check(config: RunConfig, source: Source) -> None:

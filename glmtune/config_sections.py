@@ -192,6 +192,9 @@ def find_deepspeed_file(source: Source, config_folder: Path | None) -> None:
         content = json.loads(read_utf8(file))
     except json.JSONDecodeError as error:
         source.complain(key, f"broken JSON: {error.msg}", where=f"{file}:{error.lineno}")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too large"
+        source.complain(key, f"broken JSON: {reason}", where=str(file))
     except GlmtuneError as error:
         source.complain(key, error.what, error.fix, where=error.where)
     except OSError as error:

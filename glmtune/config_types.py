@@ -9,7 +9,8 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from glmtune.errors import nearest
-from glmtune.yaml_source import SECRET_KEYS, Source, found
+from glmtune.secret_values import is_secret
+from glmtune.yaml_source import Source, found
 
 LONGEST_LIST = 12
 """A message spells out this many choices; `optim` has three times as many."""
@@ -51,7 +52,7 @@ def check_fields(
         try:
             fitting[name] = _fit_field(value, known[name], types_of[name])
         except Mismatch as mismatch:
-            shown = "something else" if name in SECRET_KEYS else found(value)
+            shown = "something else" if is_secret(name) else found(value)
             source.complain(key, f"expected {mismatch}, found {shown}")
     return fitting
 
@@ -78,7 +79,7 @@ def fit(value: Any, annotation: Any) -> Any:
         return one_of(value, [member.value for member in origin])
     if origin not in PLAIN_TYPES:
         return value
-    if origin is int and isinstance(value, float) and value.is_integer():
+    if origin is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         return int(value)  # `max_steps: 3e3`
     wanted, name = PLAIN_TYPES[origin]
     # In Python `True` is an int; in a config it is a mistake for one.

@@ -7,12 +7,15 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
 
-from glmtune.errors import printable
+from glmtune.errors import shown
 from glmtune.operating_system import signals
+from glmtune.visible_text import ANSWER_KEEPS, visible, visible_json
 
 
 def is_main_process() -> bool:
@@ -20,12 +23,22 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(text: str) -> None:
-    """Print a line for the user, where there is anybody to read it."""
+def say(*lines: str) -> None:
+    """Print lines for the user, where there is anybody to read them; a newline inside of one is written out."""
     # None: a program without a window or a terminal; `print` would take stdout for it.
     if is_main_process() and sys.stderr is not None:
         with suppress(OSError):  # a terminal that is gone, a full disk: the work goes on, and nobody can be told
-            print(printable(text), file=sys.stderr, flush=True)
+            print("\n".join(map(shown, lines)), file=sys.stderr, flush=True)
+
+
+def put(text: str, *, end: str = "\n") -> None:
+    """Print a result to stdout: as it is into a file or pipe, harmless on a terminal."""
+    print(visible(text, ANSWER_KEEPS) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def put_json(text: str) -> None:
+    """Print JSON to stdout: as it is into a file or pipe; the same with harmless escapes on a terminal."""
+    print(visible_json(text) if sys.stdout.isatty() else text, flush=True)
 
 
 def is_watched() -> bool:
@@ -97,6 +110,30 @@ def ignore_library_warnings() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+_format_warning = warnings.formatwarning
+
+
+class _ShownRecord(logging.LogRecord):
+    """What a library logs, often with names and texts of others in it."""
+
+    def getMessage(self) -> str:
+        return shown(super().getMessage(), ANSWER_KEEPS)
+
+
+def show_harmlessly() -> None:
+    """Hide secrets, and write out what a terminal would obey, in what libraries log and warn of, and in tracebacks."""
+    logging.setLogRecordFactory(_ShownRecord)
+    warnings.formatwarning = lambda *args, **options: shown(_format_warning(*args, **options), ANSWER_KEEPS)
+    sys.excepthook = _show_traceback
+    threading.excepthook = lambda failed: _show_traceback(failed.exc_type, failed.exc_value, failed.exc_traceback)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if error is not None and sys.stderr is not None and not issubclass(kind, SystemExit):
+        lines = traceback.format_exception(kind, error, trace)
+        print(shown("".join(lines), ANSWER_KEEPS), end="", file=sys.stderr, flush=True)
 
 
 @contextmanager

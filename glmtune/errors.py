@@ -8,7 +8,11 @@ import importlib
 import importlib.util
 import re
 import shlex
+from collections.abc import Sequence
 from types import ModuleType
+
+from glmtune.secret_values import masked
+from glmtune.visible_text import printable, visible
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -36,24 +40,14 @@ OWN_EXTRAS = {
 """Packages that come with an extra of ours, in versions that were tried."""
 
 
-RAW_BYTES = re.compile("[\udc80-\udcff]+")
-"""How Python holds the bytes of a file's name that are not UTF-8."""
+def shown(text: str, keep: str = "") -> str:
+    """Return a text as a person is shown it: secrets hidden, and what a terminal would obey written out.
 
-
-def printable(text: str) -> str:
-    r"""Return text that every UTF-8 file and stream can hold: bytes that are not UTF-8 as `\xff`, as shells show them.
-
-    Names of files may have any bytes; those unpacked on another system are often in that one's encoding.
+    Args:
+        text: Ours, with names, values and messages of others in it.
+        keep: Control characters that stay, such as a newline.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return RAW_BYTES.sub(_hexadecimal, text).encode(errors="backslashreplace").decode()
-    return text
-
-
-def _hexadecimal(match: re.Match[str]) -> str:
-    return match[0].encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return visible(printable(masked(text)), keep)
 
 
 class GlmtuneError(Exception):
@@ -61,11 +55,14 @@ class GlmtuneError(Exception):
 
     exit_code = EXIT_USER_ERROR
 
-    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        super().__init__(printable(what))
-        self.what = printable(what)
-        self.where = where if where is None else printable(where)
-        self.fix = fix if fix is None else printable(fix)
+    def __init__(
+        self, what: str, *, where: str | None = None, fix: str | None = None, details: Sequence[str] = ()
+    ) -> None:
+        """Take what went wrong; `details` are further lines of it. A newline inside of any text is written out."""
+        self.what = "\n".join(map(shown, (what, *details)))
+        self.where = where if where is None else shown(where)
+        self.fix = fix if fix is None else shown(fix)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 
 from glmtune.errors import GlmtuneError
+from glmtune.file_kinds import refuse_irregular
 
 MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 """First bytes of text in other encodings, the longer ones first."""
@@ -37,12 +38,24 @@ ENCODINGS = {
 """Names that `iconv` and Python know: what to call them."""
 
 
-def read_utf8(path: Path) -> str:
+LARGEST_BYTES = 64 << 20
+"""Of a file that is read as a whole and holds settings, or the descriptions of tools."""
+
+
+def read_utf8(path: Path, at_most: int = LARGEST_BYTES) -> str:
     """Return the text of a file, without a byte order mark; raises an error that names the encoding it seems to be.
 
     `OSError` passes: what a missing file means, the caller knows.
+
+    Args:
+        path: Of a file; what is no file, such as a pipe, is an error.
+        at_most: Bytes that it may have.
     """
-    content = path.read_bytes()
+    refuse_irregular(path, "write its text to a file first, and name that")
+    with path.open("rb") as file:
+        content = file.read(at_most + 1)
+    if len(content) > at_most:
+        raise GlmtuneError(f"the file is larger than {at_most >> 20} MiB", where=str(path), fix="give the right file")
     try:
         return _with_plain_newlines(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from glmtune.visible_text import visible
+
 NUMBER = re.compile(r"[-+]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?%?|nan|[-+]?inf", re.IGNORECASE)
 
 
@@ -15,6 +17,7 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     Widths are those of a terminal, where a Chinese character takes two columns. A missing number is `-` or empty.
     """
     assert all(len(row) == len(headers) for row in rows), "every row needs one cell per header"
+    rows = [[visible(cell) for cell in row] for row in rows]
     columns = list(zip(headers, *rows))
     widths = [max(display_width(cell) for cell in column) for column in columns]
     at_right = [_is_numeric(column[1:]) for column in columns]
@@ -44,7 +47,7 @@ def wrap(text: str, width: int) -> list[str]:
     Chinese has no spaces, so a stretch of it counts as one word.
     """
     lines = [""]
-    for word in text.split():
+    for word in visible(text, keep="\n\t").split():
         if lines[-1] and display_width(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         elif display_width(word) <= width:

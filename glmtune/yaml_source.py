@@ -10,26 +10,50 @@ from typing import Any
 
 import yaml
 
-from glmtune.errors import GlmtuneError, nearest, printable
+from glmtune.errors import GlmtuneError, nearest
+from glmtune.secret_values import masked_argument, remember_all, remember_text
 from glmtune.shipped import shipped_file, shipped_name
 from glmtune.text_encoding import read_utf8
 from glmtune.user_paths import expand
+from glmtune.visible_text import printable
 
-SECRET_KEYS = ("hub_token", "push_to_hub_token")
-"""Keys whose values are never written to a file or a message."""
-
+TOO_DEEP = "nested too deeply"
 START = f"start from a copy of `{shipped_name('lora.yaml')}`"
 
 FLOAT_TAG = "tag:yaml.org,2002:float"
+INT_TAG = "tag:yaml.org,2002:int"
 MERGE_TAG = "tag:yaml.org,2002:merge"
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
+NO_PLAIN_DATA = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("binary", "omap", "pairs", "set", "timestamp"))
+"""Tags of what JSON has no type for; no key takes it."""
+LONGEST_NUMBER = 64
+"""Characters: Python takes minutes for a number of a million."""
+DEEPEST = 32
+"""Levels of keys and lists inside each other; transformers' and DeepSpeed's own have five."""
+MOST_VALUES = 200_000
+"""Keys and values, each counted as often as aliases repeat it."""
+LARGEST_FILE = 1 << 20
+"""Bytes of a configuration: some hundred times those that come along."""
 # YAML 1.1 calls `5e-4` a string: it wants a dot before the `e` and a sign after it. People, and YAML 1.2, do not.
 FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 FLOAT_STARTS = list("-+.0123456789")
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return a number of a length, and a whole one of a size, that all who read the configuration can take."""
+        is_whole = node.tag == INT_TAG
+        try:
+            if len(node.value) > LONGEST_NUMBER:
+                raise OverflowError
+            value = self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
+            if is_whole and not -(2**63) <= value < 2**63:
+                raise OverflowError
+        except OverflowError:
+            start = node.value if len(node.value) <= LONGEST_NUMBER else f"{node.value[:12]}..."
+            problem = f"the number `{start}` is too large"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        return value
 
 
 class _Dumper(yaml.SafeDumper):
@@ -40,6 +64,11 @@ class _Dumper(yaml.SafeDumper):
 _Loader.yaml_implicit_resolvers = {
     start: [(tag, pattern) for tag, pattern in rules if tag != TIMESTAMP_TAG]
     for start, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor(INT_TAG, _Loader.construct_number)
+_Loader.add_constructor(FLOAT_TAG, _Loader.construct_number)
+_Loader.yaml_constructors = {
+    tag: construct for tag, construct in _Loader.yaml_constructors.items() if tag not in NO_PLAIN_DATA
 }
 _Loader.add_implicit_resolver(FLOAT_TAG, FLOAT_WITHOUT_DOT, FLOAT_STARTS)
 _Dumper.add_implicit_resolver(FLOAT_TAG, FLOAT_WITHOUT_DOT, FLOAT_STARTS)
@@ -108,8 +137,9 @@ class Source:
         if self.problems:
             order = {place: line for line, place in enumerate(self.places.values())}
             self.problems.sort(key=lambda problem: order.get(problem.where, -1))
-            lines = [f"{len(self.problems)} problems in `{self.origin}`", *(each.as_line() for each in self.problems)]
-            raise GlmtuneError("\n".join(lines))
+            raise GlmtuneError(
+                f"{len(self.problems)} problems in `{self.origin}`", details=[each.as_line() for each in self.problems]
+            )
 
     def section(self, key: str) -> Mapping[str, Any]:
         """Return the keys and values below `key`; nothing where it is absent, null or, with a complaint, no section."""
@@ -148,7 +178,8 @@ class Source:
         """Apply one `--set a.b=value`; the value is read as YAML."""
         key, equals, text = argument.partition("=")
         key = key.strip()
-        place = f"--set {key}=***" if key.endswith("token") else f"--set {argument}"
+        remember_text(argument)
+        place = f"--set {masked_argument(argument)}"
         if not equals or not all(key.split(".")):
             self.complain(
                 key, "expected `key=value`", "write it like `--set training_args.learning_rate=1e-4`", where=place
@@ -164,6 +195,7 @@ class Source:
             self.complain(key, error.what, "put quotes around the value", where=place)
             return
         self.problems += problems
+        remember_all({key: value})
         self.set(key, value, place)
 
 
@@ -172,7 +204,7 @@ def read_source(path: str | Path) -> Source:
     origin = expand(str(path))
     path = Path(origin)
     try:
-        text = read_utf8(path)
+        text = read_utf8(path, at_most=LARGEST_FILE)
     except FileNotFoundError:
         others = sorted(str(other) for other in path.parent.glob("*.yaml"))
         shipped = shipped_file(path)
@@ -183,7 +215,9 @@ def read_source(path: str | Path) -> Source:
         ) from None
     except OSError as error:
         raise GlmtuneError(f"cannot read `{origin}`: {error}", where=origin) from error
+    remember_text(text)
     values, places, problems = _parse(text, lambda line: f"{origin}:{line}")
+    remember_all(values)
     if values is None:
         raise GlmtuneError("the configuration is empty", where=origin, fix=START)
     if not isinstance(values, dict):
@@ -225,6 +259,7 @@ def _parse(text: str, place_of: Callable[[int], str], above: str = "") -> tuple[
         node = loader.get_single_node()
         if node is None:
             return None, places, problems
+        _check_size(node)
         for key, line, first_line in _keys(node, above):
             places[key] = place_of(line)
             if first_line is not None:
@@ -235,9 +270,45 @@ def _parse(text: str, place_of: Callable[[int], str], above: str = "") -> tuple[
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         what = ", ".join(part for part in (error.context, error.problem) if part)
         fix = "check the indentation (spaces, no tabs), the colons and the quotes up to this line"
-        raise GlmtuneError(f"broken YAML: {what}", where=place_of(line), fix=fix) from error
-    except (yaml.YAMLError, ValueError) as error:  # bytes that no text holds; a number such as `0b_`
-        raise GlmtuneError(f"broken YAML: {str(error).splitlines()[0]}", where=place_of(1)) from error
+        # Without the error itself: it quotes the line, and cuts off its end, so that nothing in it can be hidden.
+        raise GlmtuneError(f"broken YAML: {what}", where=place_of(line), fix=fix) from None
+    except RecursionError:
+        raise GlmtuneError(f"broken YAML: {TOO_DEEP}", where=place_of(1)) from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
+        # Bytes that no text holds; a number such as `0b_`; a tag such as `!!bool` before what is none.
+        is_told = isinstance(error, (yaml.YAMLError, ValueError)) and str(error)
+        reason = str(error).splitlines()[0] if is_told else "a value is not what its tag says"
+        raise GlmtuneError(f"broken YAML: {reason}", where=place_of(1)) from None
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Raise where a text holds more than it shows, by aliases of aliases, or nests deeper than others can follow."""
+    measured: dict[int, tuple[int, int]] = {}
+
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        """Return how many values stand at a node and below it, and on how many levels."""
+        key = id(node)
+        if key in measured and not measured[key][0]:
+            raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)
+        if key not in measured:
+            measured[key] = 0, 0  # in the making
+            below = [measure(child) for child in _children(node)]
+            count, levels = 1 + sum(each[0] for each in below), 1 + max((each[1] for each in below), default=0)
+            measured[key] = count, levels
+            if levels > DEEPEST:
+                raise yaml.MarkedYAMLError(problem=TOO_DEEP, problem_mark=node.start_mark)
+            if count > MOST_VALUES:
+                problem = f"more than {MOST_VALUES:,} values stand here, those that aliases repeat among them"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return measured[key]
+
+    measure(root)
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def _keys(node: yaml.Node, above: str, parents: tuple[int, ...] = ()) -> Iterator[tuple[str, int, int | None]]:

@@ -19,7 +19,10 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 # From the ground up; a room may import from itself and from rooms below it.
 ROOMS = [
     "library_logs",
+    "visible_text",
+    "secret_values",
     "errors",
+    "file_kinds",
     "plain_json",
     "new_file",
     "python_arguments",
@@ -28,6 +31,7 @@ ROOMS = [
     "user_paths",
     "text_encoding",
     "console",
+    "cache_files",
     "compat",
     "standard_streams",
     "shipped",

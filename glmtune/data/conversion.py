@@ -7,6 +7,7 @@ import glob
 import gzip
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ def convert(files: Sequence[DataFile], out: Path, *, row_format: RowFormat = AUT
         raise GlmtuneError(f"cannot write `{out.name}`: expected a name that ends with `.jsonl` or `.jsonl.gz`")
     check_new(out)
     converted = Converted()
-    staging = out.with_name(f".{out.name}.{os.getpid()}")
+    staging = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with ExitStack() as stack:
             file = stack.enter_context(_open(staging, packed=out.suffix == ".gz"))
@@ -138,7 +139,7 @@ def _convert_file(source: DataFile, file: IO[str], row_format: RowFormat, strict
 
 
 def _open(path: Path, *, packed: bool) -> IO[str]:
-    # The same bytes on every system.
+    # The same bytes on every system. A new file: what stands there, such as a link, is somebody else's.
     if packed:
-        return gzip.open(path, "wt", encoding="utf-8", newline="\n")
-    return path.open("w", encoding="utf-8", newline="\n")
+        return gzip.open(path, "xt", encoding="utf-8", newline="\n")
+    return path.open("x", encoding="utf-8", newline="\n")

@@ -27,7 +27,7 @@ from .pipeline import garbage_collection_paused
 from .reading import read_rows
 from .row_encoding import EncodedBatch, RowEncoder
 from .rows import Reject, Row
-from .store import StoredFile, cache_key, encoded_folder, file_hash, remove_unused, write_errors_explained
+from .store import DamagedEntry, StoredFile, cache_key, encoded_folder, file_hash, remove_unused, write_errors_explained
 from .unread import Unread, total
 
 MIN_ROWS_PER_PROCESS = 5_000  # below that, starting a process takes longer than encoding its rows
@@ -131,6 +131,13 @@ def encode_file(
             if not stored.is_complete:
                 _write(stored, path, encoder, row_format, num_proc, strict, content_hash=content_hash)
         remove_unused(cache)
+    try:
+        return _checked(stored, path, strict)
+    except DamagedEntry as damage:
+        notice(f"the encoded rows of `{path}` in `{stored.folder}` are damaged, and are encoded anew: {damage}")
+    with write_errors_explained(cache), stored.lock():
+        stored.discard()
+        _write(stored, path, encoder, row_format, num_proc, strict, content_hash=content_hash)
     return _checked(stored, path, strict)
 
 

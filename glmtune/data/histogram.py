@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from glmtune.errors import GlmtuneError, require
+from glmtune.cache_files import require_matplotlib
+from glmtune.errors import GlmtuneError
 from glmtune.new_file import check_new
 from glmtune.user_paths import user_path
 
@@ -55,7 +56,7 @@ def draw_lengths(path: Path, lengths: Sequence[int], limit: int | None = None) -
         GlmtuneError: matplotlib is not installed, there is no length to draw, or something stands at `path` already.
     """
     path = user_path(path)
-    require("matplotlib", extra="report")
+    require_matplotlib()
     from matplotlib.figure import Figure  # a Figure of its own: pyplot would keep global state and choose a backend
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from glmtune.family import IGNORE_INDEX
+from glmtune.visible_text import ANSWER_KEEPS, escape, visible
 
+JOINERS = re.compile("[\u200c\u200d]")
+"""Not seen, either; in rows they make another token of the same letters."""
 TRAINED = "\x1b[1;32m"
 MASKED = "\x1b[2m"
 RESET = "\x1b[0m"
@@ -36,11 +40,16 @@ def format_text(
         is_trained = labels[start] != IGNORE_INDEX
         if end < len(labels) and (labels[end] != IGNORE_INDEX) == is_trained:
             continue
-        text = str(tokenizer.decode(list(input_ids[start:end])))
+        text = _visible(str(tokenizer.decode(list(input_ids[start:end]))))
         opening, closing = (TRAINED, RESET) if color else ("[[", "]]")
         parts.append(f"{opening}{text}{closing}" if is_trained else text)
         start = end
     return "".join(parts)
+
+
+def _visible(text: str) -> str:
+    r"""Return the text with all written out that would not be seen, or obeyed by a terminal; lines stay lines."""
+    return JOINERS.sub(lambda found: escape(found[0]), visible(text, keep=ANSWER_KEEPS))
 
 
 def _escaped(text: str) -> str:

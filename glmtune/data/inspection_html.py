@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from glmtune.errors import shown
 from glmtune.family import IGNORE_INDEX
 
 HALF = "\ufffd"  # what a tokenizer decodes half of a character to
@@ -87,7 +88,7 @@ def html_page(rows: Iterable[PageRow], tokenizer: PreTrainedTokenizerBase, title
     """Yield the page in pieces: its head, every row, and the totals, which the style moves to the top."""
     tokens = _Tokens(tokenizer)
     num_rows = num_refused = num_tokens = num_trained = 0
-    yield HEAD.format(title=html.escape(title), style=STYLE, ignored=IGNORE_INDEX)
+    yield HEAD.format(title=_shown(title), style=STYLE, ignored=IGNORE_INDEX)
     for row in rows:
         trained = sum(label != IGNORE_INDEX for label in row.labels)
         num_rows += 1
@@ -95,9 +96,9 @@ def html_page(rows: Iterable[PageRow], tokenizer: PreTrainedTokenizerBase, title
         num_tokens += len(row.input_ids)
         num_trained += trained
         about = "refused" if row.problem else f"{len(row.input_ids):,} tokens, {trained:,} trained"
-        yield f"<section><h2>row {row.number} <span>{html.escape(row.where)} · {about}</span></h2>\n"
+        yield f"<section><h2>row {row.number} <span>{_shown(row.where)} · {about}</span></h2>\n"
         if row.problem:
-            yield f"<p class=bad>{html.escape(row.problem)}</p></section>\n"
+            yield f"<p class=bad>{_shown(row.problem)}</p></section>\n"
         else:
             yield f"<p class=row>{''.join(tokens.spans(row))}</p></section>\n"
     share = f" ({num_trained / num_tokens:.1%})" if num_tokens else ""
@@ -153,6 +154,11 @@ class _Tokens:
             tip += f" weight {' '.join(f'{weight:g}' for weight in weights)}"
             more += f' style="--w:{min(1, max(0, weights[0])):g}"'
         return f'<{name}{more} title="{tip}">{html.escape(_visible(self._text(ids)), quote=False)}</{name}>'
+
+
+def _shown(text: str) -> str:
+    """Return a name or message as HTML, harmless to look at."""
+    return html.escape(shown(text))
 
 
 def _visible(text: str) -> str:

@@ -44,11 +44,12 @@ def json_rows(path: Path, row_format: RowFormat) -> Iterator[Row]:
         if suffix_of(path) != ".json":
             notice(f"`{path}` is a JSON array, not one row a line: its elements are read as rows")
         return _rows(path, text, _array(path, text))
-    values = list(_elements(path, text, 0))
-    if len(values) == 1:
-        return _rows(path, text, _rows_of_object(path, text, values[0], row_format))
+    values = _elements(path, text, 0)
+    first = list(itertools.islice(values, 2))
+    if len(first) == 1:
+        return _rows(path, text, _rows_of_object(path, text, first[0], row_format))
     notice(f"the rows of `{path}` stand on several lines each, one behind the other: they are read as such")
-    return _rows(path, text, iter(values))
+    return _rows(path, text, itertools.chain(first, values))
 
 
 class Element(NamedTuple):

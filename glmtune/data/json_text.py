@@ -49,8 +49,9 @@ def parse_cell(cell: str) -> Any:
     return value if isinstance(value, (list, dict)) else cell
 
 
-_GAPS = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\}\s+\{""")
-"""A text of Python's, or what stands between two objects of NumPy's."""
+_GAPS = re.compile(r"""('(?:[^'\\]|\\.)*(?:'|\\?$)|"(?:[^"\\]|\\.)*(?:"|\\?$))|\}\s+\{""", re.DOTALL)
+"""A text of Python's, or what stands between two objects of NumPy's. A text that never ends is taken to the end: tried
+again at each of its quotes, it would cost the square of its length."""
 
 
 def likely_cause(error: json.JSONDecodeError) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from glmtune.errors import GlmtuneError, printable
+from glmtune.errors import GlmtuneError
+from glmtune.visible_text import printable
 
 from .csv_files import LIST_COLUMNS, TEXT_OR_MESSAGES, Columns, csv_rows
 from .formats import AUTO, RowFormat

@@ -24,6 +24,7 @@ from glmtune.family import Family
 from .control_tokens import ControlTokens
 from .conversation import Conversation, Message, RowError
 from .spans import ChangedTurn, first_difference, spans_by_prefix, spans_joined
+from .template_bounds import TemplateBound, bound_templates
 from .template_facts import find_facts
 
 
@@ -38,6 +39,8 @@ class Piece:
     """The noncharacter to take out of the text again; empty where none was put in."""
 
 
+FAILURES = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
+"""What code of a template may raise beside Jinja's own errors; RecursionError is a RuntimeError."""
 CLOSING_TAG = r"\s*</\w+>\s*"
 
 
@@ -64,6 +67,7 @@ class ChatRenderer:
                 f"the tokenizer in `{tokenizer.name_or_path}` has no chat template",
                 fix="use a chat model, or add `chat_template.jinja` to the model folder",
             )
+        bound_templates()
         self.tokenizer = tokenizer
         self.family = family
         self.train_reasoning = train_reasoning
@@ -73,11 +77,20 @@ class ChatRenderer:
         self.end_token = self.facts.end_token
 
     def render(self, messages: list[Any], **options: Any) -> Any:
-        """Return the template's text for the messages; raises `jinja2.TemplateError`, whatever fails inside."""
+        """Return the template's text for the messages; raises `jinja2.TemplateError`, whatever fails inside.
+
+        One that takes too much time or memory is a `GlmtuneError`: it would for other rows, too.
+        """
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
-        except (TypeError, ValueError) as error:
-            raise jinja2.TemplateError(str(error)) from error
+        except TemplateBound as error:
+            raise GlmtuneError(
+                f"the chat template is refused: {error}",
+                where=str(self.tokenizer.name_or_path),
+                fix="mend `chat_template.jinja` in the model folder, or use another model",
+            ) from None
+        except FAILURES as error:
+            raise jinja2.TemplateError(str(error) or type(error).__name__) from error
 
     def _render_row(self, messages: list[dict[str, Any]], **options: Any) -> str:
         try:

@@ -12,6 +12,8 @@ from .formats import AUTO, ReadRow, RowFormat, read_row
 MAX_ROW_BYTES = 16 << 20
 """Longest row that is read: far beyond any context length, so a longer one is a file without line breaks."""
 
+TOO_LONG = f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; expected one conversation, or one text, in a row"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
@@ -68,7 +70,7 @@ def row_from_bytes(where: str, raw: bytes) -> Row:
 def bytes_problem(raw: bytes) -> str:
     """Return why these bytes are not the text of a row, or an empty string where they are."""
     if len(raw) > MAX_ROW_BYTES:
-        return f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; expected one conversation, or one text, in a row"
+        return TOO_LONG
     if b"\0" in raw:
         return f"byte {raw.index(0) + 1} of the row is NUL; expected text"
     try:

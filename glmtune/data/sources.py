@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glmtune.errors import GlmtuneError, nearest
+from glmtune.file_kinds import READ_TWICE, broken_link, irregular, refuse_irregular
 from glmtune.user_paths import expand
 
 from . import hub
@@ -77,6 +78,7 @@ def find_data_file(folder: Path, name: str, key: str) -> Path:
     if not folder.exists():
         raise GlmtuneError(f"data folder `{folder}` does not exist", fix="give the folder that holds your data files")
     if not folder.is_dir():
+        refuse_irregular(folder, f"give the folder that holds `{name}`")
         raise GlmtuneError(f"`{folder}` is a file; expected the folder that holds `{name}`")
     files = _file_names(folder)
     ways_out = f"the folder holds {_listing(files)}; set `data_config.{key}` to one of them"
@@ -93,10 +95,7 @@ def kind_of(path: Path) -> Literal["file", "folder", "nothing"]:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise GlmtuneError(
-                f"`{path}` is a link to `{os.readlink(path)}`, which does not exist",
-                fix="make the link anew, or name the file itself",
-            ) from None
+            raise broken_link(path) from None
         return "nothing"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         name, reason = str(path), error.strerror if isinstance(error, OSError) else str(error)
@@ -108,10 +107,8 @@ def kind_of(path: Path) -> Literal["file", "folder", "nothing"]:
         return "file"
     if stat.S_ISDIR(mode):
         return "folder"
-    what = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
     raise GlmtuneError(
-        f"`{path}` is {what}; expected a file, which can be read more than once",
-        fix="write the rows to a file first, and name that",
+        f"`{path}` is {irregular(mode)}; {READ_TWICE}", fix="write the rows to a file first, and name that"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from glmtune.errors import shown
 from glmtune.text_table import format_table, wrap
 
 from .conversation import Conversation
@@ -206,7 +207,7 @@ class Statistics:
             first, *more = wrap(group.reason, COLUMNS - len(count)) or [""]
             lines.append(count + first)
             lines += [" " * len(count) + line for line in more]
-            lines += [f"{' ' * len(count)}--> {where}" for where in group.where]
+            lines += [f"{' ' * len(count)}--> {shown(where)}" for where in group.where]
         left = groups[NUM_REASONS_SHOWN:]
         if left:
             lines.append(f"  {sum(group.num_rows for group in left):>{digits},}  for {len(left):,} other reasons")

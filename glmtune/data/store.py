@@ -4,6 +4,7 @@ KEY/rows.arrow       the examples
 KEY/rejects.jsonl    rows left out, one a line
 KEY/cuts.jsonl       rows trained in part
 KEY/unread.json      what of the rows is not used
+KEY/whole.json       how many rows and bytes of examples there are
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from datasets import Dataset
 from filelock import FileLock
 
 import glmtune
-from glmtune.demo.model import cache_folder
+from glmtune.cache_files import FOLDER_MODE, aside, cache_folder, lock_mode, make_folder, remove, share
 from glmtune.errors import GlmtuneError
 
 from .durable import put_in_place
@@ -45,6 +47,14 @@ ROWS_PER_BLOCK = 4_096
 """Rows written together. Opening a file looks at the head of every block, which maps 64 KB of it into memory."""
 
 UNREAD = "unread.json"
+WHOLE = "whole.json"
+"""Rows and bytes of the examples: Arrow takes a file that is cut off between two blocks for a shorter one."""
+
+OWN_NAMES = re.compile(r"\.?(leaks-)?[0-9a-f]{32}(\.json|\.lock)?(-\w+)?")
+"""What lies here of ours; everything else is somebody's."""
+
+DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, pa.ArrowException)
+"""What reading raises of files that are not as they were written."""
 
 PACKAGES = ("transformers", "tokenizers", "jinja2", "datasets")
 
@@ -102,17 +112,19 @@ class StoredFile:
     @property
     def is_complete(self) -> bool:
         """Whether it has been written to its end."""
-        return self.folder.is_dir()
+        return self.folder.is_dir() and not self.folder.is_symlink()
 
     def lock(self) -> Any:
         """Return a lock for the time of writing: of several processes on a machine one encodes, the others wait."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(f"{self.folder}.lock")
+        make_folder(self.folder.parent)
+        return FileLock(f"{self.folder}.lock", mode=lock_mode())
 
     def write(self, batches: Iterable[EncodedBatch]) -> None:
         """Write all batches; the folder appears when everything is in it."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
+        make_folder(self.folder.parent)
+        staging = aside(self.folder)
+        staging.mkdir(mode=FOLDER_MODE)
+        num_rows = 0
         try:
             with (
                 pa.OSFile(str(staging / "rows.arrow"), "wb") as file,
@@ -124,6 +136,7 @@ class StoredFile:
                 unread = Unread()
                 for batch in batches:
                     waiting.append(batch.table)
+                    num_rows += batch.table.num_rows
                     if sum(each.num_rows for each in waiting) >= ROWS_PER_BLOCK:
                         _write_block(writer, waiting)
                     rejects.writelines(map(_line, batch.rejects))
@@ -131,26 +144,64 @@ class StoredFile:
                     unread.update(batch.unread)
                 _write_block(writer, waiting)
             (staging / UNREAD).write_text(json.dumps(unread.as_dict(), ensure_ascii=False), encoding="utf-8")
-            put_in_place(staging, self.folder)
+            whole = {"rows": num_rows, "bytes": (staging / "rows.arrow").stat().st_size}
+            (staging / WHOLE).write_text(json.dumps(whole), encoding="utf-8")
+            share(staging)
+            self._put(staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
 
+    def _put(self, staging: Path) -> None:
+        """Give what was written its name, unless another user has been faster, who has a lock of his own."""
+        if os.path.lexists(self.folder) and not self.is_complete:
+            remove(self.folder)
+        try:
+            put_in_place(staging, self.folder)
+        except OSError:
+            if not self.is_complete:
+                raise
+            shutil.rmtree(staging, ignore_errors=True)
+
     def read(self) -> tuple[Dataset, list[Reject], list[Reject], Unread]:
-        """Return the examples, mapped into memory, the rows left out, those trained in part, and what is not used."""
-        os.utime(self.folder)
-        dataset = Dataset.from_file(str(self.folder / "rows.arrow"))
-        unread = Unread.from_dict(json.loads((self.folder / UNREAD).read_text(encoding="utf-8")))
-        return dataset, _rejects(self.folder / "rejects.jsonl"), _rejects(self.folder / "cuts.jsonl"), unread
+        """Return the examples, mapped into memory, the rows left out, those trained in part, and what is not used.
+
+        Raises:
+            DamagedEntry: The files are not as they were written.
+        """
+        with contextlib.suppress(OSError):  # it may be another user's, who keeps the time himself
+            os.utime(self.folder)
+        try:
+            whole = json.loads((self.folder / WHOLE).read_text(encoding="utf-8"))
+            if whole["bytes"] != (self.folder / "rows.arrow").stat().st_size:
+                raise ValueError("it is cut off")
+            dataset = Dataset.from_file(str(self.folder / "rows.arrow"))
+            if dataset.num_rows != whole["rows"] or set(dataset.column_names) != set(SCHEMA.names):
+                raise ValueError("it holds something else")
+            unread = Unread.from_dict(json.loads((self.folder / UNREAD).read_text(encoding="utf-8")))
+            return dataset, _rejects(self.folder / "rejects.jsonl"), _rejects(self.folder / "cuts.jsonl"), unread
+        except DAMAGES as error:
+            raise DamagedEntry(str(error)) from error
+
+    def discard(self) -> None:
+        """Remove a file that is damaged."""
+        remove(self.folder)
+
+
+class DamagedEntry(Exception):
+    """An encoded file cannot be read; it can be written anew."""
 
 
 def remove_unused(folder: Path) -> None:
     """Remove the encoded files that no run has asked for in a long time."""
     oldest = time.time() - DAYS_KEPT * 86_400
     for entry in folder.iterdir():
+        if not OWN_NAMES.fullmatch(entry.name):
+            continue
         with contextlib.suppress(FileNotFoundError, PermissionError):  # another process has just removed it, or uses it
-            if entry.stat().st_mtime < oldest:
-                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+            found = entry.lstat()
+            if found.st_mtime < oldest:
+                shutil.rmtree(entry, ignore_errors=True) if stat.S_ISDIR(found.st_mode) else entry.unlink()
 
 
 def file_hash(path: Path) -> str:

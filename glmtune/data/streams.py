@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import Any
 
 import pyarrow
 
 from glmtune.console import notice
-from glmtune.errors import GlmtuneError, printable
+from glmtune.errors import GlmtuneError
 from glmtune.text_encoding import ENCODINGS, guess_encoding, utf8_command
+from glmtune.visible_text import printable
 
 from .foreign_files import HEAD_BYTES, refuse_foreign
 from .rows import MAX_ROW_BYTES
@@ -18,6 +20,9 @@ from .rows import MAX_ROW_BYTES
 BOM = b"\xef\xbb\xbf"
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 PACKED_BYTES = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+UNPACKED_AT_ONCE = 1 << 18
+SMALL_BYTES, MAX_RATIO = 512 << 20, 200
+"""A file may unpack to the first, or to so many times its size: text is packed to a fifth, seldom to a fiftieth."""
 SAMPLE_BYTES = 4 << 20
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 """What the files of a folder are known by; a file that is given by its name may have any other, and holds lines."""
@@ -34,7 +39,8 @@ def open_data(path: Path) -> io.BufferedReader:
     compression = COMPRESSIONS.get(path.suffix.lower())
     try:
         if compression:
-            stream = io.BufferedReader(pyarrow.input_stream(for_arrow(path), compression=compression))  # type: ignore[arg-type]
+            unpacked: Any = _Unpacked(pyarrow.input_stream(for_arrow(path), compression=compression), path)
+            stream = io.BufferedReader(unpacked, UNPACKED_AT_ONCE)
         else:
             stream = path.open("rb")
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
@@ -55,6 +61,34 @@ def open_data(path: Path) -> io.BufferedReader:
     return stream
 
 
+class _Unpacked(io.RawIOBase):
+    """What a compressed file holds, as far as it can have been meant."""
+
+    def __init__(self, stream: pyarrow.NativeFile, path: Path) -> None:
+        self.stream = stream
+        self.path = path
+        self.num_left = max(SMALL_BYTES, MAX_RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.stream.read(len(buffer))
+        self.num_left -= len(content)
+        if self.num_left < 0:
+            raise GlmtuneError(
+                f"the file unpacks to more than {MAX_RATIO} times its size: hardly anything stands in it",
+                where=str(self.path),
+                fix="look into it; where it is meant to be so, unpack it and name what comes of it",
+            )
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
 def for_arrow(path: Path) -> str | pyarrow.NativeFile:
     """Return what Arrow opens: the name, or the open file where the name is not UTF-8, which Arrow cannot take."""
     return str(path) if printable(str(path)) == str(path) else pyarrow.PythonFile(path.open("rb"), "r")
@@ -70,7 +104,10 @@ def first_bytes(path: Path) -> bytes:
 
 
 def read_lines(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield every line with its number; a line over `MAX_ROW_BYTES` is cut to one byte more and the rest skipped."""
+    """Yield every line with its number; a line over `MAX_ROW_BYTES` is cut to one byte more and the rest skipped.
+
+    Of blank lines one behind the other most are not yielded: a small compressed file may hold millions of them.
+    """
     number = 0
     while True:
         number += 1
@@ -83,8 +120,17 @@ def read_lines(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, byt
             raise unreadable(f"{path}:{number}", error) from None
         if not line:
             return
+        if line.isspace():
+            number += _skip_blank_lines(stream)
         # Behind the first line, too: that is where the second of two files begins that were joined into one.
         yield number, line.removeprefix(BOM)
+
+
+def _skip_blank_lines(stream: io.BufferedReader) -> int:
+    """Pass over the blank lines that are in the buffer already, and return how many."""
+    waiting = stream.peek()
+    num_blanks = len(waiting) - len(waiting.lstrip())
+    return stream.read(waiting.rfind(b"\n", 0, num_blanks) + 1).count(b"\n")
 
 
 def is_utf8(raw: bytes) -> bool:

@@ -15,10 +15,11 @@ from pyarrow import parquet
 
 from glmtune.errors import GlmtuneError
 
+from .cell_sizes import MAX_ROWS_PER_BYTE, slices, written_out
 from .foreign_files import refuse_foreign
 from .formats import AUTO
 from .formats.pairs import CHAT_KEYS
-from .rows import Row, row_from_bytes
+from .rows import TOO_LONG, Row, row_from_bytes
 from .streams import first_bytes, for_arrow, unreadable
 
 ROWS_PER_BATCH = 1_000
@@ -57,11 +58,17 @@ def _numbered_rows(
     beginnings: tuple[bytes, ...],
     null_columns: Collection[str],
 ) -> Iterator[Row]:
-    done = 0
+    done, most = 0, MAX_ROWS_PER_BYTE * max(1_000, path.stat().st_size)
     try:
         for batch in batches(path):
             yield from batch_rows(batch, str(path), done + 1, null_columns)
             done += batch.num_rows
+            if done > most:
+                raise GlmtuneError(
+                    f"the file claims to have more than {most:,} rows, and has no room for them",
+                    where=str(path),
+                    fix="take it from where it came from again",
+                )
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         if not done and not first_bytes(path).startswith(beginnings):
             refuse_foreign(first_bytes(path), path, expected)  # such as a page that says that the file is elsewhere
@@ -69,9 +76,17 @@ def _numbered_rows(
 
 
 def _parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
-    with parquet.ParquetFile(for_arrow(path), buffer_size=1 << 20) as file:
+    texts = _text_columns(path)
+    with parquet.ParquetFile(for_arrow(path), buffer_size=1 << 20, read_dictionary=texts) as file:
         check_names(file.schema_arrow.names, str(path))
         yield from file.iter_batches(batch_size=ROWS_PER_BATCH)
+
+
+def _text_columns(path: Path) -> list[str]:
+    """Return the columns of texts, which are read as they are written: each once, however many rows show it."""
+    with parquet.ParquetFile(for_arrow(path)) as file:
+        columns = [file.schema.column(index) for index in range(len(file.schema))]
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
 
 
 def _arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
@@ -86,6 +101,8 @@ def _arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
             whole = reader = pyarrow.ipc.open_stream(file)
         check_names(reader.schema.names, str(path))
         for batch in whole:
+            # A damaged file may name places that are not in it: Arrow itself would look there.
+            batch.validate(full=True)
             for start in range(0, batch.num_rows, ROWS_PER_BATCH):
                 yield batch.slice(start, ROWS_PER_BATCH)
 
@@ -105,6 +122,16 @@ def batch_rows(
         first: The number of its first row.
         null_columns: Columns that stay in a row where they are null: that they are there says something.
     """
+    for part, is_too_long in slices(batch):
+        if is_too_long:
+            yield Row(where=f"{source}:row {first}", text="", problem=TOO_LONG)
+        else:
+            yield from _part_rows(written_out(part), source, first, null_columns)
+        first += part.num_rows
+
+
+def _part_rows(batch: pyarrow.RecordBatch, source: str, first: int, null_columns: Collection[str]) -> Iterator[Row]:
+    """Yield the rows of a batch that has room in memory."""
     try:
         values = batch.to_pylist(maps_as_pydicts="strict")
     except (ValueError, TypeError, KeyError, OverflowError):

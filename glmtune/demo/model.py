@@ -19,10 +19,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
 
+from glmtune.cache_files import ELSEWHERE, cache_folder, make_folder, remove, share
 from glmtune.demo import rows
 from glmtune.errors import GlmtuneError
 from glmtune.family import GLM_STOPS
-from glmtune.user_paths import user_path
 
 END_OF_TEXT = "<|endoftext|>"
 PREFIX_TOKENS = ("[gMASK]", "<sop>")
@@ -138,41 +138,45 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+DIGESTS = ".digests.json"
+
+
 def demo_model_path() -> Path:
     """Return the folder of the demo model in the user's cache; the first call builds it, without a network."""
     folder = cache_folder() / f"demo-{fingerprint()}"
-    if folder.is_dir():
+    if _is_whole(folder):
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
+        if os.path.lexists(folder):
+            remove(folder)
         # Built aside and renamed: the folder is complete or absent, also where two processes build it at once.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as aside:
-            build_demo_model(Path(aside) / "model")
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as building:
+            built = Path(building) / "model"
+            build_demo_model(built)
+            (built / DIGESTS).write_text(json.dumps(_digests(built)), encoding="utf-8")
+            share(built)
             try:
-                os.rename(Path(aside) / "model", folder)
+                os.rename(built, folder)
             except OSError:
                 if not folder.is_dir():  # or else another process was faster, with the same bytes
                     raise
     except OSError as error:
-        raise GlmtuneError(
-            f"the demo model cannot be written: {error}",
-            where=str(folder),
-            fix="set `GLMTUNE_CACHE` to a folder that you can write to",
-        ) from error
+        raise GlmtuneError(f"the demo model cannot be written: {error}", where=str(folder), fix=ELSEWHERE) from error
     return folder
 
 
-def cache_folder() -> Path:
-    """Return `$GLMTUNE_CACHE`, else `glmtune` in the user's cache folder."""
-    if os.environ.get("GLMTUNE_CACHE"):
-        return user_path(os.environ["GLMTUNE_CACHE"])
+def _is_whole(folder: Path) -> bool:
+    """Whether the model's files are those that were written."""
     try:
-        return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "glmtune"
-    except GlmtuneError:
-        raise GlmtuneError(
-            "there is no folder for what is kept between commands: this user has no home folder (`HOME` is not set)",
-            fix="set `GLMTUNE_CACHE` to a folder that you can write to",
-        ) from None
+        return not folder.is_symlink() and json.loads((folder / DIGESTS).read_bytes()) == _digests(folder)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    paths = [path for path in sorted(folder.iterdir()) if path.name != DIGESTS]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def fingerprint() -> str:

@@ -10,8 +10,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from glmtune.cache_files import require_matplotlib
 from glmtune.console import notice
-from glmtune.errors import GlmtuneError, require
+from glmtune.errors import GlmtuneError
 
 MIN_POINTS_TO_SMOOTH = 10  # below, the eye follows the points themselves
 SMOOTHED_SHARE = 20  # the smoothed line averages over a twentieth of the run: the trend stays, single batches go
@@ -35,7 +36,7 @@ def draw_loss_curve(metrics_path: Path, png_path: Path) -> None:
     Raises:
         GlmtuneError: matplotlib is not installed, or the file is missing or has no loss.
     """
-    require("matplotlib", extra="report")
+    require_matplotlib()
     from matplotlib.figure import Figure  # a Figure of its own: pyplot would keep global state and choose a backend
     from matplotlib.ticker import MaxNLocator
 

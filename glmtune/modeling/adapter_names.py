@@ -13,6 +13,8 @@ from torch import nn
 
 from glmtune.errors import GlmtuneError, nearest
 
+from .name_patterns import check_patterns, patterns_of
+
 SUFFIX_LISTS = ("target_modules", "exclude_modules", "feedforward_modules")
 """Keys whose entries are names of modules, or the ends of them behind a dot."""
 
@@ -30,6 +32,7 @@ def check_adapter_names(settings: Mapping[str, Any], model: nn.Module) -> None:
         settings: Keyword arguments of a PEFT configuration.
         model: Without an adapter.
     """
+    check_patterns(filter(_is_expression, patterns_of(settings)), _all_names(model), "peft_config")
     names = [name for name, _ in model.named_modules() if name]
     for key in SUFFIX_LISTS:
         # Text is a regular expression, or a word such as `all-linear`: PEFT says where the whole of it matches nothing.
@@ -52,6 +55,8 @@ def check_optimizer_modules(wanted: str | Iterable[str] | None, model: nn.Module
     if wanted is None or (isinstance(wanted, str) and wanted.replace("_", "-") == "all-linear"):
         return
     names = [name for name, _ in model.named_modules() if name]
+    entries = [wanted] if isinstance(wanted, str) else wanted
+    check_patterns(filter(_is_expression, entries), _all_names(model), "training_args.optim_target_modules")
     if isinstance(wanted, str):
         _check("optim_target_modules", [wanted], names, _is_all, section="training_args")
     else:
@@ -65,7 +70,7 @@ def _check(
         try:
             if any(matches(entry, name) for name in names):
                 continue
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise GlmtuneError(
                 f"`{section}.{key}` has `{entry}`, which is no regular expression: {error}", where=f"{section}.{key}"
             ) from error
@@ -76,6 +81,19 @@ def _check(
             where=f"{section}.{key}",
             fix=f"correct it, or take it out; {_listed(last_names)}",
         )
+
+
+def _all_names(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_modules()]
+
+
+def _is_expression(entry: str) -> bool:
+    """Whether an entry has to be tried; what is none is refused by its name where it is looked up."""
+    try:
+        re.compile(entry)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return re.fullmatch(r"[\w.-]*", entry) is None
 
 
 def _listed(last_names: list[str]) -> str:

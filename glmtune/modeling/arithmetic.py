@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from glmtune.demo.model import cache_folder
+from glmtune.cache_files import cache_folder, write_file
 
 from .fused_loss import LogitsBuffer, fused_cross_entropy
 from .packed_attention import packed_sdpa
@@ -148,10 +147,7 @@ def seconds_here(shapes: Shapes, notify: Callable[[str], None]) -> Seconds:
     if seconds is None:
         seconds = measure(shapes)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            staged = path.with_name(f".{path.name}.{os.getpid()}")
-            staged.write_text(json.dumps({**facts, "seconds": seconds}, indent=1), encoding="utf-8")
-            staged.replace(path)
+            write_file(path, json.dumps({**facts, "seconds": seconds}, indent=1).encode())
         except OSError as error:
             notify(f"how fast this CPU multiplies cannot be remembered in `{path.parent}`: {error.strerror or error}")
     return seconds
@@ -162,7 +158,7 @@ def _remembered(path: Path) -> Seconds | None:
     try:
         seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
         found = {part: {name: float(seconds[part][name]) for name in TYPES} for part in CHOSEN}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     values = [value for part in found.values() for value in part.values()]
     return found if all(math.isfinite(value) and value > 0 for value in values) else None

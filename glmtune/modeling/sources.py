@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glmtune.errors import GlmtuneError
+from glmtune.file_kinds import refuse_irregular
 from glmtune.python_arguments import expect_paths
 from glmtune.user_paths import expand, refuse_unreadable_name
 
@@ -99,6 +100,7 @@ def last_checkpoint(run_folder: Path) -> Path:
 def _hub_name(name: str) -> ModelSource:
     """Take a name for a hub's, unless it can only have been meant as a folder."""
     if looks_like_path(name):
+        refuse_irregular(Path(name), "give the folder of a model")
         raise GlmtuneError(
             f"model `{name}` does not exist",
             fix="give a model folder, a checkpoint, a hub name such as `zai-org/glm-4-9b-chat-hf`, or `demo`",

@@ -84,7 +84,7 @@ def run_chat(talk: Chat) -> None:
             say("`stop` or Ctrl-D ends the chat")
         except GlmtuneError as error:
             talk.terminal.end_line()
-            say(f"error: {error}")
+            say(*f"error: {error}".split("\n"))
 
 
 def respond(talk: Chat, line: str) -> None:

@@ -69,7 +69,7 @@ def tools(chat: Chat, argument: str) -> None:
         )
         chat.tools.close()
         chat.tools = loaded
-    say(described(chat.tools))
+    say(*described(chat.tools).split("\n"))
 
 
 def described(offered: Tools) -> str:
@@ -131,8 +131,7 @@ def show_help(chat: Chat, argument: str) -> None:
     """List the commands."""
     rows = [[f"{name} {command.argument}".strip(), command.help] for name, command in COMMANDS.items()]
     rows.append(["/stop, stop, Ctrl-D", "ends the chat"])
-    say(format_table(["command", "what it does"], rows))
-    say(KEYS)
+    say(*format_table(["command", "what it does"], rows).split("\n"), *KEYS.split("\n"))
 
 
 KEYS = """\

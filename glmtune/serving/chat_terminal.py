@@ -13,9 +13,7 @@ from typing import Any, TextIO
 from glmtune.console import is_watched
 from glmtune.errors import GlmtuneError
 from glmtune.standard_streams import input_text
-
-CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
-"""Characters that move a cursor, or worse: in a terminal they are shown, not sent. Tabs and newlines stay."""
+from glmtune.visible_text import ANSWER_KEEPS, visible
 
 CONTINUATION = "... "
 """Stands before the second line of a text and those below."""
@@ -63,7 +61,7 @@ class ChatTerminal:
     def _put(self, text: str, stream: TextIO, style: str = "{}") -> None:
         if self._unfinished is not stream:
             self.end_line()
-        shown = text.translate(CONTROLS) if stream.isatty() else text
+        shown = visible(text, ANSWER_KEEPS) if stream.isatty() else text
         print(style.format(shown), end="", file=stream, flush=True)
         self._unfinished = None if text.endswith("\n") else stream
 
@@ -74,7 +72,7 @@ def _read_plainly(prompt: str) -> str:
     while True:
         print(prompt, end="", file=sys.stderr, flush=True)
         raw = sys.stdin.buffer.readline()
-        print(raw.decode(errors="replace").rstrip("\r\n"), file=sys.stderr, flush=True)
+        print(visible(raw.decode(errors="replace").rstrip("\r\n"), "\t"), file=sys.stderr, flush=True)
         line = input_text(raw, "what was typed").removesuffix("\n").removesuffix("\r")
         if not raw and not lines:
             raise EOFError

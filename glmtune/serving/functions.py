@@ -25,6 +25,7 @@ from glmtune.data import json_text
 from glmtune.data.conversation import RowError
 from glmtune.data.formats.tools import tools_text
 from glmtune.errors import GlmtuneError
+from glmtune.file_kinds import refuse_irregular
 from glmtune.operating_system import HAS_PROCESS_GROUPS
 from glmtune.text_encoding import read_utf8
 from glmtune.user_paths import user_path
@@ -59,6 +60,7 @@ def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
     To load a module is to run it: its public functions become the tools.
     """
     path = user_path(path)
+    refuse_irregular(path, "write the tools to a file first, and name that")
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise GlmtuneError(f"`{path}` {found}; expected a Python module or a JSON file of tools")

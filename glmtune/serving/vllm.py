@@ -18,14 +18,15 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
+from glmtune.cache_files import cache_folder, write_file
 from glmtune.console import notice, say
 from glmtune.data.rendering import ChatRenderer
 from glmtune.data.replies import ARGUMENT_TAGS, JSON_TAGS, ROLE_LINE, reply_layout
-from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.adapter_config import adapter_config
 from glmtune.modeling.loading import load_family, load_tokenizer, stop_token_ids
 from glmtune.modeling.sources import ModelSource
+from glmtune.secret_values import masked_arguments
 
 from .vllm_template import glm4_template
 
@@ -136,7 +137,7 @@ def run_vllm(command: Sequence[str], api_key: str | None) -> None:
     environment = dict(os.environ)
     if api_key is not None:
         environment["VLLM_API_KEY"] = api_key
-    say(f"serving with vLLM: {' '.join(command[1:])}")
+    say(f"serving with vLLM: {' '.join(masked_arguments(command[1:]))}")
     os.execve(command[0], list(command), environment)
 
 
@@ -149,10 +150,8 @@ def _own_settings(base: str) -> GenerationConfig:
 
 def _write_file(text: str, name: str) -> Path:
     """Write a file for vLLM to read, and return where it lies: a folder for each text."""
-    folder = cache_folder() / "vllm" / hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / name
-    file.write_text(text, encoding="utf-8")
+    file = cache_folder() / "vllm" / hashlib.sha256(text.encode()).hexdigest()[:16] / name
+    write_file(file, text.encode())
     return file
 
 

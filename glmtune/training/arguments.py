@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments
 
+from glmtune.cache_files import lent_folder
 from glmtune.config import RunConfig
 from glmtune.config_sections import TRAINING_DEFAULTS
 from glmtune.config_training_keys import without_effect
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_dtype
+from glmtune.secret_values import hidden
 
 from .build_locks import wait_for_compilers
 from .checkpoint import STAGING
@@ -25,7 +27,20 @@ from .inference_kernel import skip_inference_kernel
 from .reports import reporters
 from .sharding import tell_deepspeed_of_the_device
 
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _Arguments(Seq2SeqTrainingArguments):
+    """Arguments that trackers are told, and logs print, without what is secret in them, however deep it stands."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return hidden(super().to_dict())  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        return f"Seq2SeqTrainingArguments({self.to_dict()})"
+
+    __repr__ = __str__
 
 
 def checkpointing_is_on(settings: Mapping[str, Any]) -> bool:
@@ -59,6 +74,9 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         # The reentrant kind loses the gradients of adapters whose input needs none.
         kwargs = settings.get(f"{key}_checkpointing_kwargs") or {}
         settings[f"{key}_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
+    if compiling_is_on(settings) and INDUCTOR_CACHE not in os.environ:
+        # By default in the folder for temporary files, under a name that anybody may take first.
+        os.environ[INDUCTOR_CACHE] = str(lent_folder("torchinductor"))
     settings["report_to"] = reporters(config) or ["none"]
     if settings.get("fsdp"):
         settings["fsdp_config"] = settled_fsdp(settings.get("fsdp_config") or {})
@@ -67,7 +85,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         settings["deepspeed"] = read_deepspeed(settings["deepspeed"])
         _stand_alone()
     try:
-        arguments = Seq2SeqTrainingArguments(**settings)
+        arguments = _Arguments(**settings)
     except (ValueError, ImportError) as error:
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
     assert arguments.device is not None, "asking for the device starts the process group, before any model is loaded"

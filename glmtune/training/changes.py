@@ -10,6 +10,7 @@ from typing import Any
 from glmtune.config import RunConfig, training_fields
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.sources import ModelSource
+from glmtune.secret_values import hidden
 
 from .deepspeed_file import read_deepspeed
 from .run_folder import DataRecord, fingerprint
@@ -35,7 +36,7 @@ def asked_settings(config: RunConfig) -> dict[str, Any]:
     path = arguments.get("deepspeed")
     if isinstance(path, str):
         arguments["deepspeed"] = read_deepspeed(path)
-    return settings
+    return hidden(settings)  # type: ignore[no-any-return]
 
 
 def changes_since(
@@ -114,9 +115,9 @@ def saves_model_only(checkpoint: Path) -> bool:
 
 def refuse_changes(lines: list[str], run_folder: Path, typed: str = "") -> None:
     """Raise an error that names what has changed; `typed` are the options that were given, with a space before each."""
-    listed = "".join(f"\n  - {line}" for line in lines)
     raise GlmtuneError(
-        f"the run cannot go on where it stood, because this has changed since it began:{listed}",
+        "the run cannot go on where it stood, because this has changed since it began:",
+        details=[f"  - {line}" for line in lines],
         where=str(run_folder),
         fix=f"restore it, or go on with it as it is now: `glmtune resume {run_folder}{typed} --accept-changes`",
     )

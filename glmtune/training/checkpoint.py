@@ -111,9 +111,9 @@ def choose(run_folder: Path, step: int | None) -> Path:
         for passed_over, reason in damage:
             notice(f"passed over `{passed_over.name}`: {reason}")
         return candidate
-    listed = "".join(f"\n  - `{path.name}`: {problem}" for path, problem in damage)
     raise GlmtuneError(
-        f"the run has no complete checkpoint to resume from:{listed}",
+        "the run has no complete checkpoint to resume from:",
+        details=[f"  - `{path.name}`: {problem}" for path, problem in damage],
         where=str(run_folder),
         fix="train anew, into another folder",
     )

@@ -22,7 +22,8 @@ from datetime import timedelta
 import psutil
 from torch.distributed import TCPStore
 
-from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PREEMPTED, GlmtuneError
+from glmtune.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PREEMPTED, GlmtuneError, shown
+from glmtune.visible_text import ANSWER_KEEPS
 
 from .undoing import undo_all
 
@@ -322,4 +323,4 @@ def _text(error: BaseException) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text, ANSWER_KEEPS), file=sys.stderr, flush=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from glmtune.cache_files import write_file
 from glmtune.data.dataset import EncodedData
 from glmtune.data.leakage import LeakFinder, describe_leaks
 from glmtune.data.store import encoded_folder
@@ -20,8 +22,9 @@ def leak_lines(train: EncodedData, val: EncodedData) -> list[str]:
     """Return lines for the user; none where no validation row is like a training row."""
     digest = hashlib.sha256(train.numbers("digest").tobytes() + b"|" + val.numbers("digest").tobytes()).hexdigest()
     known = encoded_folder() / f"leaks-{digest[:32]}.json"
-    if known.is_file():
-        return json.loads(known.read_text(encoding="utf-8"))
+    remembered = _remembered(known)
+    if remembered is not None:
+        return remembered
     blocks = list(_blocks(val))
     ids = np.concatenate([block for block, _ in blocks])
     lengths = np.concatenate([np.diff(offsets) for _, offsets in blocks])
@@ -30,9 +33,17 @@ def leak_lines(train: EncodedData, val: EncodedData) -> list[str]:
         finder.add(*block)
     leaks = finder.leaks()
     lines = describe_leaks(leaks, len(val.dataset), train.dataset["where"], val.dataset["where"])
-    known.parent.mkdir(parents=True, exist_ok=True)
-    known.write_text(json.dumps(lines, ensure_ascii=False), encoding="utf-8")
+    write_file(known, json.dumps(lines, ensure_ascii=False).encode())
     return lines
+
+
+def _remembered(path: Path) -> list[str] | None:
+    """Return the lines that an earlier run found; None where there are none, or they are damaged."""
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return lines if isinstance(lines, list) and all(isinstance(line, str) for line in lines) else None
 
 
 def _blocks(data: EncodedData) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -74,7 +74,8 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     layout = reply_layout(encoder.renderer)
     _check_metric(config, data.get("val"), tokenizer, layout)
     first = data["train"].dataset[0]
-    say(f"first row, trained parts in [[ ]]: {format_text(tokenizer, first['input_ids'], first['labels'])}")
+    text = format_text(tokenizer, first["input_ids"], first["labels"])
+    say(*f"first row, trained parts in [[ ]]: {text}".split("\n"))
     return Prepared(
         request=request,
         source=source,

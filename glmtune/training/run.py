@@ -27,6 +27,7 @@ from glmtune.modeling.links import refuse_links
 from glmtune.modeling.loss import check_loss_kernel
 from glmtune.modeling.sources import DEMO, checkpoints_of
 from glmtune.python_arguments import expect_paths
+from glmtune.secret_values import masked_argument
 from glmtune.tested_versions import note_untested_versions
 from glmtune.user_paths import refuse_unreadable_name, user_path
 
@@ -52,7 +53,6 @@ from .run_folder import (
     RunRequest,
     check_shared,
     discard_own_files,
-    masked,
     read_request,
     record_changes,
     refuse_used_folder,
@@ -327,7 +327,7 @@ def _typed(
     """Return the options of `resume` as they are typed on the command line, each with a space before it."""
     words = [] if checkpoint_step is None else ["--checkpoint", str(checkpoint_step)]
     words += [] if base_model is None else ["--base-model", base_model]
-    words += [word for override in overrides for word in ("--set", masked(override))]
+    words += [word for override in overrides for word in ("--set", masked_argument(override))]
     words += [flag for flag, is_given in flags.items() if is_given]
     return "".join(f" {shlex.quote(word)}" for word in words)
 

@@ -28,6 +28,7 @@ from glmtune.modeling.library_errors import reason_of
 from glmtune.modeling.links import refuse_links
 from glmtune.modeling.run_record import read_run_file
 from glmtune.modeling.sources import CHECKPOINT_NAME, ModelSource
+from glmtune.secret_values import masked_arguments, without_secrets
 
 RUN_FILE = "run.yaml"
 OWN_FILES = ("metrics.jsonl", "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
@@ -138,15 +139,13 @@ def write_run_file(
     arithmetic: Mapping[str, str] | None = None,
 ) -> None:
     """Write `run.yaml`; secrets never enter it."""
-    resolved = {
-        key: value for key, value in training_args.to_dict().items() if "token" not in key or key == "pad_token"
-    }
+    resolved = without_secrets(training_args.to_dict())
     # transformers was given a hidden folder and no limit: the run moves and deletes its checkpoints itself.
     resolved |= {"output_dir": str(folder), "save_total_limit": request.config.training_args.get("save_total_limit")}
     record = {
         "glmtune": __version__,
         "started": _now(),
-        "argv": [masked(argument) for argument in sys.argv],
+        "argv": masked_arguments(sys.argv),
         "asked": {
             "data_dir": str(request.data_dir.resolve()),
             "model": request.model,
@@ -286,12 +285,6 @@ def fingerprint(source: ModelSource) -> str:
             with path.open("rb") as file:
                 digest.update(file.read(1 << 20))
     return digest.hexdigest()[:16]
-
-
-def masked(argument: str) -> str:
-    """Return an argument of the command line with a token's value hidden."""
-    key, equals, _ = argument.partition("=")
-    return f"{key}=***" if equals and key.endswith("token") else argument
 
 
 def _is_installed(package: str) -> bool:

@@ -25,7 +25,7 @@ from torch.utils.data import get_worker_info
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.console import say
-from glmtune.errors import EXIT_PREEMPTED
+from glmtune.errors import EXIT_PREEMPTED, shown
 from glmtune.operating_system import signals
 
 from . import group_watch
@@ -172,7 +172,7 @@ def _say_from_handler(text: str) -> None:
     except RuntimeError:
         # The signal came in the middle of printing, which cannot be entered twice: past the buffers, then.
         with suppress(OSError, ValueError):  # a stream of a program's own may have no file
-            os.write(sys.stderr.fileno(), f"{text}\n".encode())
+            os.write(sys.stderr.fileno(), f"{shown(text)}\n".encode())
 
 
 class StopAtSignal(TrainerCallback):

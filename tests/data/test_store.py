@@ -379,20 +379,21 @@ def test_files_that_no_run_has_asked_for_are_removed(path: Path, encoder: Counti
     encode(path, encoder)
     [kept] = entries(cache)
     old = time.time() - (DAYS_KEPT + 1) * 86_400
-    for name in ("unused", ".unused-half"):
+    unused, new = 32 * "a", 32 * "b"
+    for name in (unused, f".{unused}-half"):
         (cache / name).mkdir()
         (cache / name / "rows.arrow").write_bytes(b"")
         os.utime(cache / name, (old, old))
-    (cache / "unused.lock").write_bytes(b"")
-    os.utime(cache / "unused.lock", (old, old))
+    (cache / f"{unused}.lock").write_bytes(b"")
+    os.utime(cache / f"{unused}.lock", (old, old))
     os.utime(cache / kept, (old, old))
     encode(path, encoder)  # asked for: its time is renewed
     recent = time.time() - (DAYS_KEPT - 1) * 86_400
-    (cache / "recent").mkdir()
-    os.utime(cache / "recent", (recent, recent))
+    (cache / new).mkdir()
+    os.utime(cache / new, (recent, recent))
     remove_unused(cache)
-    assert entries(cache) == sorted([kept, "recent"])
-    assert not (cache / "unused.lock").exists()
+    assert entries(cache) == sorted([kept, new])
+    assert not (cache / f"{unused}.lock").exists()
 
 
 def test_what_another_process_removes_meanwhile_is_no_error(cache: Path) -> None:
