@@ -8,10 +8,19 @@ NO_GPU = "Setting accelerator to CPU"
 """Begins what DeepSpeed warns of wherever it is imported without a GPU, as transformers does to save any model."""
 
 
+NO_RUNTIME = "No CUDA runtime is found"
+"""Begins what torch warns of where DeepSpeed is imported on a machine that has CUDA's compiler and no GPU."""
+
+
 def keep_stdout_for_results() -> None:
-    """Send to stderr what DeepSpeed logs, whose own handler writes to stdout; its word on the missing GPU to nobody."""
+    """Send to stderr what DeepSpeed logs, whose own handler writes to stdout; words on the missing GPU to nobody."""
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_says_more_than_no_gpu)
     # Before DeepSpeed is imported: it logs while it is, and a filter of its logger is asked before its handlers are.
     logging.getLogger("DeepSpeed").addFilter(_to_stderr)
+
+
+def _says_more_than_no_gpu(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NO_RUNTIME)
 
 
 def _to_stderr(record: logging.LogRecord) -> bool:

@@ -85,7 +85,7 @@ def test_an_entry_may_be_a_full_path(folder: Path, tmp_path: Path) -> None:
 
 
 NUMBER = (
-    "; expected a number above 0\n"
+    "; expected a number above 0, at most 10,000\n"
     "hint: 2 shows every row twice in an epoch, 0.5 half of the rows once; to leave the file out, take it away"
 )
 ONCE = "\nhint: name it once; to show its rows more often, write `{{path: FILE, weight: 2}}`"
