@@ -11,6 +11,7 @@ from glmtune.data import json_text
 from glmtune.data.conversation import RowError
 
 from .marks import normal_name, number_of, verdict
+from .sides import WINNERS
 
 SIDES = {
     "chosen": ("rejected",),
@@ -28,11 +29,6 @@ _MARGINS = """
 """
 MARGINS = frozenset(_MARGINS.split())
 """Keys that say how much better the chosen answer is."""
-_WINNERS = """
-    winner better best preference preferred_answer preferred_response better_answer better_response choice selected
-"""
-WINNERS = frozenset(_WINNERS.split())
-"""Keys that name the good answer."""
 LOSERS = frozenset(name for names in SIDES.values() for name in names)
 
 
