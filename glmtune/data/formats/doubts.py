@@ -8,6 +8,8 @@ from typing import Any
 
 from glmtune.data.conversation import TEXT, Conversation
 
+from .calls import doubts_about_calls
+from .columns import MESSAGE_LISTS
 from .marks import normal_name
 from .preference import spoken_turns
 
@@ -55,8 +57,8 @@ def doubts_about(
                     found.append(f"`{shown}` stands in a question, and nothing is shown to the model there")
     if rejected is not None and _is_of_another_question(row[rejected], conversations[0]):
         found.append("the rejected answer is one to another question")
-    if "messages" in row:
-        found += _unknown_calls(row["messages"])
+    if any(message.metadata for conversation in conversations for message in conversation.messages):
+        found += doubts_about_calls(_raw_messages(row))
     return tuple(dict.fromkeys(found))
 
 
@@ -72,13 +74,6 @@ def _is_of_another_question(rejected: Any, chosen: Conversation) -> bool:
     return isinstance(asked, str) and bool(questions) and asked.strip() != questions[-1]
 
 
-def _unknown_calls(messages: Any) -> list[str]:
-    """Return the doubt about results of calls that the row does not have, where its calls have names."""
-    if not isinstance(messages, list):
-        return []
-    results = {str(raw["tool_call_id"]) for raw in messages if isinstance(raw, dict) and raw.get("tool_call_id")}
-    if not results:
-        return []
-    lists = [raw["tool_calls"] for raw in messages if isinstance(raw, dict) and isinstance(raw.get("tool_calls"), list)]
-    calls = {str(call["id"]) for calls in lists for call in calls if isinstance(call, dict) and call.get("id")}
-    return ["`tool_call_id` names a call that the row does not have"] if calls and not results <= calls else []
+def _raw_messages(row: dict[str, Any]) -> list[Any]:
+    """Return the messages of a row as it has them, those of the question before those of the answer."""
+    return [raw for key in MESSAGE_LISTS if isinstance(row.get(key), list) for raw in row[key]]
