@@ -100,6 +100,61 @@ BAD_MARKS = [
     {"status": "deleted by its author"},
     {"review": "Wrong. 2 + 2 is 4"},
     {"审核结果": "不合格，答非所问"},
+    *(
+        {key: True}
+        for key in (
+            *("do_not_train", "no_train", "not_for_training", "exclude_from_training", "is_bad_response", "dislike"),
+            *("downvote", "reported", "flag", "blacklisted", "blocklisted", "withdrawn", "retracted", "obsolete"),
+            *("deprecated", "junk", "trash", "skip_training", "not_used_for_sft", "noLoss", "is_wrong_answer", "失效"),
+            *("excluded_from_training_set", "dont_train", "do_not_use", "is_garbage", "failed", "不参与训练"),
+        )
+    ),
+    *(
+        {key: False}
+        for key in (
+            *("should_train", "for_training", "passed", "success", "accept", "liked", "upvoted", "human_verified"),
+            *(
+                "use_for_sft",
+                "can_be_used_for_training",
+                "include_in_train",
+                "is_good_answer",
+                "可用于训练",
+                "qualified",
+            ),
+        )
+    ),
+    {"是否训练": "否"},
+    {"是否用于训练": "否"},
+    *({key: "不通过"} for key in ("审核意见", "审核结论", "人工审核", "质检结论", "复核结果", "初审状态")),
+    {"有效性": "无效"},
+    {"备注": "作废"},
+    *(
+        {key: word}
+        for key, word in (
+            *(("decision", "reject"), ("result", "fail"), ("human_verdict", "bad"), ("reaction", "👎")),
+            *(("reaction", "👎🏽"), ("outcome", "Failed"), ("final_decision", "rejected"), ("qc", "fail")),
+            *(("answer_status", "deleted"), ("human_feedback", "thumbs-down"), ("quality_check", "failed")),
+            *(("llm_judge", "fail"), ("judge", "fail"), ("response_quality", "low"), ("note", "do not use")),
+            *(("review_decision", "reject"), ("audit", "rejected"), ("status", "withdrawn"), ("status", "退回")),
+        )
+    ),
+    {"votes": -3},
+    {"upvotes": "-1"},
+    *({"stars": value} for value in (1, "1", "1 star", "1/5", "★", "★☆☆☆☆")),
+    {"星级": "1星"},
+    {"tags": ["deleted"]},
+    {"tags": "zh, deleted"},
+    {"flags": ["rejected", "zh"]},
+    {"labels": ["zh", "low quality"]},
+    {"annotations": [{"result": "rejected"}, {"result": "ok"}]},
+    {"annotations": '[{"result": "rejected"}, {"result": "ok"}]'},
+    {"evaluation": {"passed": False}},
+    {"judge": {"verdict": "fail"}},
+    {"reviews": [{"status": "rejected"}]},
+    {"reviews": [{"approved": True}, {"approved": False}]},
+    *({"split": word} for word in ("discard", "rejected", "unused", "Trash", "deleted")),
+    *({key: word} for key in ("kind", "category", "subset", "type", "bucket") for word in ("rejected", "bad")),
+    {"类别": "作废"},
 ]
 
 
@@ -151,12 +206,61 @@ def test_a_mark_of_bad_in_a_message_is_heeded_whatever_it_is_called(mark: dict[s
         {"candidates": [{"is_correct": False}]},
         {"labels": {"name": ["spam"], "value": [0.0]}},
         {"\nis\n": False},
+        {"tags": ["removed features"]},
+        {"tags": ["delete", "skip"]},
+        {"tags": "bad jokes, politics"},
+        {"result": "negative"},
+        {"result": False},
+        {"result": "The test failed"},
+        {"test_result": "negative"},
+        {"decision": "no"},
+        {"decision": "denied"},
+        {"note": "deleted scenes"},
+        {"备注": "作废的车票怎么处理"},
+        {"reported_by": "Reuters"},
+        {"failed_reason": "timeout"},
+        {"flag": 1},
+        {"wrong_answer": "1"},
+        {"wrong_answer": 1},
+        {"bad_words": "true"},
+        {"human_review": False},
+        {"score": -3.5},
+        {"reward": -1},
+        {"stars": 5},
+        {"stars": 1, "repo_name": "a/b"},
+        {"upvotes": 0},
+        {"dislike": 3},
+        {"train_loss": 0},
+        {"training_step": 0},
+        {"type": "delete"},
+        {"type": "negative"},
+        {"annotations": [{"label": 0, "start": 1}, {"label": 1, "start": 3}]},
+        {"order_status": "rejected"},
+        {"user_status": "deleted"},
+        {"air_quality": "poor"},
+        {"labels": ["toxic", "negative"]},
     ],
     ids=str,
 )
 def test_what_is_no_mark_of_the_answer_is_told(row: dict[str, Any], beside: dict[str, Any]) -> None:
     read = read_row(row | beside)
     assert (read.parts, read.unread) == (read_row(row).parts, tuple(beside))
+
+
+@SHAPE
+@pytest.mark.parametrize(
+    "beside",
+    [
+        *({key: value} for key in ("category", "kind") for value in ("bad jokes", "negative", "delete", "toxic")),
+        {"split": "train"},
+        {"subset": "negative"},
+        {"topic": "bad"},
+        {"task": "rejected"},
+    ],
+    ids=str,
+)
+def test_how_a_row_is_filed_is_no_mark_and_is_not_told(row: dict[str, Any], beside: dict[str, Any]) -> None:
+    assert read_row(row | beside) == read_row(row)
 
 
 @SHAPE
@@ -188,6 +292,67 @@ def test_the_label_of_plain_text_is_a_class() -> None:
     assert read_row({"text": "a", "label": 0}).unread == ("label",)
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"review_status": "rejected"},
+        {"status": "deleted"},
+        {"审核状态": "不通过"},
+        {"verdict": "reject"},
+        {"feedback": {"rating": "bad"}},
+        {"feedback": "bad"},
+        {"quality": "low"},
+        {"tags": ["deleted"]},
+        {"split": "rejected"},
+        {"metadata": {"status": "deleted"}},
+        {"do_not_train": True},
+    ],
+    ids=str,
+)
+def test_plain_text_that_is_judged_bad_is_refused(mark: dict[str, Any]) -> None:
+    [key] = mark
+    assert reason_of({"text": "a"} | mark).startswith(f"the answer is marked as bad (`{key}` is ")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"label": "bad"},
+        {"label": "negative"},
+        {"rating": "bad"},
+        {"review": "Bad"},
+        {"stars": 1},
+        {"标签": "差"},
+        {"metadata": {"label": "bad"}},
+        {"labels": ["bad", "rude"]},
+        {"verdict": "false"},
+        {"verdict": False},
+        {"feedback": "negative"},
+        {"type": "bad"},
+        {"status": "done"},
+    ],
+    ids=str,
+)
+def test_classes_of_plain_text_are_told(beside: dict[str, Any]) -> None:
+    assert read_row({"text": "a"} | beside).unread == tuple(beside)
+
+
+def test_the_class_of_a_text_in_its_category_is_its_answer() -> None:
+    row = {"instruction": "Which class?", "output": "rejected", "category": "rejected"}
+    assert read_row(row).unread == ()
+
+
+@pytest.mark.parametrize("key", ["compute_loss", "need_loss", "cal_loss", "learn", "should_train", "calculate_loss"])
+def test_a_message_says_in_many_words_that_it_is_not_trained(key: str) -> None:
+    marks: list[dict[str, Any]] = [{key: False}, {key: 0}]
+    if key == "learn":
+        marks += [{"no_loss": True}, {"skip_loss": True}, {"no_train": 1}, {"mask_loss": "true"}]
+    for mark in marks:
+        [conversation] = to_conversations({"messages": [USER, ASSISTANT | mark, USER, ASSISTANT]})
+        assert [message.loss for message in conversation.messages] == [None, 0.0, None, None]
+    assert read_row({"messages": [USER, ASSISTANT | {key: True}]}).parts == read_row(SHAPES["messages"]).parts
+
+
 def test_a_tag_of_kto_that_is_neither_is_refused() -> None:
     assert reason_of(SHAPES["alpaca"] | {"kto_tag": "maybe"}) == "`kto_tag` is `maybe`; expected true or false"
 
@@ -214,7 +379,10 @@ def test_the_weight_of_a_row_is_that_of_its_answers(row: dict[str, Any], key: st
             {"weight": value}
             for value in ("0,5", "1/2", "high", "50%", 1e300, "inf", [0.5, 1], [], {}, {"a": 1}, [None])
         ),
-        *({key: [0, 0]} for key in ("weights", "loss_mask", "train_mask", "loss_scale", "权重")),
+        *(
+            {key: [0, 0]}
+            for key in ("weights", "loss_mask", "train_mask", "loss_scale", "权重", "损失权重", "training_weight")
+        ),
         {"sample_weight": "0%"},
         {"weight": [0]},
         {"sampleWeight": 0},
@@ -380,6 +548,17 @@ PAIRS = [
         {"chosen_label": False, "rejected_label": True},
         {"chosen_is_correct": None, "rejected_is_correct": True},
         {"chosen_quality": "poor"},
+        {"chosen_helpfulness": 1, "rejected_helpfulness": 4},
+        {"prob_chosen": 0.1, "prob_rejected": 0.9},
+        {"chosen_elo": 900, "rejected_elo": 1100},
+        {"chosen_win_rate": 0.4, "rejected_win_rate": 0.6},
+        {"chosen_correctness": 1, "rejected_correctness": 2},
+        {"chosen_toxicity": 0.9, "rejected_toxicity": 0.1},
+        {"chosen_downvotes": 9, "rejected_downvotes": 1},
+        *({"winner": name} for name in ("B", "b", "response_b", "2", "second")),
+        {"preferred": "B"},
+        *({key: True} for key in ("is_flipped", "flipped", "swapped", "label_flipped", "is_reversed")),
+        {"is_flipped": "true"},
     ],
     ids=str,
 )
@@ -400,6 +579,15 @@ def test_a_pair_that_its_scores_contradict_is_refused(row: dict[str, Any], besid
         {"margin": 0.1},
         {"winner": "model_a"},
         {"winner": "chosen"},
+        {"winner": "A"},
+        {"winner": "model_b"},
+        {"winner": "tie"},
+        {"is_flipped": False},
+        {"chosen_loss": 5, "rejected_loss": 1},
+        {"chosen_loss": 1, "rejected_loss": 0},
+        {"chosen_log_prob": -9, "rejected_log_prob": -8},
+        {"chosen_logprob": -9, "rejected_logprob": -8},
+        {"chosen_helpfulness": 4, "rejected_helpfulness": 1},
         {"chosen_label": True, "rejected_label": False},
         {"scores": {"chosen": 2, "rejected": 1}},
     ],

@@ -9,7 +9,7 @@ from typing import Any
 from glmtune.data.conversation import TEXT, Conversation, RowError
 
 from .fields import says_nothing
-from .marks import refuse_bad, row_weight
+from .marks import FILED, refuse_bad, row_weight
 from .media import refuse_media
 from .pairs import CHAT_KEYS, is_message_list
 from .preference import CHOSEN_KEYS, INPUT_KEYS, REJECTED_KEYS, check_rejected, pair_of
@@ -62,12 +62,13 @@ def look_beside(row: dict[str, Any], one: Format, name: str, *, is_named: bool) 
     """
     pair = (pair_of(row)[1],) if one.read_keys else ()
     known = one.known_keys(row)
-    if row.keys() <= known:  # type: ignore[operator]
+    if row.keys() <= known and FILED.isdisjoint(row):  # type: ignore[operator]
         return Beside(rejected=pair) if pair else NOTHING_BESIDE
     keys = [key for key in row if key not in known]
     refuse_media(row, "the row", keys)
-    classes = [key for key in keys if one.answer and _is_class(row[key], row[one.answer])]
-    read = refuse_bad(row, [key for key in keys if key not in classes], is_text=name == "text")
+    classes = [key for key in row if key != one.answer and one.answer and _is_class(row[key], row[one.answer])]
+    judging = [*keys, *(key for key in row if key in FILED and key in known)]
+    read = refuse_bad(row, [key for key in judging if key not in classes], is_text=name == "text")
     weight, weights = row_weight(row, keys)
     rejected = pair or tuple(key for key in keys if key in REJECTED_KEYS and not isinstance(row[key], bool))
     read |= weights | {*rejected} | _other_answers(row, one, keys, is_named=is_named)

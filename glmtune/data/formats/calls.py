@@ -167,7 +167,10 @@ def _call(item: dict[str, Any], number: int) -> Part:
 
 
 def _result_of(raw: Any, number: int) -> Part | None:
-    if not isinstance(raw, dict) or (raw.get("role") or raw.get("from")) not in RESULT_ROLES:
+    if not isinstance(raw, dict):
+        return None
+    speaker = raw["from"] if raw.get("from") is not None else raw.get("role")
+    if not isinstance(speaker, str) or speaker not in RESULT_ROLES:
         return None
     if raw.get("observation") is not None or raw.get("parameters") is not None:
         return None  # ChatGLM3's, which is a call, too

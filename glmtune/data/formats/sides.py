@@ -65,7 +65,7 @@ _NAMES_SIDE = re.compile(
 )
 _BOTH_BAD = re.compile(r"(tie[ _]*\(?)?(both[ _-]*(are[ _-]*)?bad|neither|none)\)?")
 _WINNERS = """
-    winner winning winning_side better best preference preferred choice selected chosen preferred_answer
+    winner winning winning_side better best preference preferred choice selected preferred_answer
     preferred_response better_answer better_response favorite favourite chosen_side human_preference
 """
 WINNERS = frozenset(_WINNERS.split())
