@@ -609,13 +609,41 @@ def test_a_format_that_is_named_says_which_of_two_answers_is_read() -> None:
     assert read_row(SHAPES["alpaca"] | {"response": "b"}).unread == ()
 
 
+MEDIA_KEYS = """
+    image images Images videos audios image_path input_audio image_1 image1 image_0 image_list images_list 图片 图片路径
+    pic pics wav screenshot screenshot_path imageUrl image_file_names video_1 image_base64 mp3 商品图片 图片1 音频
+    视频链接 audio_features picture_urls photo.id
+"""
+
+
 @SHAPE
-@pytest.mark.parametrize("key", ["image", "images", "Images", "videos", "audios", "image_path", "input_audio"])
+@pytest.mark.parametrize("key", MEDIA_KEYS.split())
 def test_what_the_model_would_not_see_or_hear_is_refused(row: dict[str, Any], key: str) -> None:
     reason = "expected text alone: the model would not see or hear it"
     assert reason_of(row | {key: ["a.jpg"]}) == f"the row has `{key}`; {reason}"
     for nothing in (None, [], "", "[]", [None]):
         assert read_row(row | {key: nothing}) == read_row(row)
+
+
+@SHAPE
+@pytest.mark.parametrize("key", ["media", "frames", "figure", "thumbnail", "attachments", "voice", "cover_url", "图"])
+def test_what_may_be_seen_or_heard_is_refused_by_what_it_is(row: dict[str, Any], key: str) -> None:
+    for value in ("a.jpg", ["x/a.PNG"], "https://a.b/c.mp4?d=1", {"path": "a.wav"}, "data:image/png;base64,aa"):
+        assert "would not see or hear it" in reason_of(row | {key: value})
+    for other in ("the press", 12, ["tv", "radio"], {"kind": "bar"}, "a.jpg is shown"):
+        assert read_row(row | {key: other}).unread == (key,)
+
+
+@SHAPE
+def test_what_says_how_many_pictures_there_are_not_or_speaks_of_them_is_told(row: dict[str, Any]) -> None:
+    for beside in (
+        {"num_images": 0},
+        {"image_caption": "a"},
+        {"topic_picture_book": "x"},
+        {"imagery": "x"},
+        {"gifted": 1},
+    ):
+        assert read_row(row | beside).unread == tuple(beside)
 
 
 @pytest.mark.parametrize("message", [{"image": "a.jpg"}, {"audio": {"id": "x"}}])
@@ -635,6 +663,12 @@ def test_a_message_with_something_to_see_or_hear_is_refused(message: dict[str, A
         ({"output": " NaN "}, "a text to be trained is `NaN`"),
         ({"output": "N/A"}, "a text to be trained is `N/A`"),
         *(
+            ({"output": word}, f"a text to be trained is `{word}`")
+            for word in ("#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#SPILL!")
+        ),
+        ({"system": "nan"}, "a system prompt is `nan`"),
+        ({"instruction": "NaN"}, "a question is `NaN`"),
+        *(
             (
                 {"instruction": f"{place}\nwhat"},
                 f"`{place}` stands in a question, and nothing is shown to the model there",
@@ -646,6 +680,25 @@ def test_a_message_with_something_to_see_or_hear_is_refused(message: dict[str, A
             "`<|image|>` stands in a question, and nothing is shown to the model there",
         ),
         ({"instruction": "what<image>"}, "`<image>` stands in a question, and nothing is shown to the model there"),
+        *(
+            (
+                {"instruction": f"what is {place} here, and why?"},
+                f"`{place}` stands in a question, and nothing is shown to the model there",
+            )
+            for place in (
+                "<image>",
+                "<image_1>",
+                "<|begin_of_image|>",
+                "<|image_pad|>",
+                "<start_of_image>",
+                "<IMAGE>",
+                "[IMG]",
+            )
+        ),
+        (
+            {"system": "You see <image>."},
+            "`<image>` stands in a system prompt, and nothing is shown to the model there",
+        ),
         (
             {"instruction": "<img>a.jpg</img> what"},
             "`<img>` stands in a question, and nothing is shown to the model there",
@@ -659,9 +712,34 @@ def test_what_may_be_meant_otherwise_is_told(more: dict[str, Any], doubt: str) -
 
 
 @pytest.mark.parametrize(
+    ("row", "where"),
+    [
+        ({"prompt": "<image>\nWhat is shown?", "response": "a cat"}, "a text"),
+        ({"text": "<image>\na cat"}, "a text"),
+        ({"text": "a cat <|image_pad|> sits"}, "a text"),
+        ({"prompt": "What is <image>?", "completion": "a cat"}, "a question"),
+    ],
+)
+def test_the_place_of_a_picture_in_any_text_is_told(row: dict[str, Any], where: str) -> None:
+    [doubt] = read_row(row).doubts
+    assert doubt.endswith(f"stands in {where}, and nothing is shown to the model there")
+
+
+@pytest.mark.parametrize(
+    "text", ["<html>\n<video>\n<source src=a></video>", "a <image> b", "<b>x</b>", "Use <audio> here"]
+)
+def test_tags_in_pages_are_not_told(text: str) -> None:
+    assert read_row({"text": text}).doubts == ()
+
+
+@pytest.mark.parametrize(
     "more",
     [
         {"split": "train"},
+        {"instruction": "How is the <video> tag used?"},
+        {"instruction": "How is `<image>` used?"},
+        {"instruction": "What is wrong?\n<video><source src=a></video>"},
+        {"instruction": "<video> 标签怎么用"},
         {"output": "no"},
         {"output": "<image> is a tag"},
         {"instruction": "What does <video controls> do?"},

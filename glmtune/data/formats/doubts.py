@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from glmtune.data.conversation import TEXT, Conversation
+from glmtune.data.conversation import TEXT, Conversation, Message
 
 from .calls import doubts_about_calls
 from .columns import MESSAGE_LISTS
@@ -18,16 +18,39 @@ _OTHER_SPLITS = """
 """
 OTHER_SPLITS = frozenset(_OTHER_SPLITS.split())
 SPLIT_KEYS = ("split", "Split", "data_split", "set_type")
-MISSING = frozenset(("nan", "null", "none", "n/a", "#n/a", "na", "<na>", "nat", "nil", "undefined"))
-"""What programs write where there is no text."""
+_MISSING = """
+    nan null none n/a #n/a na <na> nat nil undefined
+    #ref! #value! #name? #div/0! #num! #null! #spill! #calc! #field! #getting_data
+"""
+MISSING = frozenset(_MISSING.split())
+"""What programs write where there is no text, and spreadsheets where a formula failed."""
 _LONGEST_MISSING = max(map(len, MISSING))
 
-_PLACES = re.compile(
-    r"<\|(?:image|video|audio|image_\d+|image_pad|video_pad|audio_bos|vision_start)\|>"
-    r"|(?:^|\n)\s*(<(?:image|video|audio|img|ImageHere|image_placeholder|speech)>)|(<(?:image|video|audio|img)>)\s*$"
-    r"|(<img>)[^<]*</img>|(!\[[^\]]*\]\(data:image)",
+_MEDIUM = r"image|video|audio|img|speech|picture|photo|vision|frame"
+_TOKENS = re.compile(
+    rf"<\|(?:[a-z0-9]+_)*(?:{_MEDIUM})s?(?:_[a-z0-9]+)*\|>|<(?:start|end|begin)_of_(?:{_MEDIUM})>|\[IMG\]"
+    r"|<(?:image|img)_(?:soft_token|placeholder|context|pad|token)>|<ImageHere>|<im_patch>",
+    re.IGNORECASE,
 )
-"""Places of pictures, films and sounds in a question; what looks like HTML counts at its beginning and end alone."""
+"""What other models have in the place of pictures, films and sounds; nothing else looks like it."""
+_PLACES = re.compile(
+    r"(?:^|\n)\s*(<(?:image|video|audio|img|picture|speech)(?:[_-]?\d+)?>)(?!\s*-?(?:tag|element|标签|元素|标记))"
+    r"|(<(?:image|video|audio|img)(?:[_-]?\d+)?>)\s*$"
+    r"|(<img>)[^<]*</img>|(!\[[^\]]*\]\(data:image)"
+    r"|(?<![`\w])(<(?:image|video|audio|picture|speech)(?:[_-]?\d+)?>)(?!`|\s*-?(?:tag|element|标签|元素|标记))",
+    re.IGNORECASE,
+)
+"""Such places in the form of tags; what is quoted, or called a tag, is one of HTML."""
+
+
+_FIRST_LINE = re.compile(r"\s*(<(?:image|video|audio|picture|speech)(?:[_-]?\d+)?>)(?![^<]*</)", re.IGNORECASE)
+_WHERE_MISSING = {
+    "assistant": "a text to be trained",
+    TEXT: "a text to be trained",
+    "user": "a question",
+    "system": "a system prompt",
+}
+_WHERE = {"user": "a question", "system": "a system prompt", TEXT: "a text"}
 
 
 def doubts_about(
@@ -47,19 +70,33 @@ def doubts_about(
     for conversation in conversations:
         for message in conversation.messages:
             content = message.content
-            if message.role in ("assistant", TEXT):
-                if len(content) <= 2 * _LONGEST_MISSING and content.strip().lower() in MISSING:
-                    found.append(f"a text to be trained is `{content.strip()}`")
-            elif message.role == "user" and ("<" in content or "![" in content):
-                place = _PLACES.search(content)
-                if place:
-                    shown = next(filter(None, place.groups()), place[0])
-                    found.append(f"`{shown}` stands in a question, and nothing is shown to the model there")
+            if len(content) <= 2 * _LONGEST_MISSING and content.strip().lower() in MISSING:
+                what = _WHERE_MISSING.get(message.role)
+                found += [f"{what} is `{content.strip()}`"] if what else []
+            if "<" in content or "![" in content or "[IMG]" in content:
+                found += _doubts_about_places(message, is_answer=message is conversation.messages[-1])
     if rejected is not None and _is_of_another_question(row[rejected], conversations[0]):
         found.append("the rejected answer is one to another question")
     if any(message.metadata for conversation in conversations for message in conversation.messages):
         found += doubts_about_calls(_raw_messages(row))
     return tuple(dict.fromkeys(found))
+
+
+def _doubts_about_places(message: Message, *, is_answer: bool) -> Iterator[str]:
+    """Yield the first place of a picture in a text; in an answer, and in pages of plain text, tags are tags."""
+    where = _WHERE.get(message.role)
+    if where is None:
+        return
+    is_page = message.role == TEXT and is_answer
+    place = _TOKENS.search(message.content) or (None if is_page else _PLACES.search(message.content))
+    if is_page and place is None:
+        place = _FIRST_LINE.match(message.content)
+    if place is None or (
+        place.lastindex and f"</{place[place.lastindex][1:-1]}" in message.content.replace("</img", "")
+    ):
+        return
+    shown = next(filter(None, place.groups()), place[0])
+    yield f"`{shown}` stands in {where}, and nothing is shown to the model there"
 
 
 def _is_of_another_question(rejected: Any, chosen: Conversation) -> bool:
