@@ -11,7 +11,7 @@ from glmtune.data.conversation import TEXT, Conversation, Message
 from .calls import doubts_about_calls
 from .columns import MESSAGE_LISTS
 from .marks import normal_name
-from .preference import spoken_turns
+from .transcripts import doubts_about_speakers, spoken_turns
 
 _OTHER_SPLITS = """
     test testing val valid validation dev eval evaluation holdout hold_out heldout 测试 测试集 验证 验证集
@@ -75,6 +75,8 @@ def doubts_about(
                 found += [f"{what} is `{content.strip()}`"] if what else []
             if "<" in content or "![" in content or "[IMG]" in content:
                 found += _doubts_about_places(message, is_answer=message is conversation.messages[-1])
+            if ":" in content or "：" in content:
+                found += doubts_about_speakers(message)
     if rejected is not None and _is_of_another_question(row[rejected], conversations[0]):
         found.append("the rejected answer is one to another question")
     if any(message.metadata for conversation in conversations for message in conversation.messages):
