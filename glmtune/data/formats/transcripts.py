@@ -11,7 +11,7 @@ _SPEAKER = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 _BEFORE, _BEHIND = r"(?:#+[ \t]*|<\|?|\[|\*\*)?", r"(?:\|?>|\]|\*\*)?[ \t]*[:：]"
 _ASKS = re.compile(rf"\s*{_BEFORE}(Human|User|用户){_BEHIND}", re.IGNORECASE)
 _ANSWERS = re.compile(
-    rf"(?:^|\n)[ \t]*{_BEFORE}(Assistant|AI|Bot|Chatbot|GPT|ChatGPT|助手|助理){_BEHIND}", re.IGNORECASE
+    rf"(?:^|\n[ \t]*|(?=###)){_BEFORE}(Assistant|AI|Bot|Chatbot|GPT|ChatGPT|助手|助理){_BEHIND}", re.IGNORECASE
 )
 _LAST = re.compile(rf"(?:^|\n)[ \t]*{_BEFORE}(Assistant|助手|助理){_BEHIND}\s*$", re.IGNORECASE)
 _ASKS_AGAIN = re.compile(rf"\n[ \t]*{_BEFORE}(Human){_BEHIND}")
