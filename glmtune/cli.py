@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -202,7 +203,9 @@ def evaluate(
 @app.command()
 def infer(
     model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
-    prompt: Annotated[str | None, typer.Option(help="Text to ask; stdin is read where nothing is given.")] = None,
+    prompts_given: Annotated[
+        list[str] | None, typer.Option("--prompt", help="Text to ask; stdin is read where nothing is given.")
+    ] = None,
     input: Annotated[
         Path | None,
         typer.Option(help="JSON lines with `prompt` (text) or `messages`, with `system`, `tools`; an answer a line."),
@@ -227,6 +230,12 @@ def infer(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Ask a model: one prompt, a file of them, or stdin."""
+    if len(prompts_given or ()) > 1:
+        raise GlmtuneError(
+            f"`--prompt` is given {len(prompts_given or ())} times; expected one",
+            fix='write them to a file, `{"prompt": ...}` a line, and give that as `--input`',
+        )
+    prompt = next(iter(prompts_given or ()), None)
     options = sampling_options(
         greedy=greedy,
         temperature=temperature,
@@ -312,6 +321,16 @@ def _os_error(error: OSError) -> GlmtuneError:
     )
 
 
+def _refuse_empty_arguments(arguments: Sequence[str]) -> None:
+    """Raise where an argument is empty: as a path it would be the folder that one stands in."""
+    for before, argument in zip(("", *arguments), arguments):
+        if not argument.strip() and not before.startswith("-"):
+            raise GlmtuneError(
+                "an argument is empty; expected a name",
+                fix="a variable of the shell may not be set: leave the argument out, or write what it stands for",
+            )
+
+
 def main() -> None:
     """Run the command line; a user's mistake is told in three lines, without a traceback."""
     prepare_streams()
@@ -326,6 +345,7 @@ def main() -> None:
     adopt_deepspeed_launcher()
     try:
         try:
+            _refuse_empty_arguments(sys.argv[1:])
             app()
         finally:
             sys.stdout.flush()  # now, when it can still be told that this fails

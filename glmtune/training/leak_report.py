@@ -1,4 +1,4 @@
-"""Which validation rows have a near-duplicate among the training rows: told once, and remembered beside the cache."""
+"""Which held-out rows have a near-duplicate among the training rows: told once, and remembered beside the cache."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from glmtune.data.store import encoded_folder
 ROWS_PER_BLOCK = 10_000
 
 
-def leak_lines(train: EncodedData, val: EncodedData) -> list[str]:
-    """Return lines for the user; none where no validation row is like a training row."""
-    digest = hashlib.sha256(train.numbers("digest").tobytes() + b"|" + val.numbers("digest").tobytes()).hexdigest()
+def leak_lines(train: EncodedData, val: EncodedData, name: str = "validation") -> list[str]:
+    """Return lines for the user; none where no validation row, or row of another `name`, is like a training row."""
+    digests = [data.numbers("digest").tobytes() for data in (train, val)]
+    digest = hashlib.sha256(b"|".join([*digests, *([name.encode()] if name != "validation" else [])])).hexdigest()
     known = encoded_folder() / f"leaks-{digest[:32]}.json"
     if known.is_file():
         return json.loads(known.read_text(encoding="utf-8"))
@@ -29,7 +30,7 @@ def leak_lines(train: EncodedData, val: EncodedData) -> list[str]:
     for block in _blocks(train):
         finder.add(*block)
     leaks = finder.leaks()
-    lines = describe_leaks(leaks, len(val.dataset), train.dataset["where"], val.dataset["where"])
+    lines = describe_leaks(leaks, len(val.dataset), train.dataset["where"], val.dataset["where"], name=name)
     known.parent.mkdir(parents=True, exist_ok=True)
     known.write_text(json.dumps(lines, ensure_ascii=False), encoding="utf-8")
     return lines

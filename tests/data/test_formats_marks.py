@@ -786,3 +786,22 @@ def test_a_transcript_as_the_answer_is_read_as_what_was_said() -> None:
 def test_a_rejected_answer_to_another_question_is_told(rejected: Any, is_told: bool) -> None:
     read = read_row({"chosen": [USER, ASSISTANT], "rejected": rejected})
     assert read.doubts == (("the rejected answer is one to another question",) if is_told else ())
+
+
+@SHAPE
+def test_a_weight_that_is_a_slip_is_refused(row: dict[str, Any]) -> None:
+    for value in (1e30, "1e7", 1_000_001):
+        assert "expected a weight of at least 0 and at most 1,000,000, such as 0.5" in reason_of(
+            row | {"weight": value}
+        )
+    assert to_conversations(row | {"weight": 1000})[0].messages[-1].loss == 1000
+    assert (
+        reason_of({"messages": [USER, ASSISTANT | {"weight": 1e30}]})
+        == "`weight` of message 1 is `1e+30`; expected true, false or a weight of at least 0 and at most 1,000,000"
+    )
+
+
+@pytest.mark.parametrize("nothing", ["null", "None", "nan", " ", "{}"])
+def test_metadata_that_says_nothing_calls_no_function(nothing: str) -> None:
+    read = read_row({"messages": [USER, ASSISTANT | {"metadata": nothing}]})
+    assert read.parts == read_row(SHAPES["messages"]).parts

@@ -90,6 +90,9 @@ _QUANTITY = re.compile(r"[\d.,]+ *(?:mg|g|kg|t|lbs?|oz|pounds?|grams?|tons?|克|
 FILED = FILING | KINDS
 """Keys that are looked at though they need not be told."""
 
+MAX_WEIGHT = 1_000_000
+"""Of a row or a message: what weighs more is no weight but a slip, and leaves nothing of all the others."""
+
 MAX_VERDICT = 500
 """Characters of a verdict with its reason; what is longer is a text."""
 
@@ -303,8 +306,9 @@ def _weight_of(key: str, value: Any) -> float:
     if len(numbers) > 1 and None not in numbers:
         raise RowError(f"`{key}` is {_shown(value)}; expected one weight of the row, or `loss` in its messages")
     number = numbers.pop()
-    if number is None or number < 0:
-        raise RowError(f"`{key}` is {_shown(value)}; expected a weight of at least 0, such as 0.5")
+    if number is None or not 0 <= number <= MAX_WEIGHT:
+        most = f" and at most {MAX_WEIGHT:,}" if number is not None and number > 0 else ""
+        raise RowError(f"`{key}` is {_shown(value)}; expected a weight of at least 0{most}, such as 0.5")
     return number
 
 

@@ -183,6 +183,9 @@ def is_reasoning(key: str, value: Any) -> bool:
 
 def _metadata(raw: dict[str, Any], number: int) -> str:
     metadata = raw.get("metadata") or ""
+    content = raw.get("content")
+    if says_nothing(metadata) and not (isinstance(content, str) and content.lstrip().startswith("{")):
+        return ""  # `null`, as a table has it; a function of that name has arguments
     if not isinstance(metadata, str):
         raise RowError(f"`metadata` of message {number} is {kind(metadata)}; expected text")
     check_role_line(metadata, f"`metadata` of message {number}")
