@@ -123,6 +123,28 @@ BAD_MARKS = [
             ),
         )
     ),
+    *(
+        {key: True}
+        for key in (
+            *("should_skip", "to_be_excluded", "delete_flag", "is_del", "marked_as_bad", "rejected_by_reviewer"),
+            *("must_not_train", "outdated", "needs_removal", "isDeletedFlag"),
+        )
+    ),
+    *(
+        {key: False}
+        for key in (
+            *("should_keep", "qa_passed", "review_passed", "passed_review", "llm_correct", "high_quality"),
+            *("审核是否通过", "是否通过审核", "should_be_included", "train_flag"),
+        )
+    ),
+    {"delete_flag": 1},
+    {"quality_check": {"passed": False}},
+    {"grader": {"verdict": "fail"}},
+    {"reactions": ["👎", "🎉"]},
+    {"rating": "1 star"},
+    {"评分": "差"},
+    {"usage": "not for training"},
+    {"用途": "不训练"},
     {"是否训练": "否"},
     {"是否用于训练": "否"},
     *({key: "不通过"} for key in ("审核意见", "审核结论", "人工审核", "质检结论", "复核结果", "初审状态")),
@@ -207,6 +229,17 @@ def test_a_mark_of_bad_in_a_message_is_heeded_whatever_it_is_called(mark: dict[s
         {"labels": {"name": ["spam"], "value": [0.0]}},
         {"\nis\n": False},
         {"tags": ["removed features"]},
+        {"test_loss": 0},
+        {"train_time": 0},
+        {"ignore_case": True},
+        {"include_output": False},
+        {"review_good": 0},
+        {"needs_review": True},
+        {"usage": "delete the file"},
+        {"stage": "final"},
+        {"rating": "1"},
+        {"user_deleted": True},
+        {"checks": [{"name": "a"}, {"name": "b"}]},
         {"tags": ["delete", "skip"]},
         {"tags": "bad jokes, politics"},
         {"result": "negative"},
@@ -626,7 +659,9 @@ def test_what_the_model_would_not_see_or_hear_is_refused(row: dict[str, Any], ke
 
 
 @SHAPE
-@pytest.mark.parametrize("key", ["media", "frames", "figure", "thumbnail", "attachments", "voice", "cover_url", "图"])
+@pytest.mark.parametrize(
+    "key", ["media", "frames", "image_left", "附图", "figure", "thumbnail", "attachments", "voice", "cover_url", "图"]
+)
 def test_what_may_be_seen_or_heard_is_refused_by_what_it_is(row: dict[str, Any], key: str) -> None:
     for value in ("a.jpg", ["x/a.PNG"], "https://a.b/c.mp4?d=1", {"path": "a.wav"}, "data:image/png;base64,aa"):
         assert "would not see or hear it" in reason_of(row | {key: value})
@@ -691,6 +726,9 @@ def test_a_message_with_something_to_see_or_hear_is_refused(message: dict[str, A
                 "<|begin_of_image|>",
                 "<|image_pad|>",
                 "<start_of_image>",
+                "<image 1>",
+                "<|imgpad|>",
+                "[image]",
                 "<IMAGE>",
                 "[IMG]",
             )
@@ -716,6 +754,8 @@ def test_what_may_be_meant_otherwise_is_told(more: dict[str, Any], doubt: str) -
     [
         ({"prompt": "<image>\nWhat is shown?", "response": "a cat"}, "a text"),
         ({"text": "<image>\na cat"}, "a text"),
+        ({"text": "before\n<image>\na cat"}, "a text"),
+        ({"text": "<audio>a.wav</audio> says"}, "a text"),
         ({"text": "a cat <|image_pad|> sits"}, "a text"),
         ({"prompt": "What is <image>?", "completion": "a cat"}, "a question"),
     ],

@@ -28,22 +28,23 @@ _LONGEST_MISSING = max(map(len, MISSING))
 
 _MEDIUM = r"image|video|audio|img|speech|picture|photo|vision|frame"
 _TOKENS = re.compile(
-    rf"<\|(?:[a-z0-9]+_)*(?:{_MEDIUM})s?(?:_[a-z0-9]+)*\|>|<(?:start|end|begin)_of_(?:{_MEDIUM})>|\[IMG\]"
-    r"|<(?:image|img)_(?:soft_token|placeholder|context|pad|token)>|<ImageHere>|<im_patch>",
+    rf"<\|[a-z0-9_]*(?:{_MEDIUM})[a-z0-9_]*\|>|<(?:start|end|begin)_of_(?:{_MEDIUM})>|\[(?:IMG|IMAGE)\]"
+    r"|<(?:image|img|video|audio)[_-](?:soft_token|placeholder|context|pad|token)>|<ImageHere>|<im_patch>"
+    r"|(<(?:image|img|video|audio)>)[^<\n]*\.\w{2,4}</",
     re.IGNORECASE,
 )
 """What other models have in the place of pictures, films and sounds; nothing else looks like it."""
+_NUMBER, _NO_TAG = r"(?:[ _-]?\d+)?", r"(?!`|\s*-?(?:tag|element|标签|元素|标记))"
 _PLACES = re.compile(
-    r"(?:^|\n)\s*(<(?:image|video|audio|img|picture|speech)(?:[_-]?\d+)?>)(?!\s*-?(?:tag|element|标签|元素|标记))"
-    r"|(<(?:image|video|audio|img)(?:[_-]?\d+)?>)\s*$"
+    rf"(?:^|\n)\s*(<(?:image|video|audio|img|picture|speech){_NUMBER}>){_NO_TAG}"
+    rf"|(<(?:image|video|audio|img){_NUMBER}>)\s*$"
     r"|(<img>)[^<]*</img>|(!\[[^\]]*\]\(data:image)"
-    r"|(?<![`\w])(<(?:image|video|audio|picture|speech)(?:[_-]?\d+)?>)(?!`|\s*-?(?:tag|element|标签|元素|标记))",
+    rf"|(?<![`\w])(<(?:image|video|audio|picture|speech){_NUMBER}>){_NO_TAG}",
     re.IGNORECASE,
 )
 """Such places in the form of tags; what is quoted, or called a tag, is one of HTML."""
-
-
-_FIRST_LINE = re.compile(r"\s*(<(?:image|video|audio|picture|speech)(?:[_-]?\d+)?>)(?![^<]*</)", re.IGNORECASE)
+_LINES = re.compile(rf"(?:^|\n)\s*(<image{_NUMBER}>)|^\s*(<(?:video|audio|picture|speech){_NUMBER}>)", re.IGNORECASE)
+"""Those in plain text, which may be a page: HTML has no `<image>`."""
 _WHERE_MISSING = {
     "assistant": "a text to be trained",
     TEXT: "a text to be trained",
@@ -73,7 +74,7 @@ def doubts_about(
             if len(content) <= 2 * _LONGEST_MISSING and content.strip().lower() in MISSING:
                 what = _WHERE_MISSING.get(message.role)
                 found += [f"{what} is `{content.strip()}`"] if what else []
-            if "<" in content or "![" in content or "[IMG]" in content:
+            if "<" in content or "![" in content or "[i" in content.lower():
                 found += _doubts_about_places(message, is_answer=message is conversation.messages[-1])
             if ":" in content or "：" in content:
                 found += doubts_about_speakers(message)
@@ -89,16 +90,19 @@ def _doubts_about_places(message: Message, *, is_answer: bool) -> Iterator[str]:
     where = _WHERE.get(message.role)
     if where is None:
         return
-    is_page = message.role == TEXT and is_answer
-    place = _TOKENS.search(message.content) or (None if is_page else _PLACES.search(message.content))
-    if is_page and place is None:
-        place = _FIRST_LINE.match(message.content)
-    if place is None or (
-        place.lastindex and f"</{place[place.lastindex][1:-1]}" in message.content.replace("</img", "")
-    ):
-        return
+    place = _TOKENS.search(message.content)
+    if place is None:
+        is_page = message.role == TEXT and is_answer
+        place = (_LINES if is_page else _PLACES).search(message.content)
+        if place is None or _is_closed(next(filter(None, place.groups())), message.content):
+            return
     shown = next(filter(None, place.groups()), place[0])
     yield f"`{shown}` stands in {where}, and nothing is shown to the model there"
+
+
+def _is_closed(tag: str, text: str) -> bool:
+    """Whether a tag is one of HTML, which is closed again."""
+    return tag.lower() != "<img>" and f"</{tag[1:-1]}>" in text
 
 
 def _is_of_another_question(rejected: Any, chosen: Conversation) -> bool:

@@ -9,7 +9,7 @@ _GOOD_IF_TRUE = """
     loss train training trainable use_for_training use_in_training include_in_training learn
     thumbs_up thumbsup liked upvoted approved approve valid keep kept use usable include included enabled active ok
     safe harmless helpful acceptable pass passed passing success succeeded successful qualified eligible recommended
-    human_verified human_approved
+    human_verified human_approved good_quality high_quality
     有效 采用 采纳 采信 可用 合格 通过 正确 保留 使用 启用 安全 审核通过 点赞 合规 达标 可信 成功 入库
 """
 GOOD_IF_TRUE = frozenset(_GOOD_IF_TRUE.split())
@@ -20,12 +20,29 @@ _BAD_IF_TRUE = """
     thumbs_down thumbsdown dislike disliked downvote downvoted disapproved unapproved reported
     blacklisted blocklisted denylisted blacklist blocklist withdrawn retracted revoked obsolete deprecated junk trash
     trashed garbage corrupt corrupted broken useless unusable unused unqualified failed failure fail
+    outdated suppressed quarantined removal del bad_quality poor_quality
     not_used not_use do_not_use dont_use no_use to_delete to_be_deleted to_be_removed to_remove
     spam toxic unsafe harmful abusive nsfw hallucinated hallucination
     删除 作废 废弃 丢弃 剔除 排除 弃用 隐藏 屏蔽 违规 有害 有毒 错误 垃圾 垃圾信息 跳过 忽略 无效 拒绝 驳回 不合格 点踩
     撤回 撤销 过时 过期 失效 停用 禁用 举报 拉黑 失败 不可用 不合规 不达标 待删除
 """
 BAD_IF_TRUE = frozenset(_BAD_IF_TRUE.split())
+ASIDE = re.compile(
+    r"(?:(?:should|must|to|needs?|needs?_to|can|may|marked_as|mark_as|marked|flagged_as|flagged|labell?ed_as)_)?(?:be_)?"
+    r"(.+?)(?:_(?:flag|mark))?"
+)
+"""What may stand around a mark without changing what it says: `should_skip`, `delete_flag`."""
+BY_WHOM = re.compile(
+    r"(?:(?:qa|qc|review|reviewer|audit|check|quality_check|human|admin|expert|editor|llm|gpt4?|judge|auto|manually|manual"
+    r"|moderator|annotator)_)?(.+?)(?:_(?:review|qa|qc|audit|check|by_(?:reviewer|human|admin|editor|annotator|moderator)))?"
+)
+"""Who said so; a number there may count them."""
+PASSED = re.compile(r"(?:人工)?(?:审核|质检|复核|验收|审批)?(?:是否)?(?:已)?通过(?:审核|质检|复核|验收|审批)?")
+SWITCH_WORDS = frozenset(("loss", "train", "training", "trainable", "learn"))
+"""Marks that mean something else behind other words: `test_loss`."""
+_VERBS = "use keep include accept train learn skip ignore exclude delete discard drop remove hide hidden mask masked"
+VERBS = frozenset(_VERBS.split())
+"""Marks that are done to many things but rows: `ignore_case`."""
 ONLY_TRUE_OR_FALSE = {"flag": False}
 """Keys that are a mark where a boolean stands there, and what that says: 1 may be one of many flags."""
 NEVER_WHEN = frozenset(("reported", "failed", "fail", "failure", "reject", "dislike", "downvote"))
@@ -35,12 +52,12 @@ _TRAIN = r"(?:train(?:ing|able|ed)?|learn(?:ing|able)?|sft|fine_?tun(?:e|ing)|lo
 GOOD_TRAINING = re.compile(
     r"(?:(?:should|can|may|must|to|be|for|in|with|needs?|used?|include|included|keep|allow|allowed|enable|enabled|ok|good"
     r"|suitable|usable|valid|fit|ready|eligible|compute|calc|calculate|cal|apply|do)_)+"
-    rf"{_TRAIN}(?:_set|_data)?"
+    rf"{_TRAIN}(?:_set|_data)?|train(?:ing)?_flag"
     r"|(?:可|能|要|需要?|可以|应)?(?:用于|参与|进入|加入|纳入|适合|用作|计入|计算)?(?:训练集?|微调|学习|损失)"
 )
 """Keys that say of the row whether it is trained: `should_train`, `compute_loss`, `参与训练`."""
 BAD_TRAINING = re.compile(
-    r"(?:no|not|non|do_not|dont|don_t|never|skip|skipped|ignore|ignored|exclude|excluded|omit|omitted|without|mask|masked"
+    r"(?:no|not|non|do_not|must_not|should_not|may_not|dont|don_t|never|skip|skipped|ignore|ignored|exclude|excluded|omit|omitted|without|mask|masked"
     r"|disable|block|blocked|remove|removed|hold_out|held_out|forbid|forbidden)_(?:(?:to|for|from|in|be|used?|the"
     rf"|compute|calc|suitable|usable|valid|fit)_)*{_TRAIN}(?:_set|_data)?"
     r"|(?:不|勿|禁止|跳过|排除|禁用)(?:用于|参与|进入|加入|纳入|计入|计算)?(?:训练集?|微调|学习|损失)"
@@ -50,13 +67,13 @@ _VERDICTS = """
     label verdict feedback user_feedback human_feedback human_label vote votes thumbs rating judgement judgment judge
     quality state status review evaluation assessment acceptance approval validity usability
     annotation_status row_status data_status
-    标签 标注 好坏 状态 反馈 评价 有效性 可用性 合格性 正确性 判定 评判 裁决 数据状态 评级 标记 处理意见
+    标签 标注 好坏 状态 反馈 评价 评分 有效性 可用性 合格性 正确性 判定 评判 裁决 数据状态 评级 标记 处理意见
 """
 VERDICTS = frozenset(_VERDICTS.split())
 """Keys whose value may be a word for good or bad, and may be something else."""
 _JUDGED_OVER = """
     review audit check qa qc moderation annotation approval quality inspection screening filter filtering verification
-    validation evaluation eval judge judgement judgment grading acceptance vetting curation labeling labelling
+    validation evaluation eval judge judgement judgment grading acceptance vetting curation labeling labelling label
 """
 _BY = (
     r"(?:human|reviewer|annotator|expert|admin|editor|llm|gpt4?|ai|auto|final|overall|manual|answer|response|output|row"
@@ -67,7 +84,7 @@ JUDGEMENT = re.compile(
     r"|conclusion|check))"
     rf"|(?:{_BY}_)+(?:verdict|feedback|vote|rating|judgement|judgment|judge|quality|status|state|review|evaluation"
     r"|assessment|decision|opinion|reaction|check|qa|qc|audit)"
-    r"|user_(?:verdict|rating|vote|reaction|review|opinion)|qa|qc|audit|moderation|inspection"
+    r"|user_(?:verdict|rating|vote|reaction|review|opinion)|qa|qc|audit|moderation|inspection|screening|vetting|grading|grader|(?:quality|safety|fact|human|manual)_check"
     r"|(?:人工|机器|最终|一审|二审|初审|终审|用户|专家|模型|数据|样本|回答|答案)?"
     r"(?:审核|审批|初审|复审|终审|复核|质检|验收|评审|抽检|检查|校验|标注|评价|反馈|判定|评判|质量)(?:意见|结论|结果|状态|情况|标记)?"
 )
@@ -77,8 +94,8 @@ BY_TRUTH = re.compile(r".*(?:status|state|result|verdict|judgement|judgment|意�
 LIKE_REMARKS = re.compile(r".*_(?:decision|outcome|opinion|conclusion)")
 """Those of them that may be about anything."""
 _REMARKS = """
-    result results outcome conclusion check decision disposition opinion reaction reactions test_result test_results
-    note notes remark remarks comment comments emoji
+    result results outcome conclusion check decision disposition opinion reaction reactions grade test_result
+    test_results note notes remark remarks comment comments emoji
     结果 结论 处理结果 处理状态 备注 说明 批注
 """
 REMARKS = frozenset(_REMARKS.split())
@@ -88,12 +105,14 @@ VOTE_COUNTS = frozenset(_VOTE_COUNTS.split())
 """Keys whose value below 0 says that most people think it bad; a score below 0 may be a logarithm."""
 STARS = frozenset(("stars", "star", "star_rating", "num_stars", "user_stars", "星级", "评星"))
 """Keys whose 1 is the worst; in a row of a repository they are its own, and in one of plain text a class."""
+RATINGS = frozenset(("rating", "评分", "评级", "user_rating", "human_rating"))
+"""Keys whose `1 star` and `1/5` are the worst; of a bare 1 nobody knows of how many."""
 ONE_STAR = re.compile(r"(?:1(?:\.0)?(?:\s*(?:/\s*[5１]|stars?|星|颗星))?|[★⭐]️?[☆✩]*|一星)", re.IGNORECASE)
 REPOSITORY = re.compile(r"(?:max_|gh_|github_|git_)?(?:repo|repository|forks|commit)(?:_.*)?|.*_repo(?:_.*)?")
 
 _FILING = """
-    split subset bucket partition set data_split set_type group folder status_group
-    数据集划分 划分
+    split subset bucket partition set data_split set_type group folder bin queue stage pool usage purpose
+    数据集 数据集划分 划分 用途
 """
 FILING = frozenset(_FILING.split())
 """Keys that say how a row is filed: a bin is a place, too."""
@@ -105,7 +124,7 @@ TAGS = frozenset(("tags", "tag", "flags", "flag", "marks", "labels", "标记", "
 _HOLDERS = """
     labels meta metadata meta_data info extra extra_info extras attributes attrs annotation annotations moderation
     openai_moderation flags tags marks properties quality_info scores_info audit qa qc check checks
-    reviews evaluations judgements judgments verdicts assessments audits feedbacks inspection
+    reviews evaluations judgements judgments verdicts assessments audits feedbacks inspection reactions
     元数据 附加信息 标注信息 审核信息
 """
 HOLDERS = VERDICTS.union(_HOLDERS.split())

@@ -11,10 +11,12 @@ from glmtune.data import json_text
 from glmtune.data.conversation import RowError
 
 from .mark_words import (
+    ASIDE,
     BAD_IF_TRUE,
     BAD_TRAINING,
     BAD_WORDS,
     BY_TRUTH,
+    BY_WHOM,
     CLASS_KEYS,
     CLASSES,
     FACTS,
@@ -33,14 +35,18 @@ from .mark_words import (
     ONE_STAR,
     ONLY_BAD,
     ONLY_TRUE_OR_FALSE,
+    PASSED,
     POOR,
     QUALITY_KEYS,
+    RATINGS,
     REMARK_WORDS,
     REMARKS,
     REPOSITORY,
     SHORT_WORDS,
     STARS,
+    SWITCH_WORDS,
     TAGS,
+    VERBS,
     VERDICTS,
     VOTE_COUNTS,
 )
@@ -67,7 +73,8 @@ UNCLEAR_KEYS = frozenset(("mask", "train_detail", "training_detail"))
 _ROW_WEIGHTS = """
     weight weights sample_weight sample_weights loss_weight loss_weights example_weight row_weight importance_weight
     loss_scale loss_mask train_mask loss_masks train_weight training_weight sft_weight data_weight item_weight
-    instance_weight loss_multiplier loss_factor 权重 样本权重 损失权重 训练权重 数据权重 loss权重
+    instance_weight loss_multiplier loss_factor loss_coef loss_coefficient
+    权重 样本权重 损失权重 训练权重 数据权重 loss权重
 """
 ROW_WEIGHTS = frozenset(_ROW_WEIGHTS.split())
 """Keys of a row that weigh all of its answers."""
@@ -77,6 +84,7 @@ _AFFIXES = re.compile(
 )
 _REASON = re.compile(r"\s*(?:[:：,，;；.。(（—–]|\s-\s|\b(?:by|because|due to|for|as)\b).*", re.DOTALL)
 """What follows a verdict: `rejected by reviewer`, `驳回：答非所问`."""
+_OF_ROW = re.compile(r"_(?:sample|example|row|item|record)$")
 _OF_ANSWER = re.compile(r"_(?:answer|response|sample|case|example|row|data|item|output|reply|completion|record)$")
 _BETWEEN_TAGS = re.compile(r"\s*[,;|，；、/]\s*")
 _SKIN = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")
@@ -106,7 +114,7 @@ def verdict(key: str, value: Any, *, is_text: bool = False) -> bool | None:
         is_text: Whether the row is plain text, whose `label` and the like are classes.
     """
     name = normal_name(key)
-    if name in HOLDERS:
+    if _is_holder(name):
         value = json_text.parse_cell(value) if isinstance(value, str) else value
         if isinstance(value, (dict, list)):
             return _inner_verdict(name, value, is_text=is_text)
@@ -115,7 +123,7 @@ def verdict(key: str, value: Any, *, is_text: bool = False) -> bool | None:
         value = value["value"]
     if is_when:
         return False if _happened(value) else None
-    meaning = _meaning_of_true(whole, mark, isinstance(value, bool))
+    meaning = _meaning_of_true(whole, mark, isinstance(value, bool), number_of(value) is not None)
     if meaning is not None:
         truth = _truth(value, is_numbered=True)
         return None if truth is None else truth == meaning
@@ -123,7 +131,13 @@ def verdict(key: str, value: Any, *, is_text: bool = False) -> bool | None:
 
 
 @lru_cache(maxsize=1024)
-def _meaning_of_true(whole: str, mark: str, is_boolean: bool) -> bool | None:
+def _is_holder(name: str) -> bool:
+    """Whether the value of a key may be an object with marks inside, or a list of such."""
+    return name in HOLDERS or JUDGEMENT.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _meaning_of_true(whole: str, mark: str, is_boolean: bool, is_number: bool) -> bool | None:
     """Return whether a key calls an answer good by saying yes, or bad; None where it says neither by a yes."""
     if mark in GOOD_IF_TRUE or whole in GOOD_IF_TRUE:
         return True
@@ -133,9 +147,18 @@ def _meaning_of_true(whole: str, mark: str, is_boolean: bool) -> bool | None:
         return False
     if GOOD_TRAINING.fullmatch(mark) or GOOD_TRAINING.fullmatch(whole):
         return True
+    if PASSED.fullmatch(mark) or PASSED.fullmatch(whole):
+        return True
+    patterns = (ASIDE, BY_WHOM) if is_boolean or not is_number else (ASIDE,)
+    for found in filter(None, (pattern.fullmatch(mark) for pattern in patterns)):
+        stem = found[1]
+        if stem not in SWITCH_WORDS and (stem in GOOD_IF_TRUE or stem in BAD_IF_TRUE):
+            return stem in GOOD_IF_TRUE
     if not is_boolean:
         return None  # `wrong_answer: 1` may be that answer itself
     stem = _OF_ANSWER.sub("", mark)
+    if stem in VERBS:
+        stem = _OF_ROW.sub("", mark)
     if stem in GOOD_IF_TRUE or stem in BAD_IF_TRUE:
         return stem in GOOD_IF_TRUE
     return ONLY_TRUE_OR_FALSE.get(mark)
@@ -152,10 +175,14 @@ def _verdict_in_words(name: str, value: Any, *, is_text: bool) -> bool | None:
         return False if word in (FILING_WORDS if name in FILING else ONLY_BAD) else None
     if name in VOTE_COUNTS and (number_of(value) or 0) < 0:
         return False
+    is_rated = name in RATINGS and isinstance(value, str) and number_of(value) is None
+    if is_rated and not is_text and ONE_STAR.fullmatch(value.strip()):
+        return False
     if name in STARS and not is_text:
         return False if ONE_STAR.fullmatch(str(value).strip()) and not isinstance(value, bool) else None
     if name in REMARKS or LIKE_REMARKS.fullmatch(name):
-        return False if word in REMARK_WORDS else None
+        words = _words_in(value) if isinstance(value, list) else {word}
+        return None if REMARK_WORDS.isdisjoint(words) else False
     is_put_together = name not in VERDICTS and JUDGEMENT.fullmatch(name) is not None
     if not (name in VERDICTS or is_put_together) or (is_text and name in CLASS_KEYS):
         return None
@@ -192,10 +219,12 @@ def _inner_verdict(name: str, value: Any, *, is_text: bool) -> bool | None:
 def _verdict_of_list(name: str, value: list[Any], *, is_text: bool) -> bool | None:
     if len(value) == 1:
         return verdict(name, value[0], is_text=is_text)
+    if name in REMARKS:
+        return _verdict_in_words(name, value, is_text=is_text)
     are_words = name in TAGS or (name in VERDICTS and name not in CLASS_KEYS)
     if are_words and not (is_text and name == "labels") and not ONLY_BAD.isdisjoint(_words_in(value)):
         return False
-    if name not in LISTS_OF_MARKS:
+    if name not in LISTS_OF_MARKS and JUDGEMENT.fullmatch(name) is None:
         return None
     # A label among several is that of a part of the text, as those of names and places are.
     marks = [verdict(name, each, is_text=True) for each in value if isinstance(each, dict)]
@@ -210,7 +239,7 @@ def _mark_of(name: str) -> tuple[str, str, bool]:
     mark, when = _AFFIXES.fullmatch(whole).groups() if whole else ("", None)  # type: ignore[union-attr]
     is_reason = when in ("_reason", "原因") and mark == "rejected"  # of the rejected answer
     is_when = when is not None and mark in BAD_IF_TRUE and mark not in NEVER_WHEN and not is_reason
-    return whole, mark, is_when
+    return whole, mark if when is None or is_when else whole, is_when
 
 
 def _happened(value: Any) -> bool:

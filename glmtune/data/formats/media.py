@@ -22,7 +22,8 @@ _MEDIA = re.compile(
 )
 _PERHAPS_MEDIA = re.compile(
     r"(.*_)?(media|multimedia|frame|figure|fig|diagram|chart|plot|thumbnail|cover|clip|film|movie|recording|sound|voice"
-    rf"|attachment|visual|图|附件|媒体)s?{_ENDING}"
+    rf"|attachment|visual|sketch|drawing|scan|camera|附件|媒体)s?{_ENDING}"
+    r"|(.*_)?(image|img|picture|pic|photo|video|audio)s?_.*|.*图"
 )
 """Names of much else, too: what stands there decides."""
 _MEDIA_VALUE = re.compile(
