@@ -204,7 +204,8 @@ def evaluate(
 def infer(
     model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
     prompts_given: Annotated[
-        list[str] | None, typer.Option("--prompt", help="Text to ask; stdin is read where nothing is given.")
+        list[str] | None,
+        typer.Option("--prompt", metavar="TEXT", help="Text to ask; stdin is read where nothing is given."),
     ] = None,
     input: Annotated[
         Path | None,

@@ -110,6 +110,28 @@ def test_the_answer_that_lost_cannot_be_read_as_the_answer() -> None:
         assert len(to_conversations(row | {"winner": winner}, columns)) == 1
 
 
+@pytest.mark.parametrize(
+    ("beside", "is_refused"),
+    [
+        ({"better_response_id": 1}, True),
+        ({"better_response_id": 0}, False),
+        ({"winner": 1}, True),
+        ({"winner": "0"}, False),
+        ({"loser": "response_0"}, True),
+        ({"loser": 1}, False),
+        ({"winner_response_1": 1}, True),
+        ({"winner_response_1": 0}, False),
+        ({"response_1_wins": True}, True),
+        ({"winner": "b"}, False),
+        ({"response_1": "z"}, False),
+    ],
+)
+def test_whatever_says_which_answer_lost_is_heeded(beside: dict[str, Any], is_refused: bool) -> None:
+    columns = RowFormat(columns={"instruction": "prompt", "output": "response_0"})
+    [part] = read_row({"prompt": "x", "response_0": "y"} | beside, columns).parts
+    assert isinstance(part, RowError) is is_refused
+
+
 @pytest.mark.parametrize("key", ["answer", "data", "ab", "a", "0", "gpt", "media", "Q", "question", "schema", "qa"])
 def test_ordinary_names_say_nothing_of_a_side(key: str) -> None:
     assert not side_of(key)

@@ -10,7 +10,7 @@ from typing import Any
 
 from glmtune.data.conversation import RowError
 
-from .marks import normal_name
+from .marks import normal_name, truth_of
 
 _REJECTED = """
     rejected reject rejects dispreferred nonpreferred unpreferred unchosen unselected loser losers losing undesirable
@@ -72,10 +72,36 @@ WINNERS = frozenset(_WINNERS.split())
 """Keys that name the good answer."""
 
 
-def winning_side(value: Any) -> str:
-    """Return the side that a winner's name is of, `b` of `model_b`; or an empty text."""
-    found = _NAMES_SIDE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+_NAMES_WINNER = re.compile(
+    r"(?:winner|winning|better|best|preferred|chosen|selected|favou?rite)(?:_(?:answer|response|model|output|completion"
+    r"|conversation|side|option))?(?:_(?:id|idx|index|number))?"
+)
+_NAMES_LOSER = re.compile(
+    r"(?:loser|losing|worse|worst|rejected|dispreferred)(?:_[a-z]+)?(?:_(?:id|idx|index|number))?"
+)
+_SAYS_WINS = re.compile(r"(?:winner|win|wins|won|preferred|better|chosen)_.*|.*_(?:wins|won|is_better|preferred)")
+
+
+def named_side(value: Any) -> str:
+    """Return the side that a name is of, `b` of `model_b` and `1` of 1; or an empty text."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return ""
+    found = _NAMES_SIDE.fullmatch(str(value).strip().lower())
     return found[1] if found else ""
+
+
+def _loses(side: str, key: str, value: Any) -> bool:
+    """Whether a key of the row says that the answer on a side is not the good one."""
+    name = normal_name(key)
+    if isinstance(value, str) and name in WINNERS and _BOTH_BAD.fullmatch(value.strip().lower()):
+        return True
+    of_key, of_value = side_of(re.sub(r"_(?:wins|won|is_better|preferred)$", "", key)), named_side(value)
+    if of_value.isdigit() == side.isdigit() and of_value and not of_key:
+        if name in WINNERS or _NAMES_WINNER.fullmatch(name):
+            return of_value != side
+        if _NAMES_LOSER.fullmatch(name):
+            return of_value == side
+    return bool(of_key) and of_key != side and _SAYS_WINS.fullmatch(name) is not None and truth_of(value) is True
 
 
 def check_winner(row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
@@ -89,9 +115,6 @@ def check_winner(row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
     if not sides:
         return
     for key, value in row.items():
-        if not isinstance(value, str) or normal_name(key) not in WINNERS:
-            continue
-        winner = winning_side(value)
-        for own, side in sides.items():
-            if _BOTH_BAD.fullmatch(value.strip().lower()) or (winner and winner != side):
-                raise RowError(f"`{key}` is `{value}`, so `{own}`, which `columns` names, is not the good answer")
+        loser = next((own for own, side in sides.items() if key != own and _loses(side, key, value)), None)
+        if loser is not None:
+            raise RowError(f"`{key}` is `{value}`, so `{loser}`, which `columns` names, is not the good answer")
