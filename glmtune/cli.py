@@ -222,7 +222,10 @@ def evaluate(
 @app.command()
 def infer(
     model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
-    prompt: Annotated[str | None, typer.Option(help="Text to ask; stdin is read where nothing is given.")] = None,
+    prompts_given: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="TEXT", help="Text to ask; stdin is read where nothing is given."),
+    ] = None,
     input: Annotated[
         Path | None,
         typer.Option(help="JSON lines with `prompt` (text) or `messages`, with `system`, `tools`; an answer a line."),
@@ -247,6 +250,12 @@ def infer(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Ask a model: one prompt, a file of them, or stdin."""
+    if len(prompts_given or ()) > 1:
+        raise GlmtuneError(
+            f"`--prompt` is given {len(prompts_given or ())} times; expected one",
+            fix='write them to a file, `{"prompt": ...}` a line, and give that as `--input`',
+        )
+    prompt = next(iter(prompts_given or ()), None)
     options = sampling_options(
         greedy=greedy,
         temperature=temperature,
@@ -339,6 +348,16 @@ def _refuse_unseen_options(arguments: Sequence[str]) -> None:
             raise GlmtuneError(f"unknown option `{argument}`", fix="a file of this name is `./NAME`")
 
 
+def _refuse_empty_arguments(arguments: Sequence[str]) -> None:
+    """Raise where an argument is empty: as a path it would be the folder that one stands in."""
+    for before, argument in zip(("", *arguments), arguments):
+        if not argument.strip() and not before.startswith("-"):
+            raise GlmtuneError(
+                "an argument is empty; expected a name",
+                fix="a variable of the shell may not be set: leave the argument out, or write what it stands for",
+            )
+
+
 def main() -> None:
     """Run the command line; a user's mistake is told in three lines, without a traceback."""
     shut_out_current_folder()
@@ -356,6 +375,7 @@ def main() -> None:
     try:
         try:
             _refuse_unseen_options(sys.argv[1:])
+            _refuse_empty_arguments(sys.argv[1:])
             app()
         finally:
             sys.stdout.flush()  # now, when it can still be told that this fails

@@ -87,6 +87,10 @@ def check(
     """Count what is in the rows, and which cannot be trained on."""
     from glmtune.training.data_inspection import check_data
 
+    if max_bad > 1 and max_bad % 1:
+        raise GlmtuneError(
+            f"`--max-bad` is {max_bad:g}; expected a whole number of rows, or a share below 1", fix="such as 0.01 or 10"
+        )
     if plot is not None and model is None:
         raise GlmtuneError("`--plot` needs a MODEL, whose tokenizer counts tokens")
     if plot is not None:
@@ -182,5 +186,9 @@ def _columns(entries: list[str]) -> dict[str, str]:
         key, equals, name = entry.partition("=")
         if not key or not equals or not name:
             raise GlmtuneError(f"`--column {entry}` is not KEY=NAME", fix="such as `--column instruction=question`")
+        if columns.get(key, name) != name:
+            raise GlmtuneError(
+                f"`--column` names `{columns[key]}` and `{name}` for `{key}`", fix="leave one of them out"
+            )
         columns[key] = name
     return columns

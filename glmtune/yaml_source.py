@@ -36,6 +36,7 @@ LARGEST_FILE = 1 << 20
 """Bytes of a configuration: some hundred times those that come along."""
 # YAML 1.1 calls `5e-4` a string: it wants a dot before the `e` and a sign after it. People, and YAML 1.2, do not.
 FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+OTHER_NUMBER = re.compile(r"^[-+]?(?:0[0-7_]*[0-7][0-7_]*$|[0-9][0-9_]*:)")
 FLOAT_STARTS = list("-+.0123456789")
 
 
@@ -265,6 +266,7 @@ def _parse(text: str, place_of: Callable[[int], str], above: str = "") -> tuple[
             if first_line is not None:
                 message = f"stands twice; the first one is on line {first_line}"
                 problems.append(Problem(where=place_of(line), key=key, message=message, fix="remove one of the two"))
+        problems += [_number_problem(scalar, place_of) for scalar in _scalars(node) if _is_other_number(scalar)]
         return loader.construct_document(node), places, problems
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -309,6 +311,36 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         return [child for pair in node.value for child in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _scalars(node: yaml.Node, seen: set[int] | None = None) -> Iterator[yaml.ScalarNode]:
+    """Yield every value that is neither a list nor a mapping, each once."""
+    seen = set() if seen is None else seen
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item, seen)
+    elif isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            yield from _scalars(value, seen)
+
+
+def _is_other_number(node: yaml.ScalarNode) -> bool:
+    """Whether YAML 1.1 reads another number than stands there: 0100 to the base of 8, 1:30 to that of 60."""
+    return node.tag in (INT_TAG, FLOAT_TAG) and OTHER_NUMBER.match(node.value) is not None
+
+
+def _number_problem(node: yaml.ScalarNode, place_of: Callable[[int], str]) -> Problem:
+    base = "60" if ":" in node.value else "8"
+    sign = node.value[:1] if node.value[:1] in "+-" else ""
+    decimal = sign + (node.value.lstrip("+-0_") or "0")
+    fix = f'write `"{node.value}"` for the text' + ("" if ":" in node.value else f", or `{decimal}` for the number")
+    message = f"YAML reads it as a number to the base of {base}"
+    return Problem(where=place_of(node.start_mark.line + 1), key=node.value, message=message, fix=fix)
 
 
 def _keys(node: yaml.Node, above: str, parents: tuple[int, ...] = ()) -> Iterator[tuple[str, int, int | None]]:

@@ -1082,3 +1082,19 @@ def test_there_are_eight_shipped_files() -> None:
         "ptuning_v2.yaml",
         "sft.yaml",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "base", "fix"),
+    [
+        ("max_steps: 0100", 8, 'write `"0100"` for the text, or `100` for the number'),
+        ("max_steps: 1:30", 60, 'write `"1:30"` for the text'),
+        ("learning_rate: 1:30.5", 60, 'write `"1:30.5"` for the text'),
+    ],
+)
+def test_numbers_that_yaml_reads_to_another_base_are_refused(line: str, base: int, fix: str) -> None:
+    value = line.partition(": ")[2]
+    with pytest.raises(GlmtuneError) as caught:
+        load(MINIMAL + f"training_args:\n  {line}\n")
+    assert caught.value.what == f"`{value}`: YAML reads it as a number to the base of {base}"
+    assert (caught.value.where, caught.value.fix) == ("run.yaml:5", fix)

@@ -19,7 +19,7 @@ from glmtune.new_file import check_new, refuse_taken
 from glmtune.python_arguments import expect_mapping, expect_paths
 from glmtune.user_paths import expand, user_path
 
-from .conversation import Conversation
+from .conversation import Conversation, RowError
 from .durable import put_in_place
 from .formats import AUTO, FORMATS, RowFormat, to_row
 from .reading import read_rows
@@ -126,7 +126,7 @@ def _convert_file(source: DataFile, file: IO[str], row_format: RowFormat, strict
     for row in read_rows(source.path, row_format):
         read = row.read(row_format)
         converted.unread.add(read)
-        for part in read.parts:
+        for part in map(_trainable, read.parts):
             if isinstance(part, Conversation):
                 file.write(json.dumps(to_row(part), ensure_ascii=False) + "\n")
                 converted.num_rows += 1
@@ -136,6 +136,16 @@ def _convert_file(source: DataFile, file: IO[str], row_format: RowFormat, strict
                 )
             else:
                 converted.rejects.append(Reject(where=row.where, reason=str(part)))
+
+
+def _trainable(part: Conversation | RowError) -> Conversation | RowError:
+    """Return the conversation, or the error of one that has no answer to train, such as a blank one."""
+    if isinstance(part, Conversation):
+        try:
+            part.check_trainable()
+        except RowError as error:
+            return error
+    return part
 
 
 def _open(path: Path, *, packed: bool) -> IO[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ LIST_COLUMNS = ("messages", "conversations", "history")
 
 TEXT_OR_MESSAGES = ("prompt", "completion", "input", "output", "response", *CHOSEN_KEYS, *REJECTED_KEYS)
 """Keys whose value is a text or messages: a cell that is the text of messages is read as these, any other as text."""
+
+ANSWERS = ("output", "response", "completion", "answer", "target", "summary", "text", *CHOSEN_KEYS)
+"""Keys whose cells are answers, which stay as they are whatever they say."""
+
+NOTHING = frozenset(("nan", "null", "nat", "<na>", "#n/a"))
+"""What pandas and spreadsheets write where there is nothing, in small letters; `None`, too, as Python has it."""
 
 DELIMITERS = {
     ",": "commas",
@@ -48,6 +55,10 @@ class Columns(NamedTuple):
     """Those whose cells are JSON."""
     messages: Collection[str] = TEXT_OR_MESSAGES
     """Those whose cells may be the text of messages."""
+    answers: Collection[str] = ANSWERS
+    """Those whose cells stay as they are, though they say that there is nothing."""
+    read: Collection[str] = ()
+    """Those that a format reads."""
 
 
 def csv_rows(path: Path, columns: Columns) -> Iterator[Row]:
@@ -68,7 +79,7 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[Row]:
                 return
             except csv.Error as error:
                 record = []
-                problems.append(_csv_problem(error, records.line_num))
+                problems.append(_csv_problem(error, records.line_num, path))
             if not header:
                 header = _check_header(record, problems, where)
             elif problems:
@@ -76,6 +87,7 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[Row]:
                 problems.clear()
             elif record:
                 _note_lists(where, header, record, columns, noted)
+                _note_nothing(where, header, record, columns, noted)
                 yield _csv_row(where, header, record, columns)
 
 
@@ -89,9 +101,8 @@ def _check_delimiter(path: Path, delimiter: str) -> None:
     where, header = f"{path}:{number}", line.decode().strip("\r\n")
     if header.lower().startswith("sep=") and len(header) == 5:
         raise GlmtuneError(f"the line `{header}` is Excel's; expected a header", where=where, fix="take the line away")
-    if "\r" in header and '"' not in header:
-        fix = f"save it with other ends of lines: `tr '\\r' '\\n' < {shlex.quote(str(path))} > rows{path.suffix}`"
-        raise GlmtuneError("the lines end with a carriage return alone", where=where, fix=fix)
+    if "\r" in _QUOTED.sub("", header):
+        raise GlmtuneError("the lines end with a carriage return alone", where=where, fix=_other_ends(path))
     if _num_cells(header, delimiter) > 1:
         return
     counts = {other: _num_cells(header, other) for other in DELIMITERS if other != delimiter}
@@ -109,6 +120,14 @@ def _check_delimiter(path: Path, delimiter: str) -> None:
             if suffix
             else f'save it with commas: `python -c "import pandas; {to_commas}"`',
         )
+
+
+_QUOTED = re.compile(r'"[^"]*"')
+
+
+def _other_ends(path: Path) -> str:
+    """Return how to mend a file whose lines end as those of an old Macintosh."""
+    return f"save it with other ends of lines: `tr '\\r' '\\n' < {shlex.quote(str(path))} > rows{path.suffix}`"
 
 
 def _num_cells(line: str, delimiter: str) -> int:
@@ -134,7 +153,9 @@ def _csv_lines(path: Path, lines: Iterator[tuple[int, bytes]], problems: list[st
         yield "\n" if len(line) > MAX_ROW_BYTES else line.decode(errors="replace").replace("\0", "")
 
 
-def _csv_problem(error: csv.Error, line: int) -> str:
+def _csv_problem(error: csv.Error, line: int, path: Path) -> str:
+    if "new-line character" in str(error):
+        return f"not CSV: a carriage return alone stands outside of quotes; {_other_ends(path)}"
     if "end of data" in str(error):
         return f"not CSV: a cell in quotes is never closed and takes in all lines up to the last, {line}"
     cause = "; a quote inside a cell in quotes is written twice" if "expected after" in str(error) else ""
@@ -161,6 +182,23 @@ def _note_lists(where: str, header: list[str], record: list[str], columns: Colum
             notice(f"`{where}`: column `{name}` holds the text of a list, which is read as one text as it stands there")
 
 
+def _note_nothing(where: str, header: list[str], record: list[str], columns: Columns, noted: set[str]) -> None:
+    """Say, once for every column that is read, that a word such as `nan` is taken for an empty cell."""
+    for name, cell in zip(header, record):
+        key = f"{name} (nothing)"
+        if key not in noted and name in columns.read and name not in columns.answers and _is_nothing(cell):
+            noted.add(key)
+            notice(f"`{where}`: column `{name}` holds `{cell.strip()}`, which is read as an empty cell there and below")
+
+
+def _is_nothing(cell: str) -> bool:
+    """Whether a cell holds what programs write for no value."""
+    if len(cell) > 20:
+        return False
+    word = cell.strip()
+    return word == "None" or word.lower() in NOTHING
+
+
 def _csv_row(where: str, header: list[str], record: list[str], columns: Columns) -> Row:
     if len(record) != len(header):
         problem = f"the record has {len(record)} cells; expected {len(header)}, as in the header"
@@ -175,7 +213,7 @@ def _csv_row(where: str, header: list[str], record: list[str], columns: Columns)
 def _csv_cell(name: str, cell: str, columns: Columns) -> str:
     """Return the JSON text of a cell; one that is JSON already stays as it is, byte for byte."""
     is_list = name in columns.lists
-    if is_list and not cell.strip():
+    if (is_list and not cell.strip()) or (name not in columns.answers and _is_nothing(cell)):
         return "null"
     if not cell.lstrip().startswith(("[", "{")) or not (is_list or name in columns.messages):
         return _JSON.encode(cell)

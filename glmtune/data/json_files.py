@@ -22,6 +22,8 @@ from glmtune.errors import GlmtuneError
 from . import json_text
 from .conversation import RowError
 from .formats import RowFormat, format_name
+from .formats.marks import verdict
+from .formats.sides import says_rejected
 from .rows import MAX_ROW_BYTES, Row, row_from_bytes
 from .streams import BOM, is_utf8, note_encoding, open_data, read_lines, suffix_of, unreadable
 
@@ -213,6 +215,7 @@ def _rows_of_object(path: Path, text: str, whole: Element, row_format: RowFormat
         return iter([whole])
     lists = [member for member in members if member.key not in PARTS_OF_A_ROW and _holds_rows(member.value)]
     if len(lists) == 1 and not are_columns:
+        _refuse_rejected(path, lists[0].key)
         others = ", ".join(f"`{member.key}`" for member in members if member is not lists[0])
         unread = f"; what stands under {others} is not read" if others else ""
         notice(
@@ -221,6 +224,17 @@ def _rows_of_object(path: Path, text: str, whole: Element, row_format: RowFormat
         return _elements(path, text, lists[0].start + 1, closing="]")
     _refuse_other_objects(path, members, lists, row_format)
     return iter([whole])
+
+
+def _refuse_rejected(path: Path, key: str) -> None:
+    """Raise where the name of the only list of a file says that its rows were left out."""
+    if says_rejected(key) or verdict("status", key) is False:
+        rows = shlex.quote(f".{json.dumps(key, ensure_ascii=False)}[]")
+        raise GlmtuneError(
+            f"the file is one JSON object whose only list of rows is `{key}`: rows that are called so are not trained",
+            where=str(path),
+            fix=f"where they are good, write them out: `jq -c {rows} {shlex.quote(path.name)} > rows.jsonl`",
+        )
 
 
 def _members(text: str, position: int) -> Iterator[Member]:

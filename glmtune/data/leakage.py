@@ -217,6 +217,7 @@ def describe_leaks(
     train_where: Sequence[str],
     val_where: Sequence[str],
     threshold: float = 0.8,
+    name: str = "validation",
 ) -> list[str]:
     """Return lines for the user: how many validation rows are leaks, and the first of them; none where there is none.
 
@@ -226,12 +227,13 @@ def describe_leaks(
         train_where: `file:line` of every training row.
         val_where: `file:line` of every validation row.
         threshold: That `find_leaks` was given.
+        name: What the compared rows are for.
     """
     if not leaks:
         return []
     num_exact = sum(leak.is_exact for leak in leaks)
     lines = [
-        f"{len(leaks):,} of {num_val_rows:,} validation rows ({len(leaks) / num_val_rows:.1%}) have a near-duplicate "
+        f"{len(leaks):,} of {num_val_rows:,} {name} rows ({len(leaks) / num_val_rows:.1%}) have a near-duplicate "
         f"among the training rows (similarity of {threshold:g} or more); exact copies: {num_exact:,}"
     ]
     for leak in leaks[:NUM_PAIRS_SHOWN]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from glmtune.errors import GlmtuneError
 from glmtune.visible_text import printable
 
-from .csv_files import LIST_COLUMNS, TEXT_OR_MESSAGES, Columns, csv_rows
+from .csv_files import ANSWERS, LIST_COLUMNS, TEXT_OR_MESSAGES, Columns, csv_rows
 from .formats import AUTO, RowFormat
 from .formats.pairs import CHAT_KEYS
 from .hub import hub_rows
@@ -46,7 +46,8 @@ def _rows_of_file(source: Path, row_format: RowFormat) -> Iterator[Row]:
         raise GlmtuneError(f"data file `{source}` {problem}")
     suffix = suffix_of(source)
     if suffix in (".csv", ".tsv"):
-        yield from csv_rows(source, Columns(*map(row_format.own_names, (LIST_COLUMNS, TEXT_OR_MESSAGES))))
+        kinds = (LIST_COLUMNS, TEXT_OR_MESSAGES, ANSWERS, row_format.row_keys)
+        yield from csv_rows(source, Columns(*map(row_format.own_names, kinds)))
     elif suffix in (".parquet", ".arrow"):
         if source.suffix.lower() in COMPRESSIONS:
             name = {".parquet": "parquet is compressed inside", ".arrow": "Arrow files are mapped into memory"}[suffix]

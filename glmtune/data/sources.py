@@ -61,6 +61,8 @@ def find_data_files(folder: Path, entry: Any, key: str) -> list[DataFile]:
 
 def command_line_files(entry: str) -> list[DataFile]:
     """Return the files that an argument names: a file, a quoted pattern, a folder or `hub:OWNER/NAME[:SPLIT]`."""
+    if not entry.strip():
+        raise GlmtuneError("the name of the data file is empty", fix="a variable of the shell may not be set")
     entry = expand(entry)
     paths = _expand(Path(), entry)
     if not paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import date, time
 from decimal import Decimal
@@ -13,15 +14,18 @@ from uuid import UUID
 import pyarrow
 from pyarrow import parquet
 
+from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 
 from .cell_sizes import MAX_ROWS_PER_BYTE, slices, written_out
 from .foreign_files import refuse_foreign
 from .formats import AUTO
 from .formats.pairs import CHAT_KEYS
+from .formats.tools import ARGUMENT_KEYS
 from .rows import TOO_LONG, Row, row_from_bytes
 from .streams import first_bytes, for_arrow, unreadable
 
+_STRUCT_OF_ARGUMENTS = re.compile(rf"\b(?:{'|'.join(ARGUMENT_KEYS)}): struct<")
 ROWS_PER_BATCH = 1_000
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 """First bytes of the files that are read here."""
@@ -59,8 +63,15 @@ def _numbered_rows(
     null_columns: Collection[str],
 ) -> Iterator[Row]:
     done, most = 0, MAX_ROWS_PER_BYTE * max(1_000, path.stat().st_size)
+    is_noted = False
     try:
         for batch in batches(path):
+            if not is_noted and _drops_nulls_of_calls(batch):
+                is_noted = True
+                notice(
+                    f"`{path}` holds arguments of calls as columns, in which a null that was written looks like one of "
+                    "another call: nulls are left out; arguments as JSON text keep theirs"
+                )
             yield from batch_rows(batch, str(path), done + 1, null_columns)
             done += batch.num_rows
             if done > most:
@@ -105,6 +116,24 @@ def _arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
             batch.validate(full=True)
             for start in range(0, batch.num_rows, ROWS_PER_BATCH):
                 yield batch.slice(start, ROWS_PER_BATCH)
+
+
+def _drops_nulls_of_calls(batch: pyarrow.RecordBatch) -> bool:
+    """Whether some call of a batch has arguments in a struct, and a null among them."""
+    columns = [column for column in batch.columns if _STRUCT_OF_ARGUMENTS.search(str(column.type))]
+    try:
+        return any(_has_null_argument(column.to_pylist(maps_as_pydicts="strict")) for column in columns)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return False  # a cell that cannot become a Python value, which costs its own row
+
+
+def _has_null_argument(value: Any, key: str = "") -> bool:
+    if isinstance(value, list):
+        return any(_has_null_argument(each, key) for each in value)
+    if not isinstance(value, dict):
+        return False
+    is_null = key in ARGUMENT_KEYS and None in value.values()
+    return is_null or any(_has_null_argument(each, name) for name, each in value.items())
 
 
 def batch_rows(

@@ -1,4 +1,4 @@
-"""Which validation rows have a near-duplicate among the training rows: told once, and remembered beside the cache."""
+"""Which held-out rows have a near-duplicate among the training rows: told once, and remembered beside the cache."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from glmtune.data.store import encoded_folder
 ROWS_PER_BLOCK = 10_000
 
 
-def leak_lines(train: EncodedData, val: EncodedData) -> list[str]:
-    """Return lines for the user; none where no validation row is like a training row."""
-    digest = hashlib.sha256(train.numbers("digest").tobytes() + b"|" + val.numbers("digest").tobytes()).hexdigest()
+def leak_lines(train: EncodedData, val: EncodedData, name: str = "validation") -> list[str]:
+    """Return lines for the user; none where no validation row, or row of another `name`, is like a training row."""
+    digests = [data.numbers("digest").tobytes() for data in (train, val)]
+    digest = hashlib.sha256(b"|".join([*digests, *([name.encode()] if name != "validation" else [])])).hexdigest()
     known = encoded_folder() / f"leaks-{digest[:32]}.json"
     remembered = _remembered(known)
     if remembered is not None:
@@ -32,7 +33,7 @@ def leak_lines(train: EncodedData, val: EncodedData) -> list[str]:
     for block in _blocks(train):
         finder.add(*block)
     leaks = finder.leaks()
-    lines = describe_leaks(leaks, len(val.dataset), train.dataset["where"], val.dataset["where"])
+    lines = describe_leaks(leaks, len(val.dataset), train.dataset["where"], val.dataset["where"], name=name)
     write_file(known, json.dumps(lines, ensure_ascii=False).encode())
     return lines
 

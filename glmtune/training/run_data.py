@@ -23,6 +23,8 @@ from glmtune.data.unread import total
 from .leak_report import leak_lines
 
 SPLITS = ("train", "val", "test")
+HELD_OUT = {"val": "validation", "test": "test"}
+"""Those that are compared with the training rows, and what they are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,8 @@ def load_data(files: RunFiles, config: RunConfig, encoder: Encoder) -> dict[str,
         say(f"{split}: {names}: {data.summary()}")
     for line in total(data.unread for data in rows.values()).lines():
         notice(line)
-    if "val" in rows and is_main_process():
-        for line in leak_lines(rows["train"], rows["val"]):
+    for split, name in HELD_OUT.items() if is_main_process() else ():
+        for line in leak_lines(rows["train"], rows[split], name) if split in rows else ():
             notice(line)
     return rows
 

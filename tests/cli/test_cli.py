@@ -167,6 +167,11 @@ MISTAKES = {
         ["infer", "demo", "--prompt", " "],
         "error: there is nothing to ask\nhint: give `--prompt TEXT`, `--input rows.jsonl`, or text on stdin\n",
     ),
+    "two prompts": (
+        ["infer", "demo", "--prompt", "a", "--prompt", "b"],
+        "error: `--prompt` is given 2 times; expected one\n"
+        'hint: write them to a file, `{{"prompt": ...}}` a line, and give that as `--input`\n',
+    ),
     "two kinds of prompt": (
         ["infer", "demo", "--prompt", "a", "--input", "b"],
         "error: both `--prompt` and `--input` are given\nhint: leave one of them out\n",

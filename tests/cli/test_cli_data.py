@@ -175,3 +175,40 @@ def test_near_duplicates_are_told_at_the_start(mixed: Path) -> None:
     )
     again = data_verb("prepare", ".", "demo", "config.yaml", *overrides, cwd=mixed)
     assert again.stderr == done.stderr
+
+
+def test_near_duplicates_of_test_rows_are_told_too(mixed: Path) -> None:
+    text = (mixed / "a.jsonl").read_text(encoding="utf-8")
+    (mixed / "held.jsonl").write_text(text.splitlines(keepends=True)[3], encoding="utf-8")
+    overrides = ["--set", "data_config.val_size=0", "--set", "data_config.test_file=held.jsonl"]
+    overrides += ["--set", "training_args.eval_strategy=no"]
+    done = data_verb("prepare", ".", "demo", "config.yaml", *overrides, cwd=mixed)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert told[0] == (
+        "note: 1 of 1 test rows (100.0%) have a near-duplicate among the training rows "
+        "(similarity of 0.8 or more); exact copies: 1"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", ""), ("inspect", "", "demo"), ("convert", "", "out.jsonl"), ("prepare", "", "demo", "config.yaml")],
+)
+def test_an_empty_argument_is_no_folder(workplace: Path, arguments: tuple[str, ...]) -> None:
+    done = data_verb(*arguments, cwd=workplace)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: an argument is empty; expected a name\n"
+        "hint: a variable of the shell may not be set: leave the argument out, or write what it stands for\n"
+    )
+
+
+def test_options_that_contradict_each_other_are_refused(workplace: Path) -> None:
+    columns = ["--column", "messages=a", "--column", "messages=b"]
+    done = data_verb("convert", "rows.jsonl", "o.jsonl", *columns, cwd=workplace)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: `--column` names `a` and `b` for `messages`\n")
+    done = data_verb("check", "rows.jsonl", "--max-bad", "1.5", cwd=workplace)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: `--max-bad` is 1.5; expected a whole number of rows, or a share below 1\n")

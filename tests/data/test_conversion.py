@@ -49,6 +49,16 @@ def test_converted_rows_are_the_same_conversations_and_convert_to_themselves(tmp
     assert gzip.decompress(twice.read_bytes()) == once.read_bytes()
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\u3000", "\u200b"])
+def test_rows_with_a_blank_answer_are_left_out(blank: str, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": blank}]
+    source = write(tmp_path / "a.jsonl", ALPACA, {"messages": turns})
+    converted = convert([source], tmp_path / "out.jsonl")
+    assert converted.num_rows == 1
+    [reject] = converted.rejects
+    assert reject.reason == "message 1 is an assistant message without content"
+
+
 def test_rows_that_cannot_be_converted_are_named_and_the_others_written(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", "{", ALPACA, UNANSWERED)
     converted = convert([source], tmp_path / "out.jsonl")

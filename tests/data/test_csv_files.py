@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from glmtune.data.conversation import Conversation
 from glmtune.data.csv_files import DELIMITERS
+from glmtune.data.formats import RowFormat
 from glmtune.data.reading import read_rows
 from glmtune.errors import GlmtuneError
 
@@ -103,3 +105,58 @@ def test_the_command_for_an_old_macintosh_mends_the_file(tmp_path: Path) -> None
     command = str(error_of(path).fix).split("`")[1]
     subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
     assert [row.text for row in read_rows(tmp_path / "rows.csv")] == ['{"a": "1", "b": "2"}']
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NULL", "null", "NaT", "<NA>", "#N/A", " nan "])
+def test_what_programs_write_for_nothing_is_an_empty_cell(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    names = "instruction,input,system,tools,history,images,weight,output"
+    path.write_text(f"{names}\nq{','.join([',' + word, *[word] * 5])},a\n")
+    [row] = read_rows(path)
+    [read] = [row.read()]
+    [conversation] = [part for part in read.parts if isinstance(part, Conversation)]
+    assert [(message.role, message.content) for message in conversation.messages] == [("user", "q"), ("assistant", "a")]
+    assert read.doubts == ()
+    note = f"note: `{path}:2`: column `system` holds `{word.strip()}`, which is read as an empty cell there and below\n"
+    assert note in capsys.readouterr().err
+
+
+def test_what_programs_write_for_nothing_is_no_question_and_stays_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("instruction,output\nnan,a\nq,nan\nn/a,a\n#REF!,a\n")
+    first, second, third, fourth = (row.read() for row in read_rows(path))
+    assert str(first.parts[0]) == "`instruction` and `input` are empty; expected text in one of them"
+    assert second.doubts == ("a text to be trained is `nan`",)
+    assert third.doubts == ("a question is `n/a`",)
+    assert fourth.doubts == ("a question is `#REF!`",)
+
+
+def test_a_column_that_is_named_an_answer_keeps_its_words(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("q,label\nwhat,None\n")
+    columns = RowFormat(columns={"instruction": "q", "output": "label"})
+    [row] = read_rows(path, columns)
+    assert row.conversations(columns)[0].messages[-1].content == "None"
+
+
+def test_a_carriage_return_alone_is_told_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'"instruction","output"\r"q","a"\r')
+    assert error_of(path).what == "the lines end with a carriage return alone"
+    path.write_bytes(b"instruction,output\nq,a\nq\r,a\n")
+    *_, row = read_rows(path)
+    assert row.problem == (
+        "not CSV: a carriage return alone stands outside of quotes; save it with other ends of lines: "
+        f"`tr '\\r' '\\n' < {path} > rows.csv`"
+    )
+
+
+@pytest.mark.parametrize("header", ["instruction,output,", ",instruction,output", "Unnamed: 0,instruction,output"])
+def test_a_column_without_a_name_is_told_unless_it_is_an_index(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for value, told in (("secret", 1), ("0", 0), ("", 0)):
+        path.write_text(f"{header}\n{f'q,a,{value}' if header.endswith(',') else f'{value},q,a'}\n")
+        [row] = read_rows(path)
+        assert len(row.read().unread) == told

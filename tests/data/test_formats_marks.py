@@ -100,6 +100,83 @@ BAD_MARKS = [
     {"status": "deleted by its author"},
     {"review": "Wrong. 2 + 2 is 4"},
     {"审核结果": "不合格，答非所问"},
+    *(
+        {key: True}
+        for key in (
+            *("do_not_train", "no_train", "not_for_training", "exclude_from_training", "is_bad_response", "dislike"),
+            *("downvote", "reported", "flag", "blacklisted", "blocklisted", "withdrawn", "retracted", "obsolete"),
+            *("deprecated", "junk", "trash", "skip_training", "not_used_for_sft", "noLoss", "is_wrong_answer", "失效"),
+            *("excluded_from_training_set", "dont_train", "do_not_use", "is_garbage", "failed", "不参与训练"),
+        )
+    ),
+    *(
+        {key: False}
+        for key in (
+            *("should_train", "for_training", "passed", "success", "accept", "liked", "upvoted", "human_verified"),
+            *(
+                "use_for_sft",
+                "can_be_used_for_training",
+                "include_in_train",
+                "is_good_answer",
+                "可用于训练",
+                "qualified",
+            ),
+        )
+    ),
+    *(
+        {key: True}
+        for key in (
+            *("should_skip", "to_be_excluded", "delete_flag", "is_del", "marked_as_bad", "rejected_by_reviewer"),
+            *("must_not_train", "outdated", "needs_removal", "isDeletedFlag"),
+        )
+    ),
+    *(
+        {key: False}
+        for key in (
+            *("should_keep", "qa_passed", "review_passed", "passed_review", "llm_correct", "high_quality"),
+            *("审核是否通过", "是否通过审核", "should_be_included", "train_flag"),
+        )
+    ),
+    {"delete_flag": 1},
+    {"quality_check": {"passed": False}},
+    {"grader": {"verdict": "fail"}},
+    {"reactions": ["👎", "🎉"]},
+    {"rating": "1 star"},
+    {"评分": "差"},
+    {"usage": "not for training"},
+    {"用途": "不训练"},
+    {"是否训练": "否"},
+    {"是否用于训练": "否"},
+    *({key: "不通过"} for key in ("审核意见", "审核结论", "人工审核", "质检结论", "复核结果", "初审状态")),
+    {"有效性": "无效"},
+    {"备注": "作废"},
+    *(
+        {key: word}
+        for key, word in (
+            *(("decision", "reject"), ("result", "fail"), ("human_verdict", "bad"), ("reaction", "👎")),
+            *(("reaction", "👎🏽"), ("outcome", "Failed"), ("final_decision", "rejected"), ("qc", "fail")),
+            *(("answer_status", "deleted"), ("human_feedback", "thumbs-down"), ("quality_check", "failed")),
+            *(("llm_judge", "fail"), ("judge", "fail"), ("response_quality", "low"), ("note", "do not use")),
+            *(("review_decision", "reject"), ("audit", "rejected"), ("status", "withdrawn"), ("status", "退回")),
+        )
+    ),
+    {"votes": -3},
+    {"upvotes": "-1"},
+    *({"stars": value} for value in (1, "1", "1 star", "1/5", "★", "★☆☆☆☆")),
+    {"星级": "1星"},
+    {"tags": ["deleted"]},
+    {"tags": "zh, deleted"},
+    {"flags": ["rejected", "zh"]},
+    {"labels": ["zh", "low quality"]},
+    {"annotations": [{"result": "rejected"}, {"result": "ok"}]},
+    {"annotations": '[{"result": "rejected"}, {"result": "ok"}]'},
+    {"evaluation": {"passed": False}},
+    {"judge": {"verdict": "fail"}},
+    {"reviews": [{"status": "rejected"}]},
+    {"reviews": [{"approved": True}, {"approved": False}]},
+    *({"split": word} for word in ("discard", "rejected", "unused", "Trash", "deleted")),
+    *({key: word} for key in ("kind", "category", "subset", "type", "bucket") for word in ("rejected", "bad")),
+    {"类别": "作废"},
 ]
 
 
@@ -151,12 +228,72 @@ def test_a_mark_of_bad_in_a_message_is_heeded_whatever_it_is_called(mark: dict[s
         {"candidates": [{"is_correct": False}]},
         {"labels": {"name": ["spam"], "value": [0.0]}},
         {"\nis\n": False},
+        {"tags": ["removed features"]},
+        {"test_loss": 0},
+        {"train_time": 0},
+        {"ignore_case": True},
+        {"include_output": False},
+        {"review_good": 0},
+        {"needs_review": True},
+        {"usage": "delete the file"},
+        {"stage": "final"},
+        {"rating": "1"},
+        {"user_deleted": True},
+        {"checks": [{"name": "a"}, {"name": "b"}]},
+        {"tags": ["delete", "skip"]},
+        {"tags": "bad jokes, politics"},
+        {"result": "negative"},
+        {"result": False},
+        {"result": "The test failed"},
+        {"test_result": "negative"},
+        {"decision": "no"},
+        {"decision": "denied"},
+        {"note": "deleted scenes"},
+        {"备注": "作废的车票怎么处理"},
+        {"reported_by": "Reuters"},
+        {"failed_reason": "timeout"},
+        {"flag": 1},
+        {"wrong_answer": "1"},
+        {"wrong_answer": 1},
+        {"bad_words": "true"},
+        {"human_review": False},
+        {"score": -3.5},
+        {"reward": -1},
+        {"stars": 5},
+        {"stars": 1, "repo_name": "a/b"},
+        {"upvotes": 0},
+        {"dislike": 3},
+        {"train_loss": 0},
+        {"training_step": 0},
+        {"type": "delete"},
+        {"type": "negative"},
+        {"annotations": [{"label": 0, "start": 1}, {"label": 1, "start": 3}]},
+        {"order_status": "rejected"},
+        {"user_status": "deleted"},
+        {"air_quality": "poor"},
+        {"labels": ["toxic", "negative"]},
     ],
     ids=str,
 )
 def test_what_is_no_mark_of_the_answer_is_told(row: dict[str, Any], beside: dict[str, Any]) -> None:
     read = read_row(row | beside)
     assert (read.parts, read.unread) == (read_row(row).parts, tuple(beside))
+
+
+@SHAPE
+@pytest.mark.parametrize(
+    "beside",
+    [
+        *({key: value} for key in ("category", "kind") for value in ("bad jokes", "negative", "delete", "toxic")),
+        {"split": "train"},
+        {"subset": "negative"},
+        {"topic": "bad"},
+        {"task": "rejected"},
+    ],
+    ids=str,
+)
+def test_how_a_row_is_filed_is_no_mark_and_is_not_told(row: dict[str, Any], beside: dict[str, Any]) -> None:
+    assert read_row(row | beside) == read_row(row)
 
 
 @SHAPE
@@ -188,6 +325,67 @@ def test_the_label_of_plain_text_is_a_class() -> None:
     assert read_row({"text": "a", "label": 0}).unread == ("label",)
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"review_status": "rejected"},
+        {"status": "deleted"},
+        {"审核状态": "不通过"},
+        {"verdict": "reject"},
+        {"feedback": {"rating": "bad"}},
+        {"feedback": "bad"},
+        {"quality": "low"},
+        {"tags": ["deleted"]},
+        {"split": "rejected"},
+        {"metadata": {"status": "deleted"}},
+        {"do_not_train": True},
+    ],
+    ids=str,
+)
+def test_plain_text_that_is_judged_bad_is_refused(mark: dict[str, Any]) -> None:
+    [key] = mark
+    assert reason_of({"text": "a"} | mark).startswith(f"the answer is marked as bad (`{key}` is ")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"label": "bad"},
+        {"label": "negative"},
+        {"rating": "bad"},
+        {"review": "Bad"},
+        {"stars": 1},
+        {"标签": "差"},
+        {"metadata": {"label": "bad"}},
+        {"labels": ["bad", "rude"]},
+        {"verdict": "false"},
+        {"verdict": False},
+        {"feedback": "negative"},
+        {"type": "bad"},
+        {"status": "done"},
+    ],
+    ids=str,
+)
+def test_classes_of_plain_text_are_told(beside: dict[str, Any]) -> None:
+    assert read_row({"text": "a"} | beside).unread == tuple(beside)
+
+
+def test_the_class_of_a_text_in_its_category_is_its_answer() -> None:
+    row = {"instruction": "Which class?", "output": "rejected", "category": "rejected"}
+    assert read_row(row).unread == ()
+
+
+@pytest.mark.parametrize("key", ["compute_loss", "need_loss", "cal_loss", "learn", "should_train", "calculate_loss"])
+def test_a_message_says_in_many_words_that_it_is_not_trained(key: str) -> None:
+    marks: list[dict[str, Any]] = [{key: False}, {key: 0}]
+    if key == "learn":
+        marks += [{"no_loss": True}, {"skip_loss": True}, {"no_train": 1}, {"mask_loss": "true"}]
+    for mark in marks:
+        [conversation] = to_conversations({"messages": [USER, ASSISTANT | mark, USER, ASSISTANT]})
+        assert [message.loss for message in conversation.messages] == [None, 0.0, None, None]
+    assert read_row({"messages": [USER, ASSISTANT | {key: True}]}).parts == read_row(SHAPES["messages"]).parts
+
+
 def test_a_tag_of_kto_that_is_neither_is_refused() -> None:
     assert reason_of(SHAPES["alpaca"] | {"kto_tag": "maybe"}) == "`kto_tag` is `maybe`; expected true or false"
 
@@ -214,7 +412,10 @@ def test_the_weight_of_a_row_is_that_of_its_answers(row: dict[str, Any], key: st
             {"weight": value}
             for value in ("0,5", "1/2", "high", "50%", 1e300, "inf", [0.5, 1], [], {}, {"a": 1}, [None])
         ),
-        *({key: [0, 0]} for key in ("weights", "loss_mask", "train_mask", "loss_scale", "权重")),
+        *(
+            {key: [0, 0]}
+            for key in ("weights", "loss_mask", "train_mask", "loss_scale", "权重", "损失权重", "training_weight")
+        ),
         {"sample_weight": "0%"},
         {"weight": [0]},
         {"sampleWeight": 0},
@@ -380,6 +581,17 @@ PAIRS = [
         {"chosen_label": False, "rejected_label": True},
         {"chosen_is_correct": None, "rejected_is_correct": True},
         {"chosen_quality": "poor"},
+        {"chosen_helpfulness": 1, "rejected_helpfulness": 4},
+        {"prob_chosen": 0.1, "prob_rejected": 0.9},
+        {"chosen_elo": 900, "rejected_elo": 1100},
+        {"chosen_win_rate": 0.4, "rejected_win_rate": 0.6},
+        {"chosen_correctness": 1, "rejected_correctness": 2},
+        {"chosen_toxicity": 0.9, "rejected_toxicity": 0.1},
+        {"chosen_downvotes": 9, "rejected_downvotes": 1},
+        *({"winner": name} for name in ("B", "b", "response_b", "2", "second")),
+        {"preferred": "B"},
+        *({key: True} for key in ("is_flipped", "flipped", "swapped", "label_flipped", "is_reversed")),
+        {"is_flipped": "true"},
     ],
     ids=str,
 )
@@ -400,6 +612,15 @@ def test_a_pair_that_its_scores_contradict_is_refused(row: dict[str, Any], besid
         {"margin": 0.1},
         {"winner": "model_a"},
         {"winner": "chosen"},
+        {"winner": "A"},
+        {"winner": "model_b"},
+        {"winner": "tie"},
+        {"is_flipped": False},
+        {"chosen_loss": 5, "rejected_loss": 1},
+        {"chosen_loss": 1, "rejected_loss": 0},
+        {"chosen_log_prob": -9, "rejected_log_prob": -8},
+        {"chosen_logprob": -9, "rejected_logprob": -8},
+        {"chosen_helpfulness": 4, "rejected_helpfulness": 1},
         {"chosen_label": True, "rejected_label": False},
         {"scores": {"chosen": 2, "rejected": 1}},
     ],
@@ -421,13 +642,43 @@ def test_a_format_that_is_named_says_which_of_two_answers_is_read() -> None:
     assert read_row(SHAPES["alpaca"] | {"response": "b"}).unread == ()
 
 
+MEDIA_KEYS = """
+    image images Images videos audios image_path input_audio image_1 image1 image_0 image_list images_list 图片 图片路径
+    pic pics wav screenshot screenshot_path imageUrl image_file_names video_1 image_base64 mp3 商品图片 图片1 音频
+    视频链接 audio_features picture_urls photo.id
+"""
+
+
 @SHAPE
-@pytest.mark.parametrize("key", ["image", "images", "Images", "videos", "audios", "image_path", "input_audio"])
+@pytest.mark.parametrize("key", MEDIA_KEYS.split())
 def test_what_the_model_would_not_see_or_hear_is_refused(row: dict[str, Any], key: str) -> None:
     reason = "expected text alone: the model would not see or hear it"
     assert reason_of(row | {key: ["a.jpg"]}) == f"the row has `{key}`; {reason}"
     for nothing in (None, [], "", "[]", [None]):
         assert read_row(row | {key: nothing}) == read_row(row)
+
+
+@SHAPE
+@pytest.mark.parametrize(
+    "key", ["media", "frames", "image_left", "附图", "figure", "thumbnail", "attachments", "voice", "cover_url", "图"]
+)
+def test_what_may_be_seen_or_heard_is_refused_by_what_it_is(row: dict[str, Any], key: str) -> None:
+    for value in ("a.jpg", ["x/a.PNG"], "https://a.b/c.mp4?d=1", {"path": "a.wav"}, "data:image/png;base64,aa"):
+        assert "would not see or hear it" in reason_of(row | {key: value})
+    for other in ("the press", 12, ["tv", "radio"], {"kind": "bar"}, "a.jpg is shown"):
+        assert read_row(row | {key: other}).unread == (key,)
+
+
+@SHAPE
+def test_what_says_how_many_pictures_there_are_not_or_speaks_of_them_is_told(row: dict[str, Any]) -> None:
+    for beside in (
+        {"num_images": 0},
+        {"image_caption": "a"},
+        {"topic_picture_book": "x"},
+        {"imagery": "x"},
+        {"gifted": 1},
+    ):
+        assert read_row(row | beside).unread == tuple(beside)
 
 
 @pytest.mark.parametrize("message", [{"image": "a.jpg"}, {"audio": {"id": "x"}}])
@@ -447,6 +698,12 @@ def test_a_message_with_something_to_see_or_hear_is_refused(message: dict[str, A
         ({"output": " NaN "}, "a text to be trained is `NaN`"),
         ({"output": "N/A"}, "a text to be trained is `N/A`"),
         *(
+            ({"output": word}, f"a text to be trained is `{word}`")
+            for word in ("#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#SPILL!")
+        ),
+        ({"system": "nan"}, "a system prompt is `nan`"),
+        ({"instruction": "NaN"}, "a question is `NaN`"),
+        *(
             (
                 {"instruction": f"{place}\nwhat"},
                 f"`{place}` stands in a question, and nothing is shown to the model there",
@@ -458,6 +715,28 @@ def test_a_message_with_something_to_see_or_hear_is_refused(message: dict[str, A
             "`<|image|>` stands in a question, and nothing is shown to the model there",
         ),
         ({"instruction": "what<image>"}, "`<image>` stands in a question, and nothing is shown to the model there"),
+        *(
+            (
+                {"instruction": f"what is {place} here, and why?"},
+                f"`{place}` stands in a question, and nothing is shown to the model there",
+            )
+            for place in (
+                "<image>",
+                "<image_1>",
+                "<|begin_of_image|>",
+                "<|image_pad|>",
+                "<start_of_image>",
+                "<image 1>",
+                "<|imgpad|>",
+                "[image]",
+                "<IMAGE>",
+                "[IMG]",
+            )
+        ),
+        (
+            {"system": "You see <image>."},
+            "`<image>` stands in a system prompt, and nothing is shown to the model there",
+        ),
         (
             {"instruction": "<img>a.jpg</img> what"},
             "`<img>` stands in a question, and nothing is shown to the model there",
@@ -471,9 +750,36 @@ def test_what_may_be_meant_otherwise_is_told(more: dict[str, Any], doubt: str) -
 
 
 @pytest.mark.parametrize(
+    ("row", "where"),
+    [
+        ({"prompt": "<image>\nWhat is shown?", "response": "a cat"}, "a text"),
+        ({"text": "<image>\na cat"}, "a text"),
+        ({"text": "before\n<image>\na cat"}, "a text"),
+        ({"text": "<audio>a.wav</audio> says"}, "a text"),
+        ({"text": "a cat <|image_pad|> sits"}, "a text"),
+        ({"prompt": "What is <image>?", "completion": "a cat"}, "a question"),
+    ],
+)
+def test_the_place_of_a_picture_in_any_text_is_told(row: dict[str, Any], where: str) -> None:
+    [doubt] = read_row(row).doubts
+    assert doubt.endswith(f"stands in {where}, and nothing is shown to the model there")
+
+
+@pytest.mark.parametrize(
+    "text", ["<html>\n<video>\n<source src=a></video>", "a <image> b", "<b>x</b>", "Use <audio> here"]
+)
+def test_tags_in_pages_are_not_told(text: str) -> None:
+    assert read_row({"text": text}).doubts == ()
+
+
+@pytest.mark.parametrize(
     "more",
     [
         {"split": "train"},
+        {"instruction": "How is the <video> tag used?"},
+        {"instruction": "How is `<image>` used?"},
+        {"instruction": "What is wrong?\n<video><source src=a></video>"},
+        {"instruction": "<video> 标签怎么用"},
         {"output": "no"},
         {"output": "<image> is a tag"},
         {"instruction": "What does <video controls> do?"},
@@ -520,3 +826,22 @@ def test_a_transcript_as_the_answer_is_read_as_what_was_said() -> None:
 def test_a_rejected_answer_to_another_question_is_told(rejected: Any, is_told: bool) -> None:
     read = read_row({"chosen": [USER, ASSISTANT], "rejected": rejected})
     assert read.doubts == (("the rejected answer is one to another question",) if is_told else ())
+
+
+@SHAPE
+def test_a_weight_that_is_a_slip_is_refused(row: dict[str, Any]) -> None:
+    for value in (1e30, "1e7", 1_000_001):
+        assert "expected a weight of at least 0 and at most 1,000,000, such as 0.5" in reason_of(
+            row | {"weight": value}
+        )
+    assert to_conversations(row | {"weight": 1000})[0].messages[-1].loss == 1000
+    assert (
+        reason_of({"messages": [USER, ASSISTANT | {"weight": 1e30}]})
+        == "`weight` of message 1 is `1e+30`; expected true, false or a weight of at least 0 and at most 1,000,000"
+    )
+
+
+@pytest.mark.parametrize("nothing", ["null", "None", "nan", " ", "{}"])
+def test_metadata_that_says_nothing_calls_no_function(nothing: str) -> None:
+    read = read_row({"messages": [USER, ASSISTANT | {"metadata": nothing}]})
+    assert read.parts == read_row(SHAPES["messages"]).parts

@@ -16,7 +16,7 @@ from glmtune.data.formats import to_conversations, to_row
 TEXTS = st.text(max_size=12)
 FULL = st.text(min_size=1, max_size=12).filter(lambda text: not is_blank(text))
 NAMES = st.from_regex(r"[^\W\d][\w.-]{0,8}", fullmatch=True)
-LOSSES = st.none() | st.sampled_from([0.0, 1.0]) | st.floats(0, 1e300)
+LOSSES = st.none() | st.sampled_from([0.0, 1.0]) | st.floats(0, 1e6)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),

@@ -127,7 +127,10 @@ REFUSED: list[tuple[Any, str]] = [
         with_message(weight=float("nan")),
         "`weight` of message 1 is `nan`; expected true, false or a weight of at least 0",
     ),
-    (with_message(loss=float("inf")), "`loss` of message 1 is `inf`; expected true, false or a weight of at least 0"),
+    (
+        with_message(loss=float("inf")),
+        "`loss` of message 1 is `inf`; expected true, false or a weight of at least 0 and at most 1,000,000",
+    ),
     (with_message(loss=[1]), "`loss` of message 1 is a list; expected true, false or a weight of at least 0"),
     (with_message(loss=True, weight=0), "message 1 has `loss` True and `weight` 0; expected one of them"),
     (

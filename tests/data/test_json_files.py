@@ -255,3 +255,14 @@ def test_a_number_of_very_many_digits_is_refused_with_the_remedy(row: str, tmp_p
     [error] = first.read().parts
     assert str(error) == "a number of more than 4,300 digits stands in it; write it as text, in quotes"
     assert len(second.conversations()) == 1
+
+
+@pytest.mark.parametrize("key", ["rejected", "bad", "bad_examples", "deleted", "discarded", "rejected_rows", "废弃"])
+def test_a_list_of_rejected_rows_is_no_file_of_rows(key: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", text({"version": 1, key: ROWS}))
+    with pytest.raises(GlmtuneError) as caught:
+        read(path)
+    assert caught.value.what == (
+        f"the file is one JSON object whose only list of rows is `{key}`: rows that are called so are not trained"
+    )
+    assert str(caught.value.fix).startswith("where they are good, write them out: `jq -c ")

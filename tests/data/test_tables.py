@@ -325,3 +325,19 @@ def test_two_equal_columns_of_a_parquet_file_are_an_error(tmp_path: Path) -> Non
     table = pyarrow.Table.from_arrays([pyarrow.array([1])] * 2, names=["a", "a"])
     with pytest.raises(GlmtuneError, match="there are two columns `a`"):
         list(read_rows(parquet_file(tmp_path, table)))
+
+
+def test_nulls_in_arguments_of_calls_that_are_columns_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def called(arguments: Any) -> list[dict[str, Any]]:
+        calls = [{"function": {"name": "f", "arguments": arguments}}]
+        return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+
+    for arguments, is_told in (({"x": 1, "y": None}, True), ({"x": 1}, False), ('{"x": 1, "y": null}', False)):
+        path = tmp_path / f"{len(str(arguments))}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"messages": [called(arguments)]}), path)
+        [row] = read_rows(path)
+        assert row.conversations()
+        told = "arguments of calls as columns, in which a null that was written looks like one of another call"
+        assert (told in capsys.readouterr().err) is is_told

@@ -14,12 +14,13 @@ from glmtune.data.conversation import Conversation, RowError
 from glmtune.errors import GlmtuneError, nearest
 
 from .beside import NOTHING_BESIDE, look_beside, unread_keys, weighted
-from .columns import rename_columns, suggested_columns
+from .columns import refuse_rejected, rename_columns, suggested_columns
 from .doubts import doubts_about
 from .fields import kind
 from .media import refuse_media
 from .messages import from_messages
 from .output import to_row
+from .sides import check_winner
 from .table import BESIDE, FORMATS, Format
 from .unread import HARMLESS
 
@@ -62,6 +63,7 @@ class RowFormat:
                 )
             if not isinstance(own, str):
                 raise GlmtuneError(f"`columns` names {kind(own)} for `{key}`; expected the name of a column")
+        refuse_rejected(self.columns)
 
     @cached_property
     def row_keys(self) -> frozenset[str]:
@@ -159,6 +161,7 @@ def _recognize(row: Any, row_format: RowFormat) -> tuple[str, dict[str, Any], li
         raise RowError(f"the row is {kind(row)}; expected an object with `messages`")
     replaced: list[str] = []
     if row_format.columns:
+        check_winner(row, row_format.columns)
         row, replaced = rename_columns(row, row_format.columns, row_format.row_keys, row_format.message_keys)
     if row_format.name is None:
         return _detect(row), row, replaced

@@ -9,7 +9,7 @@ from typing import Any
 from glmtune.data.conversation import TEXT, Conversation, RowError
 
 from .fields import says_nothing
-from .marks import refuse_bad, row_weight
+from .marks import FILED, number_of, refuse_bad, row_weight
 from .media import refuse_media
 from .pairs import CHAT_KEYS, is_message_list
 from .preference import CHOSEN_KEYS, INPUT_KEYS, REJECTED_KEYS, check_rejected, pair_of
@@ -21,6 +21,10 @@ from .unread import are_plain, unread_in_messages, unread_in_parts, unread_of
 
 ANSWERS = ("output", "response", "completion", "answer", "target")
 """Keys that hold the answer in one format or another."""
+
+
+NAMELESS = ("", "Unnamed: 0", "unnamed: 0")
+"""What a column is called that has no name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +66,16 @@ def look_beside(row: dict[str, Any], one: Format, name: str, *, is_named: bool) 
     """
     pair = (pair_of(row)[1],) if one.read_keys else ()
     known = one.known_keys(row)
-    if row.keys() <= known:  # type: ignore[operator]
+    nameless = [key for key in NAMELESS if key in row and not _is_index(row[key])]
+    if nameless:
+        known = frozenset(known).difference(nameless)
+    if row.keys() <= known and FILED.isdisjoint(row):  # type: ignore[operator]
         return Beside(rejected=pair) if pair else NOTHING_BESIDE
     keys = [key for key in row if key not in known]
     refuse_media(row, "the row", keys)
-    classes = [key for key in keys if one.answer and _is_class(row[key], row[one.answer])]
-    read = refuse_bad(row, [key for key in keys if key not in classes], is_text=name == "text")
+    classes = [key for key in row if key != one.answer and one.answer and _is_class(row[key], row[one.answer])]
+    judging = [*keys, *(key for key in row if key in FILED and key in known)]
+    read = refuse_bad(row, [key for key in judging if key not in classes], is_text=name == "text")
     weight, weights = row_weight(row, keys)
     rejected = pair or tuple(key for key in keys if key in REJECTED_KEYS and not isinstance(row[key], bool))
     read |= weights | {*rejected} | _other_answers(row, one, keys, is_named=is_named)
@@ -75,6 +83,11 @@ def look_beside(row: dict[str, Any], one: Format, name: str, *, is_named: bool) 
         if key in CHAT_KEYS and not says_nothing(row[key]):
             raise RowError(f"the row has `{key}`, for which the format `{name}` has no place")
     return Beside(weight=weight, keys=tuple(key for key in keys if key not in read), rejected=rejected)
+
+
+def _is_index(value: Any) -> bool:
+    """Whether a value numbers a row, as in the column without a name that pandas writes."""
+    return says_nothing(value) or number_of(value) is not None
 
 
 def _is_class(value: Any, answer: Any) -> bool:
@@ -118,7 +131,7 @@ def unread_keys(
     row: dict[str, Any], one: Format, name: str, beside: Beside, columns: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Return the keys of a row that carry something and that nobody reads, inside its messages, too."""
-    names = [key for key in beside.keys if not says_nothing(row[key])]
+    names = [key or "(a column without a name)" for key in beside.keys if not says_nothing(row[key])]
     for key in one.lists:
         if key in row and key not in beside.keys:
             value = row[key]

@@ -6,8 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from glmtune.data.conversation import RowError
+from glmtune.errors import GlmtuneError
 
 from .fields import says_nothing
+from .messages import SYSTEM_KEYS
+from .sides import says_rejected, side_of
 
 MESSAGE_LISTS = (
     "messages",
@@ -88,25 +91,48 @@ _ANSWER_NAMES = """
 ANSWER_NAMES = tuple(_ANSWER_NAMES.split())
 
 
+_NO_ANSWERS = """
+    label labels gold_label class premise hypothesis sentence1 sentence2 sentence_1 sentence_2 anchor positive negative
+"""
+NO_ANSWERS = frozenset(_NO_ANSWERS.split())
+"""Keys of rows that hold no answer at all: texts to be classified or compared."""
+QUESTION_ONLY = frozenset(
+    ("instruction", "prompt", "question", "query", "input", "history", "functions", "tools", *SYSTEM_KEYS)
+)
+"""Keys of the formats under which nothing stands that is trained, unless it says so itself."""
+
+
+def refuse_rejected(columns: Mapping[str, str]) -> None:
+    """Raise where a column of rejected answers would be read as one of good answers."""
+    for key, own in columns.items():
+        if key not in QUESTION_ONLY and not says_rejected(key) and says_rejected(own):
+            raise GlmtuneError(
+                f"`columns` renames `{own}` to `{key}`, which would train answers that were rejected",
+                fix="name the column of the good answers, or give this one another name where its answers are good",
+            )
+
+
 def suggested_columns(row: Mapping[str, Any], skipped: Collection[str]) -> dict[str, str]:
     """Return a guess of what a row in an unknown format calls the keys of a known one; empty where there is none.
 
-    Keys that are `skipped` hold neither the question nor the answer.
+    Keys that are `skipped` hold neither the question nor the answer. One of several answers, such as `answer_0`, is
+    never guessed: which of them is good stands elsewhere.
     """
-    for key, value in row.items():
+    usable = {key: value for key, value in row.items() if not says_rejected(key) and not side_of(key)}
+    for key, value in usable.items():
         first = value[0] if isinstance(value, list) and value else None
         if isinstance(first, dict) and ("role" in first or "from" in first):
             return {"messages" if "role" in first else "conversations": key}
     names = {
         key.strip().lower(): key
-        for key, value in row.items()
+        for key, value in usable.items()
         if key not in skipped and not isinstance(value, (list, dict))
     }
     question = next((names[name] for name in QUESTION_NAMES if name in names), None)
     others = {name: key for name, key in names.items() if key != question}
     answer = next((others[name] for name in ANSWER_NAMES if name in others), None)
-    if question is None or answer is None:  # The first two, whatever they are called.
-        question, answer, *_ = [*names.values(), None, None]
+    if (question is None or answer is None) and len(usable) == len(row) and NO_ANSWERS.isdisjoint(names):
+        question, answer, *_ = [*names.values(), None, None]  # The first two, whatever they are called.
     if question is None or answer is None:
         return {}
     extra = {"input": others["context"]} if others.get("context") not in (None, answer) else {}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from glmtune.data import json_text
 from glmtune.data.conversation import RowError, is_blank
 
-from .marks import LOSS_KEYS, marked_bad, refuse_marks, refuse_unclear
+from .marks import LOSS_KEYS, MAX_WEIGHT, marked_bad, refuse_marks, refuse_unclear
 
 PLAIN_KEYS = frozenset(("role", "content", "from", "value", "tool_calls", "tool_call_id", "name", "metadata"))
 """Keys of a message that hold neither a weight nor reasoning nor anything but text."""
@@ -98,10 +97,12 @@ def loss_weight(raw: dict[str, Any], role: str, number: int) -> float | None:
     if not given:
         return None
     for key, value in given.items():
-        # Compared with the largest float: NaN, infinity and integers beyond it all fail.
-        if not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
-            found = f"`{value}`" if isinstance(value, (int, float)) else kind(value)
-            raise RowError(f"`{key}` of message {number} is {found}; expected true, false or a weight of at least 0")
+        if not isinstance(value, (int, float)) or not 0 <= value <= MAX_WEIGHT:  # NaN fails, too
+            found = f"`{str(value)[:40]}`" if isinstance(value, (int, float)) else kind(value)
+            most = f" and at most {MAX_WEIGHT:,}" if isinstance(value, (int, float)) and value > MAX_WEIGHT else ""
+            raise RowError(
+                f"`{key}` of message {number} is {found}; expected true, false or a weight of at least 0{most}"
+            )
     key, first = next(iter(given.items()))
     for other, value in given.items():
         if value != first:

@@ -10,6 +10,47 @@ from typing import Any
 from glmtune.data import json_text
 from glmtune.data.conversation import RowError
 
+from .mark_words import (
+    ASIDE,
+    BAD_IF_TRUE,
+    BAD_TRAINING,
+    BAD_WORDS,
+    BY_TRUTH,
+    BY_WHOM,
+    CLASS_KEYS,
+    CLASSES,
+    FACTS,
+    FILING,
+    FILING_WORDS,
+    GOOD_IF_TRUE,
+    GOOD_TRAINING,
+    GOOD_WORDS,
+    HOLDERS,
+    JUDGEMENT,
+    KINDS,
+    LIKE_REMARKS,
+    LISTS_OF_MARKS,
+    NEVER_WHEN,
+    NUMBERED,
+    ONE_STAR,
+    ONLY_BAD,
+    ONLY_TRUE_OR_FALSE,
+    PASSED,
+    POOR,
+    QUALITY_KEYS,
+    RATINGS,
+    REMARK_WORDS,
+    REMARKS,
+    REPOSITORY,
+    SHORT_WORDS,
+    STARS,
+    SWITCH_WORDS,
+    TAGS,
+    VERBS,
+    VERDICTS,
+    VOTE_COUNTS,
+)
+
 LOSS_KEYS = (
     "loss",
     "weight",
@@ -31,85 +72,34 @@ UNCLEAR_KEYS = frozenset(("mask", "train_detail", "training_detail"))
 
 _ROW_WEIGHTS = """
     weight weights sample_weight sample_weights loss_weight loss_weights example_weight row_weight importance_weight
-    loss_scale loss_mask train_mask loss_masks 权重 样本权重
+    loss_scale loss_mask train_mask loss_masks train_weight training_weight sft_weight data_weight item_weight
+    instance_weight loss_multiplier loss_factor loss_coef loss_coefficient
+    权重 样本权重 损失权重 训练权重 数据权重 loss权重
 """
 ROW_WEIGHTS = frozenset(_ROW_WEIGHTS.split())
 """Keys of a row that weigh all of its answers."""
-
-_GOOD_IF_TRUE = """
-    kto_tag kto_label good chosen selected preferred accepted desirable correct is_positive is_right
-    loss train training trainable use_for_training use_in_training include_in_training
-    thumbs_up thumbsup approved valid keep kept use usable include included enabled active ok
-    safe harmless helpful acceptable
-    有效 采用 采纳 可用 合格 通过 正确 保留 使用 启用 安全 参与训练 用于训练 审核通过 点赞
-"""
-GOOD_IF_TRUE = frozenset(_GOOD_IF_TRUE.split())
-_BAD_IF_TRUE = """
-    bad badcase bad_case rejected undesirable unacceptable wrong incorrect invalid is_negative low_quality
-    skip skipped ignore ignored exclude excluded delete deleted discard discarded drop dropped remove removed
-    filtered filtered_out hidden hide disabled banned blocked flagged masked mask_out
-    thumbs_down thumbsdown disliked downvoted disapproved unapproved
-    spam toxic unsafe harmful abusive nsfw hallucinated hallucination
-    删除 作废 废弃 丢弃 剔除 排除 弃用 隐藏 屏蔽 违规 有害 有毒 错误 垃圾 垃圾信息 跳过 忽略 无效 拒绝 驳回 不合格 点踩
-"""
-BAD_IF_TRUE = frozenset(_BAD_IF_TRUE.split())
-_VERDICTS = """
-    label verdict feedback user_feedback human_feedback human_label vote thumbs rating judgement judgment
-    quality state status review review_result review_status evaluation audit_result audit_status
-    check_result check_status qa_result qa_status qc_result qc_status moderation_result moderation_status
-    annotation_status row_status data_status
-    标签 标注 好坏 质量 状态 反馈 评价 审核 审核结果 审核状态 质检 质检结果 质检状态 数据状态
-"""
-VERDICTS = frozenset(_VERDICTS.split())
-"""Keys whose value may be a word for good or bad, and may be something else."""
-
-_HOLDERS = """
-    labels meta metadata meta_data info extra extra_info extras attributes attrs annotation annotations moderation
-    openai_moderation flags tags marks properties quality_info 元数据 附加信息 标注信息
-"""
-HOLDERS = VERDICTS.union(_HOLDERS.split())
-"""Keys whose value may be an object with marks inside."""
-LISTS_OF_MARKS = frozenset(("moderation", "openai_moderation"))
-"""Those of them whose value may be a list of such objects, one for each message."""
-
-NUMBERED = GOOD_IF_TRUE | BAD_IF_TRUE | {"label", "标签", "标注", "好坏"}
-"""Keys whose 1 is true and whose 0 is false."""
-
-_GOOD_WORDS = """
-    true yes y t good accept accepted chosen choose desirable preferred right correct up thumbs_up thumbsup
-    like liked positive approve approved valid pass passed keep kept ok okay usable
-    好 对 是 真 正确 合格 通过 有效 保留 可用 采纳 优 优质 已通过 审核通过 正常 👍 ✓ ✔ ✅ √
-"""
-GOOD_WORDS = frozenset(_GOOD_WORDS.split())
-_BAD_WORDS = """
-    false no n f bad reject rejected undesirable dispreferred non_preferred unacceptable wrong incorrect
-    down thumbs_down thumbsdown dislike disliked negative fail failed
-    delete deleted discard discarded drop dropped remove removed exclude excluded skip skipped ignore ignored
-    hide hidden invalid flagged banned blocked disapproved unapproved not_approved denied declined unusable
-    low_quality spam toxic unsafe harmful
-    差 坏 错 否 假 错误 不好 不对 不合格 不通过 未通过 审核不通过 拒绝 驳回 已驳回 删除 已删除 作废 已作废 废弃 已废弃
-    无效 丢弃 剔除 屏蔽 已屏蔽 隐藏 不可用 不采用 不采纳 不保留 违规 有害 劣 劣质 差评 低质量 👎 ✗ ✘ ❌ ×
-"""
-BAD_WORDS = frozenset(_BAD_WORDS.split())
-SHORT_WORDS = frozenset(("no", "n", "f", "否"))
-"""Those of them that begin many a sentence: `feedback: "No, thanks"`."""
-CLASSES = frozenset(("positive", "negative", "spam", "toxic", "unsafe", "harmful", "valid", "invalid"))
-"""Words that name a class of texts as often as they judge an answer; not heeded under `CLASS_KEYS`."""
-CLASS_KEYS = frozenset(("label", "rating", "review", "标签", "标注", "评价"))
-POOR = frozenset(("low", "poor", "very_low", "very_poor", "低", "很差", "较差", "很低"))
-"""Words for a bad quality, and for much else under other keys."""
-QUALITY_KEYS = frozenset(("quality", "质量"))
 
 _AFFIXES = re.compile(
     r"(?:is_|was_|has_been_|是否|已|已经|被)?(.+?)(_at|_on|_by|_date|_time|_reason|时间|日期|原因)?", re.DOTALL
 )
 _REASON = re.compile(r"\s*(?:[:：,，;；.。(（—–]|\s-\s|\b(?:by|because|due to|for|as)\b).*", re.DOTALL)
 """What follows a verdict: `rejected by reviewer`, `驳回：答非所问`."""
+_OF_ROW = re.compile(r"_(?:sample|example|row|item|record)$")
+_OF_ANSWER = re.compile(r"_(?:answer|response|sample|case|example|row|data|item|output|reply|completion|record)$")
+_BETWEEN_TAGS = re.compile(r"\s*[,;|，；、/]\s*")
+_SKIN = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")
+"""The colour of a thumb."""
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 """Where the words of `isDeleted` meet."""
 _QUANTITY = re.compile(r"[\d.,]+ *(?:mg|g|kg|t|lbs?|oz|pounds?|grams?|tons?|克|千克|公斤|斤|磅|吨|两)", re.IGNORECASE)
 """What things weigh: no weight of ours."""
 
+
+FILED = FILING | KINDS
+"""Keys that are looked at though they need not be told."""
+
+MAX_WEIGHT = 1_000_000
+"""Of a row or a message: what weighs more is no weight but a slip, and leaves nothing of all the others."""
 
 MAX_VERDICT = 500
 """Characters of a verdict with its reason; what is longer is a text."""
@@ -124,7 +114,7 @@ def verdict(key: str, value: Any, *, is_text: bool = False) -> bool | None:
         is_text: Whether the row is plain text, whose `label` and the like are classes.
     """
     name = normal_name(key)
-    if name in HOLDERS:
+    if _is_holder(name):
         value = json_text.parse_cell(value) if isinstance(value, str) else value
         if isinstance(value, (dict, list)):
             return _inner_verdict(name, value, is_text=is_text)
@@ -133,34 +123,112 @@ def verdict(key: str, value: Any, *, is_text: bool = False) -> bool | None:
         value = value["value"]
     if is_when:
         return False if _happened(value) else None
-    if mark in GOOD_IF_TRUE or whole in GOOD_IF_TRUE:
-        return _truth(value, is_numbered=True)
-    if mark in BAD_IF_TRUE or whole in BAD_IF_TRUE:
+    meaning = _meaning_of_true(whole, mark, isinstance(value, bool), number_of(value) is not None)
+    if meaning is not None:
         truth = _truth(value, is_numbered=True)
-        return None if truth is None else not truth
-    if whole not in VERDICTS or is_text:
-        return None
-    if whole in QUALITY_KEYS and _word(value) in POOR:
+        return None if truth is None else truth == meaning
+    return _verdict_in_words(whole, value, is_text=is_text)
+
+
+@lru_cache(maxsize=1024)
+def _is_holder(name: str) -> bool:
+    """Whether the value of a key may be an object with marks inside, or a list of such."""
+    return name in HOLDERS or JUDGEMENT.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _meaning_of_true(whole: str, mark: str, is_boolean: bool, is_number: bool) -> bool | None:
+    """Return whether a key calls an answer good by saying yes, or bad; None where it says neither by a yes."""
+    if mark in GOOD_IF_TRUE or whole in GOOD_IF_TRUE:
+        return True
+    if mark in BAD_IF_TRUE or whole in BAD_IF_TRUE:
         return False
-    if whole in CLASS_KEYS and _word(_without_reason(value)) in CLASSES:
+    if BAD_TRAINING.fullmatch(mark) or BAD_TRAINING.fullmatch(whole):
+        return False
+    if GOOD_TRAINING.fullmatch(mark) or GOOD_TRAINING.fullmatch(whole):
+        return True
+    if PASSED.fullmatch(mark) or PASSED.fullmatch(whole):
+        return True
+    patterns = (ASIDE, BY_WHOM) if is_boolean or not is_number else (ASIDE,)
+    for found in filter(None, (pattern.fullmatch(mark) for pattern in patterns)):
+        stem = found[1]
+        if stem not in SWITCH_WORDS and (stem in GOOD_IF_TRUE or stem in BAD_IF_TRUE):
+            return stem in GOOD_IF_TRUE
+    if not is_boolean:
+        return None  # `wrong_answer: 1` may be that answer itself
+    stem = _OF_ANSWER.sub("", mark)
+    if stem in VERBS:
+        stem = _OF_ROW.sub("", mark)
+    if stem in GOOD_IF_TRUE or stem in BAD_IF_TRUE:
+        return stem in GOOD_IF_TRUE
+    return ONLY_TRUE_OR_FALSE.get(mark)
+
+
+def _verdict_in_words(name: str, value: Any, *, is_text: bool) -> bool | None:
+    """Return what a key that may hold anything says by a word for good or bad."""
+    word = _word(value)
+    if name in TAGS:
+        found: bool | None = False if not ONLY_BAD.isdisjoint(_words_in(value)) else None
+        if found is not None or name not in VERDICTS:
+            return found
+    if name in FILING or (name in KINDS and not is_text):
+        return False if word in (FILING_WORDS if name in FILING else ONLY_BAD) else None
+    if name in VOTE_COUNTS and (number_of(value) or 0) < 0:
+        return False
+    is_rated = name in RATINGS and isinstance(value, str) and number_of(value) is None
+    if is_rated and not is_text and ONE_STAR.fullmatch(value.strip()):
+        return False
+    if name in STARS and not is_text:
+        return False if ONE_STAR.fullmatch(str(value).strip()) and not isinstance(value, bool) else None
+    if name in REMARKS or LIKE_REMARKS.fullmatch(name):
+        words = _words_in(value) if isinstance(value, list) else {word}
+        return None if REMARK_WORDS.isdisjoint(words) else False
+    is_put_together = name not in VERDICTS and JUDGEMENT.fullmatch(name) is not None
+    if not (name in VERDICTS or is_put_together) or (is_text and name in CLASS_KEYS):
         return None
-    truth = _truth(value, is_numbered=whole in NUMBERED)
-    return False if truth is None and _word(_without_reason(value)) in BAD_WORDS - SHORT_WORDS else truth
+    if (name in QUALITY_KEYS or is_put_together) and word in POOR:
+        return False
+    first = _word(_without_reason(value))
+    if (name in CLASS_KEYS or is_put_together or is_text) and first in CLASSES:
+        return None
+    if is_text or (is_put_together and not BY_TRUTH.fullmatch(name)):
+        return False if first in BAD_WORDS - SHORT_WORDS - (FACTS if is_text else {"false"}) else None
+    truth = _truth(value, is_numbered=name in NUMBERED)
+    return False if truth is None and first in BAD_WORDS - SHORT_WORDS else truth
+
+
+def _words_in(value: Any) -> set[str]:
+    """Return the words of a list of tags, or of a text that parts them by commas."""
+    items = _BETWEEN_TAGS.split(value) if isinstance(value, str) else value if isinstance(value, list) else ()
+    return {_word(item) for item in items}
 
 
 def _inner_verdict(name: str, value: Any, *, is_text: bool) -> bool | None:
     """Return the verdict of an object or a list under a key that may hold marks."""
     if isinstance(value, list):
-        if len(value) == 1:
-            return verdict(name, value[0], is_text=is_text)
-        are_bad = name in LISTS_OF_MARKS and any(verdict(name, each, is_text=is_text) is False for each in value)
-        return False if are_bad else None
+        return _verdict_of_list(name, value, is_text=is_text)
+    is_text = is_text and (name not in VERDICTS or name in CLASS_KEYS)
     found = [verdict(key, each, is_text=is_text) for key, each in value.items()]
     if name in VERDICTS:  # `label: {value: false}`
         found += [verdict(name, value[key], is_text=is_text) for key in ("value", "name", name) if key in value]
     if False in found:
         return False
     return True if found and all(found) else None
+
+
+def _verdict_of_list(name: str, value: list[Any], *, is_text: bool) -> bool | None:
+    if len(value) == 1:
+        return verdict(name, value[0], is_text=is_text)
+    if name in REMARKS:
+        return _verdict_in_words(name, value, is_text=is_text)
+    are_words = name in TAGS or (name in VERDICTS and name not in CLASS_KEYS)
+    if are_words and not (is_text and name == "labels") and not ONLY_BAD.isdisjoint(_words_in(value)):
+        return False
+    if name not in LISTS_OF_MARKS and JUDGEMENT.fullmatch(name) is None:
+        return None
+    # A label among several is that of a part of the text, as those of names and places are.
+    marks = [verdict(name, each, is_text=True) for each in value if isinstance(each, dict)]
+    return False if False in marks else None
 
 
 @lru_cache(maxsize=1024)
@@ -170,7 +238,8 @@ def _mark_of(name: str) -> tuple[str, str, bool]:
     whole = last if dot and holder in HOLDERS else name
     mark, when = _AFFIXES.fullmatch(whole).groups() if whole else ("", None)  # type: ignore[union-attr]
     is_reason = when in ("_reason", "原因") and mark == "rejected"  # of the rejected answer
-    return whole, mark, when is not None and mark in BAD_IF_TRUE and not is_reason
+    is_when = when is not None and mark in BAD_IF_TRUE and mark not in NEVER_WHEN and not is_reason
+    return whole, mark if when is None or is_when else whole, is_when
 
 
 def _happened(value: Any) -> bool:
@@ -219,7 +288,10 @@ def refuse_bad(row: dict[str, Any], keys: Iterable[str], *, is_text: bool = Fals
         is_text: Whether the row is plain text, whose `label` and the like are classes.
     """
     good: set[str] = set()
+    is_of_repository = any(REPOSITORY.fullmatch(normal_name(key)) for key in row)
     for key in keys:
+        if is_of_repository and normal_name(key) in STARS:
+            continue
         found = verdict(key, row[key], is_text=is_text)
         if found is False:
             raise RowError(f"the answer is marked as bad (`{key}` is {_shown(row[key])}), so it is not trained")
@@ -263,8 +335,9 @@ def _weight_of(key: str, value: Any) -> float:
     if len(numbers) > 1 and None not in numbers:
         raise RowError(f"`{key}` is {_shown(value)}; expected one weight of the row, or `loss` in its messages")
     number = numbers.pop()
-    if number is None or number < 0:
-        raise RowError(f"`{key}` is {_shown(value)}; expected a weight of at least 0, such as 0.5")
+    if number is None or not 0 <= number <= MAX_WEIGHT:
+        most = f" and at most {MAX_WEIGHT:,}" if number is not None and number > 0 else ""
+        raise RowError(f"`{key}` is {_shown(value)}; expected a weight of at least 0{most}, such as 0.5")
     return number
 
 
@@ -294,7 +367,7 @@ def normal_name(key: str) -> str:
 def _word(value: Any) -> str:
     if not isinstance(value, str):
         return ""
-    word = value.strip().lower().replace(" ", "_").replace("-", "_")
+    word = _SKIN.sub("", value).strip().lower().replace(" ", "_").replace("-", "_")
     return re.sub(r"(?<=.)_(answer|response|sample|case|example)$", "", word) if "_" in word else word
 
 
@@ -314,6 +387,11 @@ def _truth(value: Any, *, is_numbered: bool) -> bool | None:
     if number is not None and number < 0:
         return False
     return {0.0: False, 1.0: True}.get(number) if is_numbered and number is not None else None
+
+
+def truth_of(value: Any) -> bool | None:
+    """Return the truth value of a boolean, of 0 or 1, or of a word such as `yes`; None for anything else."""
+    return _truth(value, is_numbered=True)
 
 
 def number_of(value: Any) -> float | None:

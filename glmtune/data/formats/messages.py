@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 from glmtune.data.conversation import ROLES, Conversation, Message, RowError
 
+from .calls import RESULT_ROLES, in_order_of_calls
 from .fields import PLAIN_KEYS, joined_text, kind, loss_weight, says_nothing, to_json
 from .media import refuse_media
 from .tools import arguments_in, check_role_line, tool_call, tools_from_texts, tools_text
@@ -111,8 +111,8 @@ def read_messages(raw_messages: Any, key: str, first_number: int = 0, *, is_prom
                 messages.append(Message(role=raw["role"], content=content, number=number))
                 continue
         messages.extend(_read_message(raw, number, is_prompt))
-        has_results = has_results or raw.get("tool_call_id") is not None
-    return _in_order_of_calls(raw_messages, messages, first_number) if has_results else messages
+        has_results = has_results or (len(raw) > 2 and raw.get("role") in RESULT_ROLES)
+    return in_order_of_calls(raw_messages, messages, first_number) if has_results else messages
 
 
 def items_of(items: Any, key: str, what: str = "messages") -> list[Any]:
@@ -183,6 +183,9 @@ def is_reasoning(key: str, value: Any) -> bool:
 
 def _metadata(raw: dict[str, Any], number: int) -> str:
     metadata = raw.get("metadata") or ""
+    content = raw.get("content")
+    if says_nothing(metadata) and not (isinstance(content, str) and content.lstrip().startswith("{")):
+        return ""  # `null`, as a table has it; a function of that name has arguments
     if not isinstance(metadata, str):
         raise RowError(f"`metadata` of message {number} is {kind(metadata)}; expected text")
     check_role_line(metadata, f"`metadata` of message {number}")
@@ -216,21 +219,6 @@ def _call_and_observation(raw: dict[str, Any], number: int) -> list[Message]:
     call = tool_call({"name": raw.get("name"), **arguments_in(raw)}, number, loss_weight(raw, "assistant", number))
     # No number for the second one: messages of one number are one message of the row.
     return [call, Message(role="observation", content=observation)]
-
-
-def _in_order_of_calls(raw_messages: list[Any], messages: list[Message], first_number: int) -> list[Message]:
-    """Put the results of several calls in the order of the calls: OpenAI joins them by id, GLM-4 by their order."""
-    places: dict[str, int] = {}
-    ranks: dict[int | None, int] = {}
-    for number, raw in enumerate(raw_messages, first_number):
-        if raw["role"] == "assistant" and raw.get("tool_calls"):
-            places = {call["id"]: place for place, call in enumerate(raw["tool_calls"]) if type(call.get("id")) is str}
-        elif type(raw.get("tool_call_id")) is str and raw["tool_call_id"] in places:
-            ranks[number] = places[raw["tool_call_id"]]
-    ordered: list[Message] = []
-    for _, group in groupby(messages, key=lambda message: message.number in ranks):
-        ordered.extend(sorted(group, key=lambda message: ranks.get(message.number, 0)))
-    return ordered
 
 
 def _offer_tools(messages: list[Message], tools: str) -> list[Message]:

@@ -9,6 +9,7 @@ from glmtune.data.conversation import TEXT, Conversation, Message, RowError, is_
 
 from .fields import joined_text, kind, required_text, says_nothing
 from .messages import SYSTEM_KEYS, conversation_of, read_messages, with_row
+from .transcripts import question_messages
 
 CHAT_KEYS = ("history", *SYSTEM_KEYS, "tools", "functions")
 """Keys that plain text has no place for."""
@@ -28,7 +29,7 @@ def alpaca_question(row: dict[str, Any]) -> list[Message]:
     question = f"{instruction}\n{extra}" if instruction and extra else instruction or extra
     if is_blank(question):
         raise RowError("`instruction` and `input` are empty; expected text in one of them")
-    return [*history_of(row), Message(role="user", content=question)]
+    return [*history_of(row), *question_messages(question)]
 
 
 def history_of(row: dict[str, Any]) -> list[Message]:
@@ -91,7 +92,7 @@ def _question_and_answer(row: dict[str, Any], question: str, answer: str) -> lis
 
 
 def _pair(question: str, answer: str) -> list[Message]:
-    return [Message(role="user", content=question), Message(role="assistant", content=answer)]
+    return [*question_messages(question), Message(role="assistant", content=answer)]
 
 
 def is_message_list(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from .messages import SYSTEM_KEYS, read_messages, with_row
 from .pairs import alpaca_question, history_of, is_message_list, refuse_history, untrained
 from .scores import check_scores
 from .sharegpt import are_turns, read_turns
+from .transcripts import question_messages, spoken_turns
 
 PAIRS = (
     ("chosen", "rejected"),
@@ -35,8 +35,6 @@ QUESTIONS = ("conversations", "messages", "instruction", "prompt", "question", "
 
 INPUT_KEYS = ("messages", "tools", "functions")
 """Keys of the object that OpenAI has in `input`."""
-
-_SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
 def from_preference(row: dict[str, Any]) -> list[Conversation]:
@@ -128,7 +126,7 @@ def _question(row: dict[str, Any]) -> list[Message]:
     if key == "instruction":
         return alpaca_question(row)
     if key not in ("conversations", "messages") and not is_message_list(row[key]):
-        return [*history_of(row), Message(role="user", content=required_text(row, key))]
+        return [*history_of(row), *question_messages(required_text(row, key))]
     refuse_history(row, f"`{key}`")
     return _turns(row[key], key)
 
@@ -157,12 +155,6 @@ def _spoken(text: str, key: str) -> list[Message]:
         role = "user" if speaker == "Human" else "assistant"
         messages.append(Message(role=role, content=said.strip(), number=number))
     return messages
-
-
-def spoken_turns(text: str) -> list[tuple[str, str]]:
-    """Return speaker and words of every turn of a text such as hh-rlhf has; none of any other."""
-    _, *parts = _SPEAKER.split(text)
-    return list(zip(parts[::2], parts[1::2]))
 
 
 def _check_repeated(context: list[Message], chosen: list[Message], row: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from glmtune.data import json_text
 from glmtune.data.conversation import RowError
 
-from .marks import normal_name, number_of, verdict
+from .marks import LOSS_KEYS, normal_name, number_of, truth_of, verdict
+from .sides import WINNERS
 
 SIDES = {
     "chosen": ("rejected",),
@@ -20,19 +21,29 @@ SIDES = {
     "better": ("worse",),
 }
 """What the good and the bad answer are called within the names of other keys."""
-MORE_IS_BETTER = re.compile(r"(^|_)(score|rating|reward|grade|point|mark|vote|upvote|like|quality|stars?)s?(_|$)")
-LESS_IS_BETTER = re.compile(r"(^|_)(rank|ranking)s?(_|$)")
+MORE_IS_BETTER = re.compile(
+    r"(^|_)(score|rating|reward|grade|point|mark|vote|upvote|like|quality|stars?|helpfulness|correctness|coherence"
+    r"|honesty|harmlessness|truthfulness|factuality|accuracy|usefulness|utility|relevance|fluency|safety|elo|win_?rate"
+    r"|wins|preference|karma|agreement|overall|instruction_following)s?(_|$)"
+    r"|^(prob|probability|preference_prob|win_prob|p)(_|$)"
+)
+LESS_IS_BETTER = re.compile(
+    r"(^|_)(rank|ranking|toxicity|harmfulness|hallucination|error|mistake|penalty|penaltie|downvote|dislike|badness)s?(_|$)"
+)
 _MARGINS = """
     margin score_margin reward_margin rating_margin score_diff score_difference reward_diff reward_difference
     score_gap reward_gap
 """
 MARGINS = frozenset(_MARGINS.split())
 """Keys that say how much better the chosen answer is."""
-_WINNERS = """
-    winner better best preference preferred_answer preferred_response better_answer better_response choice selected
+_FLIPPED = """
+    is_flipped flipped flip is_swapped swapped swap label_flipped labels_flipped preference_flipped is_inverted inverted
+    is_reversed reversed is_switched switched 是否翻转 是否交换
 """
-WINNERS = frozenset(_WINNERS.split())
-"""Keys that name the good answer."""
+FLIPPED = frozenset(_FLIPPED.split())
+"""Keys that say that the two answers changed places."""
+SECOND = re.compile(r"(?:(?:answer|response|output|completion|option|candidate)[_ ]?)?(?:b|2|two|second)")
+"""Names of the second answer, which is the rejected one; `model_b` names who gave it."""
 LOSERS = frozenset(name for names in SIDES.values() for name in names)
 
 
@@ -49,6 +60,9 @@ def check_scores(row: dict[str, Any], pair: tuple[str, str] | None = None) -> No
             raise RowError(f"`{key}` is {value}, below 0; which answer is good is not clear")
         if name in WINNERS and isinstance(value, str) and normal_name(value) in LOSERS:
             raise RowError(f"`{key}` is `{value}`; which answer is good is not clear")
+        is_second = isinstance(value, (str, int)) and SECOND.fullmatch(str(value).strip().lower()) is not None
+        if (name in WINNERS and is_second) or (name in FLIPPED and truth_of(value)):
+            raise RowError(f"`{key}` is {_shown(value)}; which answer is good is not clear")
     _check_pairs(row)
     for key, value in row.items():
         if isinstance(value, str) and MORE_IS_BETTER.search(normal_name(key)):
@@ -65,7 +79,7 @@ def _check_pairs(scores: dict[str, Any], prefix: str = "") -> None:
     """Compare what is said of the chosen with what is said of the rejected answer."""
     for good, value in scores.items():
         for bad, measure in _partners(good, prefix):
-            if verdict(measure, value) is False:
+            if verdict(measure, value) is False and not (measure in LOSS_KEYS and number_of(value) is not None):
                 raise RowError(f"`{good}` is {_shown(value)}; which answer is good is not clear")
             if bad in scores:
                 _compare(good, value, bad, scores[bad], measure)
@@ -99,6 +113,8 @@ def _compare(good: str, first: Any, bad: str, second: Any, measure: str) -> None
                 raise RowError(f"`{good}` is {first}, behind `{bad}`, {second}; which answer is good is not clear")
         elif MORE_IS_BETTER.search(measure) and of_good < of_bad:
             raise RowError(f"`{good}` is {first}, below `{bad}`, {second}; which answer is good is not clear")
+        if {of_good, of_bad} - {0.0, 1.0} or measure in LOSS_KEYS:
+            return  # numbers, and no switches
     if verdict(measure, second) is True and verdict(measure, first) is not True:
         raise RowError(f"`{bad}` is {_shown(second)}; which answer is good is not clear")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from glmtune.data.conversation import Conversation, Message, RowError
 
+from .calls import CALLERS as CALLS
+from .calls import in_order_of_calls
 from .fields import from_json, joined_text, kind, loss_weight
 from .media import refuse_media
 from .messages import items_of, reasoning_of, text_message, with_row
@@ -28,8 +30,6 @@ SPEAKERS = {
 }
 """What stands in `from`, and GLM-4's role for it; `function_call` and `tool_call` are the assistant's, too."""
 
-CALLS = ("function_call", "tool_call")
-
 
 def from_sharegpt(row: dict[str, Any]) -> list[Conversation]:
     """Read ShareGPT's conversations; `system` and `tools` may stand beside them."""
@@ -44,6 +44,7 @@ def are_turns(items: Any) -> bool:
 def read_turns(raw_turns: Any, key: str, first_number: int = 0) -> list[Message]:
     """Return the messages of a list with `from` and `value`, numbered from `first_number`."""
     messages: list[Message] = []
+    has_results = False
     for number, raw in enumerate(items_of(raw_turns, key), first_number):
         if not isinstance(raw, dict):
             raise RowError(f"message {number} is {kind(raw)}; expected an object with `from` and `value`")
@@ -54,7 +55,8 @@ def read_turns(raw_turns: Any, key: str, first_number: int = 0) -> list[Message]
             messages.extend(_calls(raw, number))
         else:
             messages.append(_message(raw, speaker, number))
-    return messages
+            has_results = has_results or (len(raw) > 2 and messages[-1].role == "observation")
+    return in_order_of_calls(raw_turns, messages, first_number) if has_results else messages
 
 
 def _message(raw: dict[str, Any], speaker: Any, number: int) -> Message:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from .calls import CALL_ID_KEYS, RESULT_ID_KEYS
 from .fields import says_nothing
 from .marks import LOSS_KEYS, verdict
 from .messages import REASONING_KEYS, is_reasoning
@@ -26,11 +27,12 @@ HARMLESS = frozenset(_HARMLESS.split()) | {"", "Unnamed: 0", "unnamed: 0"}
 
 ROLE_KEYS = frozenset(("role", "content", "metadata", "tools", "tool_calls", "function_call", *LOSS_KEYS)) | HARMLESS
 ASSISTANT_KEYS = ROLE_KEYS | frozenset(REASONING_KEYS)
-RESULT_KEYS = ROLE_KEYS | {"name", "tool_call_id"}
+RESULT_KEYS = ROLE_KEYS | {"name", *RESULT_ID_KEYS}
 CALL_AND_RESULT_KEYS = frozenset(("role", "name", *ARGUMENT_KEYS, "observation", "tool_call_id", *LOSS_KEYS)) | HARMLESS
 FROM_KEYS = frozenset(("from", "value", *LOSS_KEYS)) | HARMLESS
+FROM_RESULT_KEYS = FROM_KEYS | {"name", *RESULT_ID_KEYS}
 SPOKEN_KEYS = FROM_KEYS | frozenset(REASONING_KEYS)
-CALL_KEYS = frozenset(("id", "type", "index", "function", *ARGUMENT_KEYS))
+CALL_KEYS = frozenset((*CALL_ID_KEYS, "type", "index", "function", *ARGUMENT_KEYS))
 FUNCTION_KEYS = frozenset(("name", *ARGUMENT_KEYS))
 BARE_CALL_KEYS = CALL_KEYS | FUNCTION_KEYS
 PART_KEYS = frozenset(("type", "text"))
@@ -96,7 +98,10 @@ def _unread_in_turn(message: dict[str, Any], prefix: str) -> Iterator[str]:
     speaker, value = message.get("from"), message.get("value")
     is_call = speaker in CALLS
     is_answer = is_call or SPEAKERS.get(str(speaker)) == "assistant"
-    yield from _unmarked(message, SPOKEN_KEYS if is_answer else FROM_KEYS, prefix, is_answer=is_answer)
+    known = SPOKEN_KEYS if is_answer else FROM_KEYS
+    if SPEAKERS.get(str(speaker)) == "observation":
+        known = FROM_RESULT_KEYS
+    yield from _unmarked(message, known, prefix, is_answer=is_answer)
     if is_call:
         calls = json.loads(value) if isinstance(value, str) else value
         for call in calls if isinstance(calls, list) else [calls]:
