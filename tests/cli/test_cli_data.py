@@ -184,7 +184,7 @@ def test_near_duplicates_of_test_rows_are_told_too(mixed: Path) -> None:
     overrides += ["--set", "training_args.eval_strategy=no"]
     done = data_verb("prepare", ".", "demo", "config.yaml", *overrides, cwd=mixed)
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    told = [line for line in done.stderr.splitlines() if "near-duplicate" in line]
     assert told[0] == (
         "note: 1 of 1 test rows (100.0%) have a near-duplicate among the training rows "
         "(similarity of 0.8 or more); exact copies: 1"

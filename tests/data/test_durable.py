@@ -6,11 +6,13 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from glmtune.data import durable
 from glmtune.data.conversion import convert_data
 from glmtune.data.durable import FOLDERS_NOT_SYNCED, put_in_place, replace_file, sync, sync_tree
 from glmtune.serving.export import _written_aside
@@ -92,13 +94,12 @@ def test_new_content_is_whole_before_it_takes_the_place_of_the_old(
     replace_file(path, b"new")
     assert (path.read_text(), os.listdir(tmp_path)) == ("new", [path.name])
     assert watched == [("sync", f".{path.name}"), ("rename", path.name), ("sync", tmp_path.name)]
-    write = Path.write_bytes
 
-    def half(self: Path, content: bytes) -> int:
-        write(self, content[:1])
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def half(path: Path) -> IO[bytes]:
+        path.write_bytes(b"n")
+        return Path("/dev/full").open("wb", buffering=0)
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(durable, "open_anew", half)
     with pytest.raises(OSError, match="No space"):
         replace_file(path, b"newer")
     assert path.read_text() == "new"
