@@ -58,7 +58,7 @@ def doubts_about_speakers(message: Message) -> Iterator[str]:
     what = "a question" if message.role == "user" else "a text"
     asks = _ASKS.match(text)
     answers = _ANSWERS.search(text) if asks else None
-    last = _LAST.search(text[-100:])
+    last = _LAST.search(text[-100:]) if text.rstrip().endswith((":", "：")) else None
     if asks and answers:
         yield f"`{asks[1]}:` and `{answers[1]}:` stand in {what}, and are text there"
     elif last:
