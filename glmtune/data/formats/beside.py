@@ -25,6 +25,8 @@ ANSWERS = ("output", "response", "completion", "answer", "target")
 
 NAMELESS = ("", "Unnamed: 0", "unnamed: 0")
 """What a column is called that has no name."""
+_LOOKED_AT = FILED.union(NAMELESS)
+"""Keys that need not be read, and that may say something all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +68,16 @@ def look_beside(row: dict[str, Any], one: Format, name: str, *, is_named: bool) 
     """
     pair = (pair_of(row)[1],) if one.read_keys else ()
     known = one.known_keys(row)
+    if row.keys() <= known and _LOOKED_AT.isdisjoint(row):  # type: ignore[operator]
+        return Beside(rejected=pair) if pair else NOTHING_BESIDE
     nameless = [key for key in NAMELESS if key in row and not _is_index(row[key])]
     if nameless:
         known = frozenset(known).difference(nameless)
-    if row.keys() <= known and FILED.isdisjoint(row):  # type: ignore[operator]
-        return Beside(rejected=pair) if pair else NOTHING_BESIDE
     keys = [key for key in row if key not in known]
+    filed = [key for key in FILED.intersection(row) if key in known]
     refuse_media(row, "the row", keys)
-    classes = [key for key in row if key != one.answer and one.answer and _is_class(row[key], row[one.answer])]
-    judging = [*keys, *(key for key in row if key in FILED and key in known)]
-    read = refuse_bad(row, [key for key in judging if key not in classes], is_text=name == "text")
+    judging = [key for key in (*keys, *filed) if not one.answer or not _is_class(row[key], row[one.answer])]
+    read = refuse_bad(row, judging, is_text=name == "text")
     weight, weights = row_weight(row, keys)
     rejected = pair or tuple(key for key in keys if key in REJECTED_KEYS and not isinstance(row[key], bool))
     read |= weights | {*rejected} | _other_answers(row, one, keys, is_named=is_named)

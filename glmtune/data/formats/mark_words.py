@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _GOOD_IF_TRUE = """
-    kto_tag kto_label good chosen selected preferred accepted accept desirable correct is_positive is_right
+    kto_tag kto_label good chosen selected preferred accepted accept desirable correct is_positive is_right is_better
     loss train training trainable use_for_training use_in_training include_in_training learn
     thumbs_up thumbsup liked upvoted approved approve valid keep kept use usable include included enabled active ok
     safe harmless helpful acceptable pass passed passing success succeeded successful qualified eligible recommended

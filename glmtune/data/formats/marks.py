@@ -288,10 +288,9 @@ def refuse_bad(row: dict[str, Any], keys: Iterable[str], *, is_text: bool = Fals
         is_text: Whether the row is plain text, whose `label` and the like are classes.
     """
     good: set[str] = set()
-    is_of_repository = any(REPOSITORY.fullmatch(normal_name(key)) for key in row)
     for key in keys:
-        if is_of_repository and normal_name(key) in STARS:
-            continue
+        if normal_name(key) in STARS and any(REPOSITORY.fullmatch(normal_name(other)) for other in row):
+            continue  # of a repository
         found = verdict(key, row[key], is_text=is_text)
         if found is False:
             raise RowError(f"the answer is marked as bad (`{key}` is {_shown(row[key])}), so it is not trained")

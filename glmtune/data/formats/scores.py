@@ -32,12 +32,14 @@ LESS_IS_BETTER = re.compile(
 )
 _MARGINS = """
     margin score_margin reward_margin rating_margin score_diff score_difference reward_diff reward_difference
-    score_gap reward_gap
+    score_gap reward_gap delta score_delta reward_delta preference_strength preference_margin quality_margin
+    helpfulness_margin
 """
 MARGINS = frozenset(_MARGINS.split())
 """Keys that say how much better the chosen answer is."""
 _FLIPPED = """
-    is_flipped flipped flip is_swapped swapped swap label_flipped labels_flipped preference_flipped is_inverted inverted
+    is_flipped flipped flip is_swapped swapped swap label_flipped labels_flipped label_swapped labels_swapped
+    preference_flipped is_inverted inverted
     is_reversed reversed is_switched switched 是否翻转 是否交换
 """
 FLIPPED = frozenset(_FLIPPED.split())
@@ -106,6 +108,10 @@ def _compare(good: str, first: Any, bad: str, second: Any, measure: str) -> None
     """Raise where what is measured is worse for the answer that is called good."""
     if isinstance(first, list) and isinstance(second, list) and len(first) == len(second) == 1:
         first, second = first[0], second[0]
+    if measure and isinstance(first, dict) and isinstance(second, dict):
+        for key in first.keys() & second.keys():
+            _compare(f"{good}.{key}", first[key], f"{bad}.{key}", second[key], f"{measure}_{normal_name(key)}")
+        return
     of_good, of_bad = number_of(first), number_of(second)
     if of_good is not None and of_bad is not None:
         if LESS_IS_BETTER.search(measure):

@@ -48,7 +48,7 @@ def doubts_about_speakers(message: Message) -> Iterator[str]:
     """Yield the doubt about a text that looks like a whole conversation, and is read as one text."""
     text = message.content
     if message.role == "assistant":
-        again = _ASKS_AGAIN.search(text)
+        again = _ASKS_AGAIN.search(text) if "Human" in text else None
         answers = _ANSWERS.search(text, again.end()) if again else None
         if again and answers:
             yield f"`{again[1]}:` and `{answers[1]}:` stand in an answer, and are text there"
@@ -56,8 +56,9 @@ def doubts_about_speakers(message: Message) -> Iterator[str]:
     if message.role not in ("user", TEXT):
         return
     what = "a question" if message.role == "user" else "a text"
-    asks, answers = _ASKS.match(text), _ANSWERS.search(text)
-    last = _LAST.search(text[-100:])
+    asks = _ASKS.match(text)
+    answers = _ANSWERS.search(text) if asks else None
+    last = _LAST.search(text[-100:]) if text.rstrip().endswith((":", "：")) else None
     if asks and answers:
         yield f"`{asks[1]}:` and `{answers[1]}:` stand in {what}, and are text there"
     elif last:
