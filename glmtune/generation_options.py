@@ -19,7 +19,6 @@ TYPES: dict[str, Any] = {
         (
             *("max_new_tokens", "min_new_tokens", "min_length", "num_beams", "top_k", "no_repeat_ngram_size"),
             *("bos_token_id", "pad_token_id", "forced_bos_token_id", "prefill_chunk_size", "max_cache_len"),
-            "encoder_no_repeat_ngram_size",
         ),
         int,
     ),

@@ -13,6 +13,9 @@ import signal
 HAS_PROCESS_GROUPS = {"setsid", "killpg"} <= vars(os).keys() and "SIGKILL" in vars(signal)
 """Whether a process and all that it has started can be ended together."""
 
+CAN_SUSPEND = os.name == "nt" or "SIGSTOP" in vars(signal)
+"""Whether another process can be held up and be killed by psutil; Windows does it without signals."""
+
 CAN_LEAD_WORKERS = HAS_PROCESS_GROUPS and "SIGUSR1" in vars(signal)
 """Whether one process can start the workers of a run and pass on the signals that end it."""
 

@@ -13,6 +13,8 @@ import os
 import sys
 import time
 
+from glmtune.operating_system import CAN_SUSPEND
+
 MARK = "GLMTUNE_TOOL"
 """Variable that everything a tool starts inherits."""
 PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
@@ -58,8 +60,9 @@ def suspend(pid: int) -> None:
     """Have a process start nothing more, where it lives."""
     import psutil
 
-    with contextlib.suppress(psutil.Error):
-        psutil.Process(pid).suspend()
+    if CAN_SUSPEND:
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(pid).suspend()
 
 
 def _lives(process: object) -> bool:

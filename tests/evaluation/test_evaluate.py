@@ -16,12 +16,14 @@ from glmtune import evaluate
 from glmtune.data.dataset import encode_file
 from glmtune.data.encoding import Encoder
 from glmtune.data.replies import ReplyLayout
+from glmtune.errors import RunFailure
 from glmtune.evaluation.evaluate import _perplexity, score_model
 from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.mean_loss import mean_loss
 from glmtune.evaluation.metrics import METRIC_NAMES
 from glmtune.evaluation.predictions import GenerationPlan
 from glmtune.modeling.loading import LoadedModel, load_model
+from glmtune.modeling.loss import LabelledLoss
 from glmtune.modeling.sources import find_model
 
 
@@ -184,11 +186,20 @@ def test_what_of_the_rows_is_not_used_is_told_before_the_scores(
     assert [line for line in lines if "not read" in line or "two answers" in line] == [f"note: {each}" for each in told]
 
 
-def test_a_loss_that_is_no_number_is_told_and_spoils_nothing_else(demo_model: str, demo_data: Path, capsys) -> None:
+def test_a_model_that_computes_no_numbers_has_no_score(demo_model: str, demo_data: Path) -> None:
     broken = load_model(find_model(demo_model), dtype=torch.float64)
     with torch.no_grad():
         broken.model.lm_head.weight[7] = math.nan
-    scores = evaluate(broken, demo_data / "dev.jsonl", max_new_tokens=2)
+    with pytest.raises(RunFailure, match="the model computes no numbers: a weight of it is not finite"):
+        evaluate(broken, demo_data / "dev.jsonl", max_new_tokens=2)
+
+
+def test_a_loss_that_is_no_number_is_told_and_spoils_nothing_else(
+    demo_model: str, demo_data: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    summed = LabelledLoss.summed
+    monkeypatch.setattr(LabelledLoss, "summed", lambda *args, **options: summed(*args, **options) * math.nan)
+    scores = evaluate(demo_model, demo_data / "dev.jsonl", max_new_tokens=2)
     assert math.isnan(scores.metrics["loss"])
     assert math.isnan(scores.metrics["perplexity"])
     assert all(math.isfinite(scores.metrics[name]) for name in METRIC_NAMES)

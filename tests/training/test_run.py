@@ -23,6 +23,7 @@ from glmtune.data.formats import to_conversation
 from glmtune.demo.rows import PLAIN, build_rows, to_json
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.family import family_of
+from glmtune.modeling.loss import LabelledLoss
 from glmtune.training import trainer
 
 QUESTION = "类型#风衣*颜色#墨绿"
@@ -152,14 +153,13 @@ def test_evaluation_figures_of_a_run_and_of_the_verb_are_the_same(demo_data: Pat
         assert scores.metrics[name] == pytest.approx(logged[f"eval_{name}"], rel=1e-5), name
 
 
-def test_a_loss_that_is_infinite_ends_the_run_too(tmp_path: Path, write_config) -> None:
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": 3e38}]}
-    (folder / "train.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    config = write_config("sft", top={"data_config": {"train_file": "train.jsonl"}}, eval_strategy="no")
+def test_a_loss_that_is_infinite_ends_the_run_too(
+    demo_data: Path, write_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed = LabelledLoss.summed
+    monkeypatch.setattr(LabelledLoss, "summed", lambda *args, **options: summed(*args, **options) * math.inf)
     with pytest.raises(RunFailure) as caught:
-        train(folder, "demo", config)
+        train(demo_data, "demo", write_config("sft", eval_strategy="no"))
     assert caught.value.what.startswith("the loss became inf at step 1; nothing of this step was saved")
 
 
