@@ -117,7 +117,9 @@ class StoredFile:
     def lock(self) -> Any:
         """Return a lock for the time of writing: of several processes on a machine one encodes, the others wait."""
         make_folder(self.folder.parent)
-        return FileLock(f"{self.folder}.lock", mode=lock_mode())
+        # Where an open file cannot be given rights (Windows), it has those of its folder.
+        rights = {"mode": lock_mode()} if "fchmod" in vars(os) else {}
+        return FileLock(f"{self.folder}.lock", **rights)
 
     def write(self, batches: Iterable[EncodedBatch]) -> None:
         """Write all batches; the folder appears when everything is in it."""
