@@ -118,7 +118,7 @@ class StoredFile:
         """Return a lock for the time of writing: of several processes on a machine one encodes, the others wait."""
         make_folder(self.folder.parent)
         # Where an open file cannot be given rights (Windows), it has those of its folder.
-        rights = {"mode": lock_mode()} if "fchmod" in vars(os) else {}
+        rights: dict[str, Any] = {"mode": lock_mode()} if "fchmod" in vars(os) else {}
         return FileLock(f"{self.folder}.lock", **rights)
 
     def write(self, batches: Iterable[EncodedBatch]) -> None:
