@@ -15,7 +15,7 @@ from typing import Any
 
 from glmtune.errors import GlmtuneError
 
-SECONDS = 5.0
+SECONDS = 10.0
 LONGEST = 10_000
 """Characters of a pattern; each layer's name may stand in one, as PEFT writes them."""
 PLAIN = re.compile(r"[\w.-]*")
