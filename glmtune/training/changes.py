@@ -95,7 +95,7 @@ def _plain(key: str, value: Any) -> Any:
         return str(value).upper()
     if key == "training_args.optim":
         return value or training_fields()["optim"]
-    return value if value not in (False, [], {}) else None
+    return None if value is False or value in ([], {}) else value  # 0 is a layer of its own
 
 
 def refuse_moving(overrides: Sequence[str], run_folder: Path) -> None:

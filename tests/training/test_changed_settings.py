@@ -91,6 +91,7 @@ def test_what_has_not_changed_is_trained_bit_for_bit(run_of, tmp_path: Path) -> 
         ("peft_config.target_modules=[q_proj, v_proj]", "peft_config.target_modules"),
         ("peft_config.modules_to_save=[lm_head]", "peft_config.modules_to_save"),
         ("peft_config.use_dora=true", "peft_config.use_dora"),
+        ("peft_config.layers_to_transform=0", "peft_config.layers_to_transform"),
         ("peft_config=null", "peft_config"),
         ("peft_config={peft_type: PREFIX_TUNING, num_virtual_tokens: 4}", "peft_config.lora_alpha"),
         ("training_args.optim=sgd", "training_args.optim"),
