@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from glmtune import __version__
 from glmtune.cli_chat import chat
@@ -60,6 +61,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+
+MAY_BE_EMPTY = ("--prompt", "--system", "--vllm-args")
+"""Options whose value is a text."""
 
 BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
 Overrides = Annotated[
@@ -349,13 +353,34 @@ def _refuse_unseen_options(arguments: Sequence[str]) -> None:
 
 
 def _refuse_empty_arguments(arguments: Sequence[str]) -> None:
-    """Raise where an argument is empty: as a path it would be the folder that one stands in."""
+    """Raise where an argument or an option's value is empty: as a path it would be the folder that one stands in."""
+    flags = {flag for command in _commands(get_command(app)) for flag in _flags(command)}
     for before, argument in zip(("", *arguments), arguments):
-        if not argument.strip() and not before.startswith("-"):
+        option, value = (before if before.startswith("-") and before not in flags else ""), argument
+        if argument.startswith("--") and "=" in argument:
+            option, _, value = argument.partition("=")
+        if not value.strip() and option not in MAY_BE_EMPTY:
             raise GlmtuneError(
-                "an argument is empty; expected a name",
+                f"the value of `{option}` is empty" if option else "an argument is empty; expected a name",
                 fix="a variable of the shell may not be set: leave the argument out, or write what it stands for",
             )
+
+
+def _commands(command: Any) -> Iterator[Any]:
+    """Yield a command of Typer's and all below it."""
+    yield command
+    for below in getattr(command, "commands", {}).values():
+        yield from _commands(below)
+
+
+def _flags(command: Any) -> list[str]:
+    """Return the options of a command that take no value."""
+    return [
+        name
+        for parameter in command.params
+        if getattr(parameter, "is_flag", False)
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    ]
 
 
 def main() -> None:

@@ -43,6 +43,18 @@ def training_fields() -> dict[str, Any]:
     }
 
 
+def adapter_fields(peft_type: str) -> dict[str, Any]:
+    """Return the keys of PEFT's settings of a method, by its name there, with their defaults."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
+
+    return {
+        each.name: each.default_factory() if each.default_factory is not MISSING else each.default
+        for each in fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(peft_type)])
+        if each.default is not MISSING or each.default_factory is not MISSING
+    }
+
+
 def training_section(source: Source, homes: Mapping[str, str]) -> dict[str, Any]:
     """Return checked keyword arguments for `Seq2SeqTrainingArguments`, with our defaults, without generation."""
     from transformers import Seq2SeqTrainingArguments

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.config import RunConfig, training_fields
+from glmtune.config import RunConfig
+from glmtune.config_sections import adapter_fields, training_fields
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.sources import ModelSource
 from glmtune.secret_values import hidden
@@ -70,8 +71,13 @@ def refuse_unfit(checkpoint: Path, config: RunConfig) -> None:
     """Raise where a setting has changed that the weights or the optimizer's state in a checkpoint are made by."""
     before = _flat(json.loads((checkpoint / ASKED).read_text(encoding="utf-8")))
     now = _flat(asked_settings(config))
+    defaults = {"training_args.optim": training_fields()["optim"]}
+    if config.peft_config is not None:
+        adapter = adapter_fields(config.peft_config["peft_type"])
+        defaults |= {f"peft_config.{name}": value for name, value in adapter.items()}
     for key in sorted(filter(_is_kept, before.keys() | now.keys())):
-        if _plain(key, before.get(key)) != _plain(key, now.get(key)):
+        default = defaults.get(key)
+        if _plain(key, before.get(key), default) != _plain(key, now.get(key), default):
             raise GlmtuneError(
                 f"`{key}` is {_shown(now.get(key, 'not set'))}, it was {_shown(before.get(key, 'not set'))}: what "
                 f"`{checkpoint.name}` holds was made by that, and a run keeps it to its end",
@@ -89,12 +95,11 @@ def _is_kept(key: str) -> bool:
     return key in KEPT or section in KEPT
 
 
-def _plain(key: str, value: Any) -> Any:
+def _plain(key: str, value: Any, default: Any) -> Any:
     """Return a value as others of the same meaning: one that is not set as its default, `lora` as `LORA`."""
     if key == "peft_config.peft_type":
         return str(value).upper()
-    if key == "training_args.optim":
-        return value or training_fields()["optim"]
+    value = default if value is None else value
     return None if value is False or value in ([], {}) else value  # 0 is a layer of its own
 
 

@@ -204,6 +204,22 @@ def test_an_empty_argument_is_no_folder(workplace: Path, arguments: tuple[str, .
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--strict", "", "demo", "config.yaml"), "an argument is empty; expected a name"),
+        (("train", ".", "demo", "config.yaml", "--deepspeed", ""), "the value of `--deepspeed` is empty"),
+        (("demo", "--output="), "the value of `--output` is empty"),
+        (("chat", "demo", "--base-model", " "), "the value of `--base-model` is empty"),
+        (("infer", "demo", "--input", ""), "the value of `--input` is empty"),
+    ],
+)
+def test_no_empty_value_is_the_current_folder(workplace: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = command_line(*arguments, cwd=workplace)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}\nhint: a variable of the shell may not be set")
+
+
 def test_options_that_contradict_each_other_are_refused(workplace: Path) -> None:
     columns = ["--column", "messages=a", "--column", "messages=b"]
     done = data_verb("convert", "rows.jsonl", "o.jsonl", *columns, cwd=workplace)

@@ -108,7 +108,13 @@ def test_what_a_checkpoint_was_made_by_is_kept(override: str, key: str, run_of) 
     assert "changes" not in (run / "run.yaml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("override", ["peft_config.lora_alpha=16", "peft_config.peft_type=lora"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("peft_config.lora_alpha=16", "peft_config.peft_type=lora"),
+        *("peft_config.bias=none", "peft_config.init_lora_weights=true", "peft_config.modules_to_save=null"),
+    ],
+)
 def test_what_no_weight_depends_on_may_change(override: str, run_of) -> None:
     assert resume(run_of(), overrides=[override], accept_changes=True)
 
