@@ -82,10 +82,10 @@ def _compare(tokenizer_name: str, path: Path) -> tuple[int, dict[str, list[float
     """Return the number of rows, and the seconds of each round of all four."""
     from transformers import AutoTokenizer
 
-    from glmtune.data.dataset import encode_file
-    from glmtune.data.encoding import Encoder
+    from glmtune.chatformat.encoding import Encoder
     from glmtune.data.formats import to_row
-    from glmtune.data.reading import read_rows
+    from glmtune.data.reading.read_rows import read_rows
+    from glmtune.encoded.dataset import encode_file
     from glmtune.family import GLM
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
@@ -201,9 +201,9 @@ def _measured(part: str, tokenizer: str, path: Path, environment: dict[str, str]
 def _measure_cache(tokenizer_name: str, path: Path) -> dict[str, float]:
     from transformers import AutoTokenizer
 
-    from glmtune.data.dataset import encode_file
-    from glmtune.data.encoding import Encoder
-    from glmtune.data.store import file_hash
+    from glmtune.chatformat.encoding import Encoder
+    from glmtune.encoded.dataset import encode_file
+    from glmtune.encoded.store import file_hash
     from glmtune.family import GLM
 
     begin = time.perf_counter()
@@ -224,10 +224,10 @@ def _measure_visit(tokenizer_name: str, path: Path) -> dict[str, dict[str, int]]
     from torch.utils.data import DataLoader
     from transformers import AutoTokenizer
 
-    from glmtune.data.collating import collate
-    from glmtune.data.dataset import encode_file
-    from glmtune.data.encoding import Encoder
-    from glmtune.data.store import file_hash
+    from glmtune.chatformat.encoding import Encoder
+    from glmtune.encoded.collating import collate
+    from glmtune.encoded.dataset import encode_file
+    from glmtune.encoded.store import file_hash
     from glmtune.family import GLM
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)

@@ -121,7 +121,7 @@ class Case:
 
     def line(self, overrides: list[str], *, num_gpus: int) -> list[str]:
         """Return the row of the table."""
-        from glmtune.training.estimating import estimate
+        from glmtune.memory.run import estimate
 
         command = [sys.executable, __file__, "--measure", str(self.folder), "--set", *overrides]
         environment = os.environ | GIVE_BACK_AT_ONCE
@@ -145,8 +145,8 @@ def measure(folder: Path, overrides: list[str]) -> dict[str, float]:
     import torch
 
     from glmtune import load_config
-    from glmtune.training.preparation import prepare_run
-    from glmtune.training.run_folder import RunRequest
+    from glmtune.training.folder.run_folder import RunRequest
+    from glmtune.training.setup.preparation import prepare_run
 
     model = (folder / "model").read_text(encoding="utf-8")
     config = load_config(folder / "config.yaml", overrides)
@@ -173,7 +173,7 @@ def train(prepared: Any, run_folder: Path) -> None:
     """Train as a run does, and set the peak back when the model is loaded."""
     import torch
 
-    from glmtune.training.building import build_trainer, fit
+    from glmtune.training.setup.building import build_trainer, fit
 
     model, arguments = load(prepared, run_folder)
     for weight in model.parameters():
@@ -189,8 +189,8 @@ def train(prepared: Any, run_folder: Path) -> None:
 
 def load(prepared: Any, run_folder: Path) -> tuple[Any, Any]:
     """Return model and arguments of a run."""
-    from glmtune.training.arguments import training_arguments
-    from glmtune.training.building import build_model
+    from glmtune.training.setup.arguments import training_arguments
+    from glmtune.training.setup.building import build_model
 
     arguments = training_arguments(prepared.request.config, run_folder, print)
     return build_model(prepared, arguments, None), arguments

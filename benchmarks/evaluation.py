@@ -38,15 +38,15 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
-from glmtune.data.collating import collate
-from glmtune.data.dataset import EncodedData, encode_file
-from glmtune.data.encoding import Encoder
-from glmtune.data.replies import ROLE_LINE, ReplyLayout
-from glmtune.evaluation.answering import num_reports
+from glmtune.chatformat.encoding import Encoder
+from glmtune.chatformat.replies import ROLE_LINE, ReplyLayout
+from glmtune.encoded.collating import collate
+from glmtune.encoded.dataset import EncodedData, encode_file
 from glmtune.evaluation.evaluate import score_model
-from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.predictions import GenerationPlan
 from glmtune.family import GLM, GLM_STOPS, IGNORE_INDEX
+from glmtune.generation.answering import num_reports
+from glmtune.generation.generate import generation_config
 
 SHARED = Path(__file__).parents[2] / "shared"
 NUM_ROWS = 256

@@ -24,20 +24,20 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GlmConfig, Trainer, TrainerCallback, TrainingArguments
 from work import memory
 
-from glmtune.config import RunConfig, config_from_mapping
+from glmtune.chatformat.replies import ReplyLayout
+from glmtune.config.run_config import RunConfig, config_from_mapping
 from glmtune.console import notice, quiet_libraries
-from glmtune.data.dataset import EncodedData
-from glmtune.data.replies import ReplyLayout
 from glmtune.demo.model import build_tokenizer
+from glmtune.encoded.dataset import EncodedData
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.family import GLM, IGNORE_INDEX
-from glmtune.modeling.adapters import adapt
-from glmtune.modeling.packing import attention_for
-from glmtune.modeling.sources import ModelSource
-from glmtune.training.arguments import training_arguments
-from glmtune.training.building import build_trainer, fit
-from glmtune.training.preparation import Prepared
-from glmtune.training.run_folder import RunRequest
+from glmtune.kernels.packing import attention_for
+from glmtune.modeling.adapting.adapters import adapt
+from glmtune.modeling.finding.model_source import ModelSource
+from glmtune.training.folder.run_folder import RunRequest
+from glmtune.training.setup.arguments import training_arguments
+from glmtune.training.setup.building import build_trainer, fit
+from glmtune.training.setup.preparation import Prepared
 
 MARK = "benchmark-case "
 OUT_OF_MEMORY = "out of memory"

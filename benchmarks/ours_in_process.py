@@ -14,13 +14,13 @@ from typing import Any
 from transformers import set_seed
 from work import LORA, StepReport, Work, read_work
 
-from glmtune.config import RunConfig, config_from_mapping
+from glmtune.config.run_config import RunConfig, config_from_mapping
 from glmtune.console import notice
-from glmtune.training.arguments import training_arguments
-from glmtune.training.building import build_model, build_trainer, fit
-from glmtune.training.preparation import prepare_run
-from glmtune.training.run_arithmetic import arithmetic_of_run
-from glmtune.training.run_folder import RunRequest
+from glmtune.training.folder.run_folder import RunRequest
+from glmtune.training.setup.arguments import training_arguments
+from glmtune.training.setup.building import build_model, build_trainer, fit
+from glmtune.training.setup.preparation import prepare_run
+from glmtune.training.setup.run_arithmetic import arithmetic_of_run
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import sys
 import venv
 from pathlib import Path
 
-from glmtune.cache_files import cache_folder
+from glmtune.files.cache_files import cache_folder
 
 PACKAGES = {"trl": "trl[peft]==1.16.0", "llamafactory": "llamafactory==0.9.5"}
 

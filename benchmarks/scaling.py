@@ -85,12 +85,12 @@ def _in_a_process(work: Work, folder: Path, cache: Path) -> dict[str, Any]:
 
 def measure(work: Work, begin: float) -> dict[str, Any]:
     """Train in this process; returns seconds from its start on, tokens/s and memory."""
-    from glmtune.config import config_from_mapping
+    from glmtune.config.run_config import config_from_mapping
     from glmtune.console import notice
-    from glmtune.training.arguments import training_arguments
-    from glmtune.training.building import build_model, build_trainer, fit
-    from glmtune.training.preparation import prepare_run
-    from glmtune.training.run_folder import RunRequest
+    from glmtune.training.folder.run_folder import RunRequest
+    from glmtune.training.setup.arguments import training_arguments
+    from glmtune.training.setup.building import build_model, build_trainer, fit
+    from glmtune.training.setup.preparation import prepare_run
 
     settings = as_yaml(work)
     # In random order, and without a log in between, which would begin the count of tokens anew.

@@ -31,7 +31,7 @@ from transformers import GenerationConfig, GlmConfig, GlmForCausalLM
 
 from glmtune import generate
 from glmtune.demo.model import build_tokenizer
-from glmtune.evaluation.generate import as_loaded
+from glmtune.generation.generate import as_loaded
 
 CLIENTS = (1, 8, 32)
 NUM_TOKENS = 48

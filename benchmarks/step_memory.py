@@ -71,7 +71,7 @@ def write_row(folder: Path, length: int, arguments: argparse.Namespace) -> None:
     """Write a row of so many tokens, half of them labelled, as often as there are steps."""
     from transformers import AutoTokenizer
 
-    from glmtune.data.encoding import Encoder
+    from glmtune.chatformat.encoding import Encoder
     from glmtune.data.formats import to_conversation
     from glmtune.family import GLM
 

@@ -1,9 +1,9 @@
 """`python -m glmtune`, so that `torchrun -m glmtune` works, too."""
 
-from glmtune.own_path import shut_out_current_folder
+from glmtune.processes.own_path import shut_out_current_folder
 
 shut_out_current_folder()
 
-from glmtune.cli import main  # noqa: E402 -- with its modules from where they belong
+from glmtune.cli.app import main  # noqa: E402 -- with its modules from where they belong
 
 main()

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from glmtune.errors import shown
 from glmtune.operating_system import signals
-from glmtune.visible_text import ANSWER_KEEPS, visible, visible_json
+from glmtune.text.visible_text import ANSWER_KEEPS, visible, visible_json
 
 
 def is_main_process() -> bool:

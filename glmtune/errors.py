@@ -11,8 +11,8 @@ import shlex
 from collections.abc import Sequence
 from types import ModuleType
 
-from glmtune.secret_values import masked
-from glmtune.visible_text import printable, visible
+from glmtune.text.secret_values import masked
+from glmtune.text.visible_text import printable, visible
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2

@@ -16,7 +16,7 @@ from typing import Any
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError, RunFailure
-from glmtune.text_encoding import seeming
+from glmtune.files.text_encoding import seeming
 
 ESCAPE = "glmtune-escape"
 """An error handler of codecs: the escapes of JSON, so that JSON stays JSON."""

@@ -14,6 +14,8 @@ from pathlib import Path
 import preloaded
 import pytest
 
+pytest_plugins = ["serving_fixtures"]
+
 # Before transformers is imported: nothing may even look for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -14,6 +14,7 @@ from peft import PeftModel, PeftModelForCausalLM, PrefixTuningConfig, PromptEnco
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Seq2SeqTrainingArguments
 
+import glmtune
 from glmtune.compat import (
     CACHE,
     CHECKPOINTING,
@@ -24,7 +25,6 @@ from glmtune.compat import (
     TRANSFORMERS,
     shared_heads,
 )
-from glmtune.modeling import ptuning
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROMPT = {"input_ids": torch.arange(20, 32)[None], "attention_mask": torch.ones(1, 12, dtype=torch.long)}
@@ -42,7 +42,7 @@ def prompt_model(demo_model: str, settings: PrefixTuningConfig | PromptEncoderCo
 
 
 def test_versions_are_asked_for_in_one_place() -> None:
-    package = Path(ptuning.__file__).parents[1]
+    package = Path(glmtune.__file__).parent
     asking = re.compile(r"(transformers|peft|accelerate|torch|datasets)\.__version__\s*[<>=]|[vV]ersion\(.*\) *[<>]")
     found = [path.name for path in sorted(package.rglob("*.py")) if asking.search(path.read_text(encoding="utf-8"))]
     assert found == []

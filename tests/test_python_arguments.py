@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import glmtune
-from glmtune.config import load_config
+from glmtune.config.run_config import load_config
 from glmtune.errors import GlmtuneError
 
 ROWS = [{"messages": [{"role": "user", "content": "a"}]}]

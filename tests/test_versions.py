@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from glmtune import shipped, tested_versions
+from glmtune import tested_versions
+from glmtune.files import shipped
 
 REPOSITORY = Path(__file__).parents[1]
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from glmtune.data.reading.read_rows import read_rows
+from glmtune.data.reading.rows import Reject
+from glmtune.data.reading.sources import DataFile, command_line_files
 from glmtune.errors import GlmtuneError, nearest
-from glmtune.new_file import check_new, refuse_taken
+from glmtune.files.durable import put_in_place
+from glmtune.files.new_file import check_new, refuse_taken
+from glmtune.files.user_paths import expand, user_path
 from glmtune.python_arguments import expect_mapping, expect_paths
-from glmtune.user_paths import expand, user_path
 
 from .conversation import Conversation, RowError
-from .durable import put_in_place
 from .formats import AUTO, FORMATS, RowFormat, to_row
-from .reading import read_rows
-from .rows import Reject
-from .sources import DataFile, command_line_files
-from .unread import Unread
+from .unused import Unread
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 

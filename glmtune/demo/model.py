@@ -19,10 +19,11 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
 
-from glmtune.cache_files import ELSEWHERE, cache_folder, make_folder, remove, share
-from glmtune.demo import rows
 from glmtune.errors import GlmtuneError
 from glmtune.family import GLM_STOPS
+from glmtune.files.cache_files import ELSEWHERE, cache_folder, make_folder, remove, share
+
+from . import rows
 
 END_OF_TEXT = "<|endoftext|>"
 PREFIX_TOKENS = ("[gMASK]", "<sop>")

@@ -19,25 +19,25 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from glmtune.chatformat.encoding import Encoder
+from glmtune.chatformat.replies import reply_layout
 from glmtune.console import notice, quiet_libraries, show_evaluation
-from glmtune.data.dataset import EncodedData, encode_file
-from glmtune.data.encoding import Encoder
-from glmtune.data.reading import Reject
-from glmtune.data.replies import reply_layout
+from glmtune.data.reading.read_rows import Reject
+from glmtune.encoded.dataset import EncodedData, encode_file
+from glmtune.files.new_file import reserved
+from glmtune.files.user_paths import user_path
+from glmtune.generation.answering import num_reports
+from glmtune.generation.generate import as_loaded, generation_config, note_short_context, refuse_folder
 from glmtune.modeling.context import context_tokens
 from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel
-from glmtune.modeling.memory import LESS_IN_ANSWERING, memory_errors_explained
-from glmtune.new_file import reserved
+from glmtune.modeling.out_of_memory import LESS_IN_ANSWERING, memory_errors_explained
+from glmtune.processes.groups import gather, world_size
 from glmtune.python_arguments import expect_counts, expect_paths
-from glmtune.user_paths import user_path
 
-from .answering import num_reports
-from .generate import as_loaded, generation_config, note_short_context, refuse_folder
 from .mean_loss import mean_loss, plan_loss
 from .metrics import Scorer, means
 from .predictions import GenerationPlan, Prediction, join_shares, plan_turns, predict
-from .processes import gather, world_size
 from .tool_calls import call_metrics
 
 OnBatch = Callable[[int, int], None]

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.data.collating import collate
-from glmtune.data.dataset import EncodedData
+from glmtune.encoded.collating import collate
+from glmtune.encoded.dataset import EncodedData
 from glmtune.family import IGNORE_INDEX
-from glmtune.modeling.loss import LabelledLoss
-
-from .processes import gather, rank, world_size
+from glmtune.kernels.loss import LabelledLoss
+from glmtune.processes.groups import gather, rank, world_size
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, num_processes: int = 1) -> list[list[int]]:

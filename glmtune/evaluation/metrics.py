@@ -26,8 +26,8 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese.rouge import Rouge
 from rouge_chinese.rouge_score import f_r_p_rouge_n, rouge_n
 
-from glmtune.cache_files import lent_folder
-from glmtune.own_path import path_for_children
+from glmtune.files.cache_files import lent_folder
+from glmtune.processes.own_path import path_for_children
 
 # Start-up chatter. CRITICAL and not WARNING: on a shared machine jieba cannot replace another user's cache file in
 # the temp folder and prints a traceback for it, though nothing is lost: reading the dictionary takes 0.6 s either way.

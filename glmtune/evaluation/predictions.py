@@ -14,17 +14,17 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from glmtune.data.dataset import EncodedData
-from glmtune.data.durable import put_in_place
-from glmtune.data.examples import Turn
-from glmtune.data.reading import Reject
-from glmtune.data.replies import ReplyLayout
-from glmtune.plain_json import plain_json
+from glmtune.chatformat.examples import Turn
+from glmtune.chatformat.replies import ReplyLayout
+from glmtune.data.reading.read_rows import Reject
+from glmtune.encoded.dataset import EncodedData
+from glmtune.files.durable import put_in_place
+from glmtune.generation.answering import answer_prompts
+from glmtune.generation.generate import decode_sections, join_sections
+from glmtune.processes.groups import gather, rank, world_size
+from glmtune.text.plain_json import plain_json
 
-from .answering import answer_prompts
-from .generate import decode_sections, join_sections
 from .metrics import Scorer
-from .processes import gather, rank, world_size
 from .tool_calls import CallReader, compare_calls
 
 PlannedTurn = tuple[str, int, Turn]

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from glmtune.data.replies import OPEN_THOUGHT, ReplyLayout, ToolCall, called_name, parse_reply
+from glmtune.chatformat.replies import OPEN_THOUGHT, ReplyLayout, ToolCall, called_name, parse_reply
 
 CALL_METRIC_NAMES = ("tool-name-accuracy", "tool-call-accuracy", "false-call-rate")
 

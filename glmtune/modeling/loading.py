@@ -21,18 +21,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from glmtune.data.rendering import ChatRenderer
+from glmtune.chatformat.rendering import ChatRenderer
+from glmtune.config.generation_options import drop_idle_options
 from glmtune.errors import GlmtuneError, install_hint
 from glmtune.family import Family, family_of
-from glmtune.generation_options import drop_idle_options
-from glmtune.tested_versions import note_untested_versions
-
-from .adapter_config import adapter_config
-from .context import check_vocabulary
-from .finite import check_finite
-from .hub_access import hub_file, hub_options
-from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
-from .model_files import (
+from glmtune.modeling.adapting.adapter_config import adapter_config
+from glmtune.modeling.adapting.name_patterns import check_patterns, patterns_of
+from glmtune.modeling.adapting.ptuning import check_prefix
+from glmtune.modeling.adapting.starts import check_saved_start
+from glmtune.modeling.finding.hub_access import hub_file, hub_options
+from glmtune.modeling.finding.model_files import (
     INDEX,
     check_generation,
     check_model_config,
@@ -40,11 +38,13 @@ from .model_files import (
     files_of_index,
     read_config,
 )
-from .name_patterns import check_patterns, patterns_of
-from .ptuning import check_prefix
+from glmtune.modeling.finding.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, check_weight_files
+from glmtune.tested_versions import note_untested_versions
+
+from .context import check_vocabulary
+from .finite import check_finite
+from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
 from .quantization import check_rounded_can_be_read, check_rounding, make_trainable, quantization_options
-from .sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, check_weight_files
-from .starts import check_saved_start
 
 MISSING = "missing adapter keys"
 """What PEFT warns of, and goes on with numbers of its own."""

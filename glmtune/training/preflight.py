@@ -16,14 +16,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from glmtune.console import is_main_process, notice, say
 from glmtune.errors import RunFailure
-from glmtune.modeling.sources import ADAPTER_WEIGHTS, last_checkpoint
-
-from .arguments import training_arguments
-from .building import build_model, build_trainer, fit
-from .checkpoint import verify
-from .preparation import Prepared
-from .run_arithmetic import arithmetic_of_run
-from .run_folder import check_shared
+from glmtune.modeling.finding.model_source import ADAPTER_WEIGHTS, last_checkpoint
+from glmtune.training.folder.checkpoint import verify
+from glmtune.training.folder.run_folder import check_shared
+from glmtune.training.setup.arguments import training_arguments
+from glmtune.training.setup.building import build_model, build_trainer, fit
+from glmtune.training.setup.preparation import Prepared
+from glmtune.training.setup.run_arithmetic import arithmetic_of_run
 
 
 def preflight(prepared: Prepared, run_folder: Path) -> Path:

@@ -12,15 +12,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from glmtune.console import is_main_process, notice, say
 from glmtune.errors import GlmtuneError, RunFailure
-from glmtune.modeling.sources import checkpoints_of
-
-from .arguments import training_arguments
-from .building import build_model, build_trainer, fit
-from .callbacks import LastStep
-from .checkpoint import find_damage, step_of
-from .metrics_file import read_logs
-from .preparation import Prepared
-from .run_arithmetic import arithmetic_of_run
+from glmtune.modeling.finding.model_source import checkpoints_of
+from glmtune.training.callbacks.around_steps import LastStep
+from glmtune.training.folder.checkpoint import find_damage, step_of
+from glmtune.training.folder.metrics_file import read_logs
+from glmtune.training.setup.arguments import training_arguments
+from glmtune.training.setup.building import build_model, build_trainer, fit
+from glmtune.training.setup.preparation import Prepared
+from glmtune.training.setup.run_arithmetic import arithmetic_of_run
 
 MAX_LOSSES = 10
 """Logged losses that are compared: steps between two checkpoints may take hours."""

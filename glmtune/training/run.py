@@ -17,38 +17,31 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from glmtune.config import RunConfig, as_config
-from glmtune.config_sections import training_fields
+from glmtune.config.run_config import RunConfig, as_config
+from glmtune.config.sections import training_fields
 from glmtune.console import is_main_process, notice, quiet_libraries, say
-from glmtune.data.dataset import EncodedData
+from glmtune.encoded.dataset import EncodedData
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.report import try_draw_loss_curve
-from glmtune.modeling.links import refuse_links
-from glmtune.modeling.loss import check_loss_kernel
-from glmtune.modeling.sources import DEMO, checkpoints_of
+from glmtune.files.user_paths import refuse_unreadable_name, user_path
+from glmtune.kernels.loss import check_loss_kernel
+from glmtune.modeling.finding.links import refuse_links
+from glmtune.modeling.finding.model_source import DEMO, checkpoints_of
+from glmtune.processes.group_watch import watch_group
+from glmtune.processes.undoing import undone_at_exit
 from glmtune.python_arguments import expect_paths
-from glmtune.secret_values import masked_argument
+from glmtune.reports.loss_curve import try_draw_loss_curve
 from glmtune.tested_versions import note_untested_versions
-from glmtune.user_paths import refuse_unreadable_name, user_path
-
-from . import checkpoint
-from .arguments import training_arguments, use_one_gpu
-from .building import build_model, build_trainer, fit
-from .changes import changes_since, refuse_changes, refuse_moving, refuse_unfit, saves_model_only
-from .consent import Consent, check_consent, remember
-from .epochs import check_epoch
-from .foreign_code import refuse_code
-from .fsdp import with_accelerates_fsdp
-from .global_batch import keep_global_batch
-from .group_watch import watch_group
-from .known_files import refuse_unknown_files
-from .machine import check_machine
-from .preparation import Prepared, absolute, model_source, prepare_run
-from .replay import choose_for_replay, replay
-from .reports import check_reporters
-from .run_arithmetic import arithmetic_of_run
-from .run_data import as_records, find_run_files
-from .run_folder import (
+from glmtune.text.secret_values import masked_argument
+from glmtune.training.callbacks.stopping import Preempted, heed_signals, stop_request
+from glmtune.training.callbacks.unfinished import AlreadyTrained, remains
+from glmtune.training.distributed.fsdp import with_accelerates_fsdp
+from glmtune.training.distributed.global_batch import keep_global_batch
+from glmtune.training.distributed.sharding import check_sharding
+from glmtune.training.folder.changes import changes_since, refuse_changes, refuse_moving, refuse_unfit, saves_model_only
+from glmtune.training.folder.consent import Consent, check_consent, remember
+from glmtune.training.folder.foreign_code import refuse_code
+from glmtune.training.folder.known_files import refuse_unknown_files
+from glmtune.training.folder.run_folder import (
     TRACKED,
     RunRequest,
     check_shared,
@@ -59,13 +52,20 @@ from .run_folder import (
     world_size,
     write_run_file,
 )
-from .run_lock import hold_run
-from .saved_state import check_state
-from .sharding import check_sharding
-from .stopping import Preempted, heed_signals, stop_request
+from glmtune.training.folder.run_lock import hold_run
+from glmtune.training.folder.saved_state import check_state
+from glmtune.training.setup.arguments import training_arguments, use_one_gpu
+from glmtune.training.setup.building import build_model, build_trainer, fit
+from glmtune.training.setup.epochs import check_epoch
+from glmtune.training.setup.machine import check_machine
+from glmtune.training.setup.preparation import Prepared, absolute, model_source, prepare_run
+from glmtune.training.setup.run_arithmetic import arithmetic_of_run
+from glmtune.training.setup.run_data import as_records, find_run_files
+from glmtune.training.setup.trackers import check_reporters
+
+from .folder import checkpoint
+from .replay import choose_for_replay, replay
 from .trainer import GlmTrainer, record_left_out
-from .undoing import undone_at_exit
-from .unfinished import AlreadyTrained, remains
 
 
 @quiet_libraries()

@@ -1,8 +1,8 @@
 """The trainer: transformers' `Seq2SeqTrainer` with public hooks overridden, nothing else.
 
 For a run that is stopped there is no public way: it and `unfinished.py` call four methods of transformers' own
-(`_save_checkpoint`, `_evaluate`, `_determine_best_metric`, `_load_best_model`); `tests/training/test_stopping.py` holds
-them with the lowest and the newest version.
+(`_save_checkpoint`, `_evaluate`, `_determine_best_metric`, `_load_best_model`);
+`tests/training/callbacks/test_stopping.py` holds them with the lowest and the newest version.
 """
 
 from __future__ import annotations
@@ -21,32 +21,39 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Seq2SeqTrainer
 
-from glmtune.config import METRICS
-from glmtune.data.collating import Collator
-from glmtune.data.dataset import EncodedData, write_rejects
-from glmtune.data.durable import replace_file
+from glmtune.config.run_config import METRICS
+from glmtune.encoded.collating import Collator
+from glmtune.encoded.dataset import EncodedData, write_rejects
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
 from glmtune.family import IGNORE_INDEX
-from glmtune.modeling.arithmetic import Arithmetic
-from glmtune.modeling.fused_layers import FusedLayers
-from glmtune.modeling.loss import LabelledLoss
-from glmtune.modeling.memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
-from glmtune.modeling.packing import PACKED_INPUTS
-from glmtune.modeling.ptuning import save_dealt_out_prefix
+from glmtune.files.durable import replace_file
+from glmtune.kernels.arithmetic import Arithmetic
+from glmtune.kernels.fused_layers import FusedLayers
+from glmtune.kernels.loss import LabelledLoss
+from glmtune.kernels.packing import PACKED_INPUTS
+from glmtune.modeling.adapting.ptuning import save_dealt_out_prefix
+from glmtune.modeling.out_of_memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
+from glmtune.processes import group_watch
+from glmtune.training.callbacks.around_steps import (
+    CheckpointMover,
+    FirstEvaluation,
+    LastStep,
+    MetricsFile,
+    ProgressLine,
+)
+from glmtune.training.callbacks.hyperparameters import Hyperparameters
+from glmtune.training.callbacks.learning import Learning
+from glmtune.training.callbacks.stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
+from glmtune.training.callbacks.unfinished import Unfinished
+from glmtune.training.distributed.fsdp import load_weights, no_pickled_copy
+from glmtune.training.folder.changes import ASKED
+from glmtune.training.folder.loss_window import LossWindow
+from glmtune.training.folder.saved_state import state_explained
+from glmtune.training.setup.epochs import step_batches
+from glmtune.training.setup.trackers import start_reports
 
-from . import checkpoint, group_watch
-from .callbacks import CheckpointMover, FirstEvaluation, LastStep, MetricsFile, ProgressLine
-from .changes import ASKED
-from .epochs import step_batches
-from .fsdp import load_weights, no_pickled_copy
-from .hyperparameters import Hyperparameters
-from .learning import Learning
-from .loss_window import LossWindow
-from .reports import start_reports
-from .saved_state import state_explained
-from .stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
-from .unfinished import Unfinished
+from .folder import checkpoint
 
 NUM_FIRST_EVALUATION_ROWS = 2
 NUM_FIRST_EVALUATION_TOKENS = 512

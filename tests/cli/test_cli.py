@@ -23,7 +23,7 @@ import pytest
 import yaml
 from command_line import command_line, in_own_process
 
-from glmtune.modeling.sources import checkpoints_of
+from glmtune.modeling.finding.model_source import checkpoints_of
 
 QUESTION = "类型#风衣*颜色#墨绿"
 CONFIG = {

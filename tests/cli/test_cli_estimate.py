@@ -10,7 +10,7 @@ import yaml
 from command_line import command_line
 
 from glmtune.errors import GlmtuneError
-from glmtune.training.estimating import estimate
+from glmtune.memory.run import estimate
 
 CONFIG = {
     "data_config": {"train_file": "train.jsonl"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtune import cli
+from glmtune.cli import app as cli
 
 
 def run(monkeypatch, *arguments: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from glmtune.errors import GlmtuneError
-from glmtune.launching import adopt_deepspeed_launcher, launch, start_group, worker_arguments
+from glmtune.processes.launching import adopt_deepspeed_launcher, launch, start_group, worker_arguments
 
 
 @pytest.mark.parametrize(

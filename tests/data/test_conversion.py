@@ -11,9 +11,9 @@ import pytest
 
 from glmtune.data.conversion import convert, convert_data, row_format
 from glmtune.data.formats import to_conversations
-from glmtune.data.reading import read_rows
-from glmtune.data.rows import Reject
-from glmtune.data.sources import DataFile
+from glmtune.data.reading.read_rows import read_rows
+from glmtune.data.reading.rows import Reject
+from glmtune.data.reading.sources import DataFile
 from glmtune.errors import GlmtuneError
 
 ALPACA = {"instruction": "写广告", "input": "裙", "output": "好看"}

@@ -16,14 +16,14 @@ import pytest
 from marked_text import prompts_of
 from transformers import PreTrainedTokenizerBase
 
+from glmtune.chatformat.encoding import Encoder
+from glmtune.chatformat.examples import Example, turns_of
 from glmtune.data.conversation import Conversation
 from glmtune.data.conversion import convert
-from glmtune.data.dataset import encode_file
-from glmtune.data.encoding import Encoder
-from glmtune.data.examples import Example, turns_of
 from glmtune.data.formats import to_conversation
-from glmtune.data.reading import read_rows
-from glmtune.data.sources import DataFile
+from glmtune.data.reading.read_rows import read_rows
+from glmtune.data.reading.sources import DataFile
+from glmtune.encoded.dataset import encode_file
 from glmtune.family import GLM
 
 Messages = list[dict[str, Any]]

@@ -7,14 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from glmtune.config import load_config
+from glmtune.config.run_config import load_config
 from glmtune.console import notice
-from glmtune.modeling import arithmetic
-from glmtune.training.arguments import training_arguments
-from glmtune.training.preparation import prepare_run
+from glmtune.kernels import arithmetic
+from glmtune.training.folder.run_folder import RunRequest
 from glmtune.training.run import leave_process_group
-from glmtune.training.run_arithmetic import arithmetic_of_run
-from glmtune.training.run_folder import RunRequest
+from glmtune.training.setup.arguments import training_arguments
+from glmtune.training.setup.preparation import prepare_run
+from glmtune.training.setup.run_arithmetic import arithmetic_of_run
 
 if __name__ == "__main__":
     config_file, data_dir, folder = (Path(argument) for argument in sys.argv[1:])

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from glmtune import resume, train
-from glmtune.modeling.loss import LabelledLoss
+from glmtune.kernels.loss import LabelledLoss
 from glmtune.training.run import leave_process_group
 
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from glmtune import evaluate
-from glmtune.data.dataset import encode_file
-from glmtune.data.encoding import Encoder
-from glmtune.data.replies import ReplyLayout
+from glmtune.chatformat.encoding import Encoder
+from glmtune.chatformat.replies import ReplyLayout
+from glmtune.encoded.dataset import encode_file
 from glmtune.errors import RunFailure
 from glmtune.evaluation.evaluate import _perplexity, score_model
-from glmtune.evaluation.generate import generation_config
 from glmtune.evaluation.mean_loss import mean_loss
 from glmtune.evaluation.metrics import METRIC_NAMES
 from glmtune.evaluation.predictions import GenerationPlan
+from glmtune.generation.generate import generation_config
+from glmtune.kernels.loss import LabelledLoss
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import LoadedModel, load_model
-from glmtune.modeling.loss import LabelledLoss
-from glmtune.modeling.sources import find_model
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from glmtune import evaluate
-from glmtune.data.dataset import encode_file
-from glmtune.data.encoding import Encoder
-from glmtune.data.replies import ARGUMENT_TAGS, JSON_TAGS, ROLE_LINE, ReplyLayout, ToolCall, reply_layout
+from glmtune.chatformat.encoding import Encoder
+from glmtune.chatformat.replies import ARGUMENT_TAGS, JSON_TAGS, ROLE_LINE, ReplyLayout, ToolCall, reply_layout
+from glmtune.encoded.dataset import encode_file
 from glmtune.evaluation import predictions
-from glmtune.evaluation.generate import decode_sections
 from glmtune.evaluation.tool_calls import (
     FALSE_CALL,
     NO_CALL,
@@ -28,8 +27,9 @@ from glmtune.evaluation.tool_calls import (
     compare_calls,
 )
 from glmtune.family import GLM
+from glmtune.generation.generate import decode_sections
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import LoadedModel, load_model
-from glmtune.modeling.sources import find_model
 
 CALL = ToolCall(name="find", arguments='{"city": "Bath", "days": 2}')
 

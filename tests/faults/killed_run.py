@@ -16,8 +16,8 @@ from small_run import EVAL_STEPS, NUM_ROWS, NUM_STEPS, logged, write_config
 
 from glmtune import resume, train
 from glmtune.errors import EXIT_USER_ERROR
-from glmtune.modeling.sources import checkpoints_of
-from glmtune.training.checkpoint import DELETED, MANIFEST, STAGING, verify
+from glmtune.modeling.finding.model_source import checkpoints_of
+from glmtune.training.folder.checkpoint import DELETED, MANIFEST, STAGING, verify
 
 LIMIT = 2
 """Checkpoints that are kept, so that each save deletes one."""

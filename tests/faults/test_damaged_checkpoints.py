@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from small_run import hashes, logged, write_config
 
 from glmtune import resume, train
-from glmtune.data.store import file_hash
+from glmtune.encoded.store import file_hash
 from glmtune.errors import GlmtuneError
-from glmtune.training.checkpoint import choose, discard_staging, find_damage, rotate
+from glmtune.training.folder.checkpoint import choose, discard_staging, find_damage, rotate
 
 FILES = (
     "README.md",

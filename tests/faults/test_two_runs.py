@@ -12,7 +12,7 @@ import pytest
 from small_run import hashes, write_config, write_rows
 
 import glmtune
-from glmtune.training.run_lock import hold_run
+from glmtune.training.folder.run_lock import hold_run
 
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ENVIRONMENT = {

@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from glmtune.errors import GlmtuneError
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_model
-from glmtune.modeling.sources import find_model
 
 
 @pytest.fixture

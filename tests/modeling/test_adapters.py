@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
-from glmtune.modeling.adapter_names import check_optimizer_modules
-from glmtune.modeling.adapters import adapt, freeze_vision
+from glmtune.modeling.adapting.adapter_names import check_optimizer_modules
+from glmtune.modeling.adapting.adapters import adapt, freeze_vision
 
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2}
 
@@ -178,7 +178,7 @@ def test_a_model_that_says_wrongly_that_it_is_rounded_is_told_of_it(
     def refuse(*_: object) -> None:
         raise AttributeError("'Parameter' object has no attribute 'compress_statistics'")
 
-    monkeypatch.setattr("glmtune.modeling.adapters.get_peft_model", refuse)
+    monkeypatch.setattr("glmtune.modeling.adapting.adapters.get_peft_model", refuse)
     model = AutoModelForCausalLM.from_pretrained(demo_model)
     hints = []
     for quantization in (None, {"quant_method": "bitsandbytes"}):

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from glmtune import train
 from glmtune.errors import GlmtuneError
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_model
-from glmtune.modeling.sources import find_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9969999999\n"
 INDEX = "model.safetensors.index.json"

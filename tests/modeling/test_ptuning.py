@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
-from glmtune.modeling.adapters import adapt
+from glmtune.modeling.adapting.adapters import adapt
+from glmtune.modeling.adapting.ptuning import allow_checkpointing, check_prefix
 from glmtune.modeling.loading import load_adapter
-from glmtune.modeling.ptuning import allow_checkpointing, check_prefix
 
 BATCH = {"input_ids": torch.arange(20, 60).view(2, 20), "attention_mask": torch.ones(2, 20, dtype=torch.long)}
 BATCH["attention_mask"][1, 15:] = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from glmtune.errors import GlmtuneError
-from glmtune.modeling.sources import find_model
+from glmtune.modeling.finding.model_source import find_model
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -96,7 +96,7 @@ def run_bare(code: str, *arguments: str, **variables: str) -> subprocess.Complet
 
 
 def test_several_processes_are_refused_in_one_line_where_a_system_cannot_lead_them(folder: Path) -> None:
-    code = "import sys; from glmtune.cli import main; main()"
+    code = "import sys; from glmtune.cli.app import main; main()"
     done = run_bare(code, "train", str(folder / "data"), "demo", str(folder / "c.yaml"), "--nproc", "2")
     assert done.returncode == 2
     assert done.stderr == (
@@ -107,7 +107,10 @@ def test_several_processes_are_refused_in_one_line_where_a_system_cannot_lead_th
 
 def test_no_module_needs_a_name_that_signal_may_lack() -> None:
     names = ", ".join(f"signal.{name}" for name in ("SIGUSR1", "SIGHUP", "SIGQUIT", "pthread_kill", "setitimer"))
-    modules = "glmtune.cli, glmtune.launching, glmtune.tour, glmtune.training.stopping, glmtune.serving.server"
+    modules = ", ".join(
+        f"glmtune.{name}"
+        for name in ("cli.app", "processes.launching", "cli.tour", "training.callbacks.stopping", "server.run")
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"import signal; del {names}; import {modules}"],
         capture_output=True,
@@ -138,7 +141,7 @@ def hang() -> None:
 def test_functions_run_where_there_are_no_groups_of_processes(tmp_path: Path) -> None:
     (tmp_path / "tools.py").write_text(TOOLS)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom glmtune.serving.functions import load_tools\n"
+        "import sys\nfrom pathlib import Path\nfrom glmtune.chat.functions import load_tools\n"
         "if __name__ == '__main__':\n"
         "    worker = load_tools(Path(sys.argv[1]), time_limit_seconds=0.5).worker\n"
         "    print(worker.call('double', '{\"number\": 21}'))\n"
@@ -161,8 +164,8 @@ def test_two_processes_encode_what_one_does_however_they_are_started(start_metho
         "import sys\nfrom pathlib import Path\nimport multiprocessing\n"
         "if __name__ == '__main__':\n"
         "    multiprocessing.set_start_method(sys.argv[2], force=True)\n"
-        "    from glmtune.training.preparation import prepare_data\n"
-        "    from glmtune.data import dataset, row_encoding\n    from glmtune.data.store import file_hash\n"
+        "    from glmtune.training.setup.preparation import prepare_data\n"
+        "    from glmtune.data import dataset, row_encoding\n    from glmtune.encoded.store import file_hash\n"
         "    dataset.MIN_ROWS_PER_PROCESS, row_encoding.ROWS_PER_BATCH = 1, 2\n"
         "    path = prepare_data(sys.argv[1] + '/data', 'demo', sys.argv[1] + '/c.yaml', overrides=[sys.argv[3]])\n"
         "    print(*sorted(file_hash(each) for each in path.glob('*/rows.arrow')))"

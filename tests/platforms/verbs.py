@@ -65,7 +65,7 @@ def ask_and_interrupt(port: int) -> None:
 
 
 def main(folder: str) -> None:
-    from glmtune import cli
+    from glmtune.cli import app as cli
 
     os.chdir(folder)
     with socket.socket() as probe:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from glmtune.data.store import file_hash
+from glmtune.encoded.store import file_hash
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
 

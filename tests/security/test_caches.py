@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from glmtune import cache_files
-from glmtune.cache_files import cache_folder, lent_folder, make_folder, private_folder, write_file
+from glmtune.chatformat.encoding import Encoder
 from glmtune.data.conversion import convert_data
-from glmtune.data.dataset import EncodedData, encode_file
-from glmtune.data.encoding import Encoder
-from glmtune.data.store import encoded_folder, file_hash, remove_unused
 from glmtune.demo.model import demo_model_path
+from glmtune.encoded.dataset import EncodedData, encode_file
+from glmtune.encoded.store import encoded_folder, file_hash, remove_unused
 from glmtune.errors import GlmtuneError
 from glmtune.family import GLM
+from glmtune.files import cache_files
+from glmtune.files.cache_files import cache_folder, lent_folder, make_folder, private_folder, write_file
 
 ROW = json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})
 POSIX = pytest.mark.skipif(not hasattr(os, "getuid"), reason="modes of files say nothing on this system")
@@ -285,7 +285,7 @@ def test_matplotlib_keeps_its_fonts_in_ours(cache: Path, monkeypatch: pytest.Mon
 
 
 def test_leaks_that_are_remembered_wrongly_are_looked_for_again(cache: Path) -> None:
-    from glmtune.training.leak_report import _remembered
+    from glmtune.training.setup.leak_report import _remembered
 
     path = encoded_folder() / "leaks-x.json"
     path.parent.mkdir(parents=True)

@@ -14,17 +14,17 @@ import yaml
 from hostile_checkpoints import rewritten, seal, write_config
 
 from glmtune import export, resume, train
-from glmtune.config import config_from_mapping
+from glmtune.config.run_config import config_from_mapping
 from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.generate import generate
-from glmtune.training import consent as consent_module
-from glmtune.training.arguments import training_arguments
-from glmtune.training.consent import remember
-from glmtune.training.fsdp import fsdp_settings, settled_fsdp
-from glmtune.training.preparation import model_source
-from glmtune.training.run_folder import read_request
-from glmtune.training.sharding import check_sharding
+from glmtune.generation.generate import generate
+from glmtune.training.distributed.fsdp import fsdp_settings, settled_fsdp
+from glmtune.training.distributed.sharding import check_sharding
+from glmtune.training.folder import consent as consent_module
+from glmtune.training.folder.consent import remember
+from glmtune.training.folder.run_folder import read_request
+from glmtune.training.setup.arguments import training_arguments
+from glmtune.training.setup.preparation import model_source
 
 CODE = "runs code that lies with the model, and that is for you to allow"
 SENDING = "sends figures of the run away, and that is for you to allow"

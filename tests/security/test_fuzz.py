@@ -29,17 +29,17 @@ from mutations import Change, changed_bytes, changed_json, changed_value
 from pyarrow import parquet
 
 from glmtune import load_config
-from glmtune.config import config_from_mapping
+from glmtune.chatformat.encoding import Encoder
+from glmtune.config.run_config import config_from_mapping
 from glmtune.data.conversion import convert_data
-from glmtune.data.encoding import Encoder
-from glmtune.data.reading import read_rows
+from glmtune.data.reading.read_rows import read_rows
 from glmtune.demo.rows import LIVELY, PLAIN, build_rows, to_json
 from glmtune.errors import GlmtuneError
 from glmtune.family import GLM
-from glmtune.modeling.adapters import adapt
+from glmtune.files.shipped import shipped_folder
+from glmtune.modeling.adapting.adapters import adapt
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_base_model, load_model, load_model_config, load_tokenizer
-from glmtune.modeling.sources import find_model
-from glmtune.shipped import shipped_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -26,10 +26,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.generate import generate
-from glmtune.modeling import name_patterns
-from glmtune.modeling.name_patterns import check_patterns, patterns_of
-from glmtune.modeling.sources import find_model
+from glmtune.generation.generate import generate
+from glmtune.modeling.adapting import name_patterns
+from glmtune.modeling.adapting.name_patterns import check_patterns, patterns_of
+from glmtune.modeling.finding.model_source import find_model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LORA_WEIGHT = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

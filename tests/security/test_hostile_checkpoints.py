@@ -15,7 +15,7 @@ from hostile_checkpoints import FORMS, GADGETS, UNKNOWN_FILES, as_torch_file, ga
 
 from glmtune import resume
 from glmtune.errors import GlmtuneError
-from glmtune.training.known_files import refuse_unknown_files
+from glmtune.training.folder.known_files import refuse_unknown_files
 
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "optimizer.bin", "rng_state_1.pth")
 

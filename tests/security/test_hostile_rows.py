@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from glmtune.data import cell_sizes, streams
-from glmtune.data.cell_sizes import row_sizes, slices
-from glmtune.data.reading import read_rows
+from glmtune.data.reading import cell_sizes, streams
+from glmtune.data.reading.cell_sizes import row_sizes, slices
+from glmtune.data.reading.read_rows import read_rows
 from glmtune.errors import GlmtuneError
 
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -121,7 +121,7 @@ def test_rows_that_take_no_room_are_counted_against_the_file(tmp_path: Path, mon
     batch = pa.record_batch([pa.nulls(100_000)], names=["n"])
     with pa.ipc.new_file(tmp_path / "n.arrow", batch.schema) as writer:
         writer.write_batch(batch)
-    monkeypatch.setattr("glmtune.data.tables.MAX_ROWS_PER_BYTE", 1)
+    monkeypatch.setattr("glmtune.data.reading.tables.MAX_ROWS_PER_BYTE", 1)
     with pytest.raises(GlmtuneError, match="the file claims to have more than"):
         list(read_rows(tmp_path / "n.arrow"))
 

@@ -11,12 +11,12 @@ import yaml
 
 from glmtune import resume
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.report import read_loss_history
-from glmtune.modeling.run_record import MAX_RUN_FILE_BYTES
-from glmtune.serving.export_check import Check, Distance
-from glmtune.serving.model_card import CardFacts, model_card, read_record
-from glmtune.training.metrics_file import read_logs
-from glmtune.training.run_folder import read_request
+from glmtune.exporting.export_check import Check, Distance
+from glmtune.exporting.model_card import CardFacts, model_card, read_record
+from glmtune.modeling.finding.run_record import MAX_RUN_FILE_BYTES
+from glmtune.reports.loss_curve import read_loss_history
+from glmtune.training.folder.metrics_file import read_logs
+from glmtune.training.folder.run_folder import read_request
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi")

@@ -14,7 +14,7 @@ from torch import nn
 
 from glmtune import load_config
 from glmtune.errors import GlmtuneError
-from glmtune.modeling.adapter_names import check_adapter_names
+from glmtune.modeling.adapting.adapter_names import check_adapter_names
 
 PLAIN = "data_config: {train_file: a.jsonl}\npeft_config: null\n"
 SECONDS = 5.0
@@ -139,9 +139,9 @@ IRREGULAR = {
 def test_what_is_no_file_is_named_for_what_it_is(
     kind: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glmtune.data.sources import command_line_files
-    from glmtune.modeling.sources import find_model
-    from glmtune.serving.functions import load_tools
+    from glmtune.chat.functions import load_tools
+    from glmtune.data.reading.sources import command_line_files
+    from glmtune.modeling.finding.model_source import find_model
 
     monkeypatch.chdir(tmp_path)
     make, told = IRREGULAR[kind]
@@ -196,6 +196,6 @@ ENDLESS = {
 
 @pytest.mark.parametrize("settings", ENDLESS.values(), ids=ENDLESS)
 def test_an_expression_that_never_ends_is_given_up(settings: dict[str, object], monkeypatch) -> None:
-    monkeypatch.setattr("glmtune.modeling.name_patterns.SECONDS", 0.5)
+    monkeypatch.setattr("glmtune.modeling.adapting.name_patterns.SECONDS", 0.5)
     with pytest.raises(GlmtuneError, match=r"takes more than 0\.5 s on the names"):
         check_adapter_names(settings, Layers())

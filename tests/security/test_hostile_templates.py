@@ -11,9 +11,9 @@ import jinja2.ext
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from glmtune.data import template_bounds
-from glmtune.data.encoding import Encoder
-from glmtune.data.template_bounds import BoundedEnvironment, TemplateBound
+from glmtune.chatformat import template_bounds
+from glmtune.chatformat.encoding import Encoder
+from glmtune.chatformat.template_bounds import BoundedEnvironment, TemplateBound
 from glmtune.errors import GlmtuneError
 from glmtune.family import GLM
 from glmtune.operating_system import start_method

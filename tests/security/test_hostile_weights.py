@@ -29,11 +29,11 @@ from hostile_models import (
 from transformers import AutoModelForCausalLM
 
 from glmtune import estimate
-from glmtune.cli import main
+from glmtune.cli.app import main
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.generate import generate
+from glmtune.generation.generate import generate
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_tokenizer
-from glmtune.modeling.sources import find_model
 
 NAN, INF = float("nan"), float("inf")
 DEEP = '{"a": ' * 5_000 + "1" + "}" * 5_000

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glmtune import own_path
 from glmtune.evaluation.metrics import Scorer
-from glmtune.own_path import PACKAGE_ROOT, environment_of_others, path_for_children, shut_out_current_folder
+from glmtune.processes import own_path
+from glmtune.processes.own_path import PACKAGE_ROOT, environment_of_others, path_for_children, shut_out_current_folder
 
 SAFE = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no PYTHONSAFEPATH")
 
@@ -128,8 +128,8 @@ def test_the_process_of_functions_does_not_import_from_the_current_folder(trappe
     (tmp_path / "tools.py").write_text('def f() -> int:\n    """Do."""\n    return 7\n', encoding="utf-8")
     program = tmp_path / "asks.py"
     program.write_text(
-        "from glmtune.own_path import shut_out_current_folder\nshut_out_current_folder()\n"
-        "from pathlib import Path\nfrom glmtune.serving.functions import FunctionWorker\n"
+        "from glmtune.processes.own_path import shut_out_current_folder\nshut_out_current_folder()\n"
+        "from pathlib import Path\nfrom glmtune.chat.functions import FunctionWorker\n"
         "if __name__ == '__main__':\n"
         f"    worker = FunctionWorker(Path({str(tmp_path / 'tools.py')!r}), 30)\n"
         "    worker.start()\n    print(worker.call('f', '{}'))\n    worker.close()\n",

@@ -12,11 +12,11 @@ import pytest
 from hostile_checkpoints import write_config
 
 from glmtune import resume, train
-from glmtune.data.durable import replace_file
 from glmtune.errors import GlmtuneError
-from glmtune.modeling.links import refuse_links
-from glmtune.modeling.sources import find_model
-from glmtune.training.run_lock import hold_run
+from glmtune.files.durable import replace_file
+from glmtune.modeling.finding.links import refuse_links
+from glmtune.modeling.finding.model_source import find_model
+from glmtune.training.folder.run_lock import hold_run
 
 CONTENT = b"a diary\n"
 STATE = (

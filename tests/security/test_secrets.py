@@ -12,9 +12,10 @@ import pytest
 import yaml
 from cli.command_line import Done, command_line
 
-from glmtune import console, load_config, secret_values
+from glmtune import console, load_config
 from glmtune.errors import GlmtuneError
-from glmtune.secret_values import hidden, is_secret, masked, masked_argument, masked_arguments, without_secrets
+from glmtune.text import secret_values
+from glmtune.text.secret_values import hidden, is_secret, masked, masked_argument, masked_arguments, without_secrets
 
 NAMES = [
     *("hub_token", "push_to_hub_token", "token", "api_key", "apikey", "api-key", "password", "passwd", "secret"),
@@ -133,7 +134,7 @@ def test_no_secret_is_in_what_a_run_writes_and_prints(
 
 
 def test_trackers_and_logs_are_told_no_secret(tmp_path: Path) -> None:
-    from glmtune.training.arguments import training_arguments
+    from glmtune.training.setup.arguments import training_arguments
 
     path = tmp_path / "c.yaml"
     settings = "{hub_token: hush-hush, lr_scheduler_kwargs: {api_key: hush-deep}, use_cpu: true}"
@@ -171,7 +172,7 @@ def test_no_secret_is_in_an_error(arguments: list[str], text: str, tmp_path: Pat
 
 DEBUGGED = """
 import sys
-from glmtune import cli
+from glmtune.cli import app as cli
 sys.argv[1:] = ["train", ".", "demo", "c.yaml", *sys.argv[1:], "--debug"]
 cli.main()
 """

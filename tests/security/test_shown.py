@@ -15,11 +15,11 @@ from hostile_text import FORGED, ORDERS, is_harmless
 
 from glmtune import console
 from glmtune.console import notice, put, put_json, say, show_harmlessly
-from glmtune.data.inspection import format_text, format_tokens
-from glmtune.data.inspection_html import PageRow, html_page
+from glmtune.datatools.inspection_html import PageRow, html_page
+from glmtune.encoded.inspection import format_text, format_tokens
 from glmtune.errors import GlmtuneError, RunFailure
-from glmtune.text_table import format_table, wrap
-from glmtune.visible_text import visible, visible_json
+from glmtune.text.text_table import format_table, wrap
+from glmtune.text.visible_text import visible, visible_json
 
 EACH = pytest.mark.parametrize(("text", "shown"), ORDERS.values(), ids=ORDERS)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from glmtune.serving.functions import FunctionWorker
+from glmtune.chat.functions import FunctionWorker
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a process adopt orphans")
 
@@ -107,7 +107,7 @@ def test_a_child_ends_where_the_function_has_ended_its_own_process(kind: str, mo
 def test_a_child_ends_where_the_chat_is_killed(module: Path, tmp_path: Path) -> None:
     program = tmp_path / "asks.py"
     program.write_text(
-        "import os, signal\nfrom pathlib import Path\nfrom glmtune.serving.functions import FunctionWorker\n"
+        "import os, signal\nfrom pathlib import Path\nfrom glmtune.chat.functions import FunctionWorker\n"
         "if __name__ == '__main__':\n"
         f"    worker = FunctionWorker(Path({str(module)!r}), 30)\n    worker.start()\n"
         '    worker.call(\'start\', \'{"kind": "daemon", "seconds": 0}\')\n'

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from glmtune import GlmtuneError, load_config, resume, train
-from glmtune.training.machine import check_machine
+from glmtune.training.setup.machine import check_machine
 
 REPOSITORY = Path(__file__).parents[2]
 

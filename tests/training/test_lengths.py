@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from glmtune import train
-from glmtune.config import load_config
+from glmtune.config.run_config import load_config
 from glmtune.errors import GlmtuneError
-from glmtune.modeling.sources import find_model
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.training import trainer
-from glmtune.training.preparation import prepare_run
-from glmtune.training.run_folder import RunRequest
+from glmtune.training.folder.run_folder import RunRequest
+from glmtune.training.setup.preparation import prepare_run
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from glmtune import evaluate, resume, train
-from glmtune.config_sections import NOT_TRAINED
+from glmtune.config.sections import NOT_TRAINED
 from glmtune.family import IGNORE_INDEX
+from glmtune.kernels.loss import LabelledLoss
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_model
-from glmtune.modeling.loss import LabelledLoss
-from glmtune.modeling.sources import find_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

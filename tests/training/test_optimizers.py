@@ -12,8 +12,8 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from glmtune import GlmtuneError, load_config, resume, train
-from glmtune.training.foreign_code import refuse_code
-from glmtune.training.machine import OPTIMIZER_PACKAGES, check_machine, check_optimizer_settings
+from glmtune.training.folder.foreign_code import refuse_code
+from glmtune.training.setup.machine import OPTIMIZER_PACKAGES, check_machine, check_optimizer_settings
 
 NO_GPU = "a paged optimizer moves its state between the GPU's memory and the machine's, and this run has no GPU"
 INSTALL = "hint: run `pip install {}` and try again, or leave `optim` out, which is AdamW"

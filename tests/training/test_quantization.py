@@ -16,11 +16,11 @@ import torch
 from glmtune import GlmtuneError, load_config, resume, train
 from glmtune.evaluation.evaluate import quiet_evaluation
 from glmtune.family import family_of
-from glmtune.modeling.adapters import adapt
-from glmtune.modeling.fused_layers import FusedLayers
+from glmtune.kernels.fused_layers import FusedLayers
+from glmtune.modeling.adapting.adapters import adapt
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_base_model
-from glmtune.modeling.sources import find_model
-from glmtune.training.machine import check_machine
+from glmtune.training.setup.machine import check_machine
 
 REPOSITORY = Path(__file__).parents[2]
 ADAPTERS = {
@@ -78,7 +78,7 @@ WITHOUT += "u.find_spec = lambda name, *a: None if name == 'bitsandbytes' else f
 
 def without_bitsandbytes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a verb as where bitsandbytes was never installed."""
-    code = f"{WITHOUT}sys.argv = ['glmtune', *{arguments!r}]\nfrom glmtune.cli import main\nmain()"
+    code = f"{WITHOUT}sys.argv = ['glmtune', *{arguments!r}]\nfrom glmtune.cli.app import main\nmain()"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
 

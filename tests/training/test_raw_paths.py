@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from glmtune import GlmtuneError, evaluate, export, load_config, resume, train
-from glmtune.modeling.sources import find_model
+from glmtune.modeling.finding.model_source import find_model
 
 NAME = os.fsdecode("数据".encode("gbk"))
 SHOWN = r"\xca\xfd\xbe\xdd"

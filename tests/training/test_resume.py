@@ -13,8 +13,8 @@ import yaml
 
 from glmtune import load_config, resume, train
 from glmtune.errors import GlmtuneError
-from glmtune.training.estimating import estimate
-from glmtune.training.preparation import prepare_data
+from glmtune.memory.run import estimate
+from glmtune.training.setup.preparation import prepare_data
 
 
 def forget_steps_after(run: Path, step: int) -> None:

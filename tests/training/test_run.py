@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GlmForCausalLM
 
 from glmtune import evaluate, generate, train
-from glmtune.data.encoding import Encoder
+from glmtune.chatformat.encoding import Encoder
 from glmtune.data.formats import to_conversation
 from glmtune.demo.rows import PLAIN, build_rows, to_json
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.family import family_of
-from glmtune.modeling.loss import LabelledLoss
+from glmtune.kernels.loss import LabelledLoss
 from glmtune.training import trainer
 
 QUESTION = "类型#风衣*颜色#墨绿"

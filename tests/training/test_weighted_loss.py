@@ -10,12 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, Seq2SeqTrainingArguments
 
 from glmtune import train
-from glmtune.data.collating import Collator
-from glmtune.data.dataset import EncodedData, encode_file
-from glmtune.data.encoding import Encoder
+from glmtune.chatformat.encoding import Encoder
+from glmtune.encoded.collating import Collator
+from glmtune.encoded.dataset import EncodedData, encode_file
 from glmtune.family import GLM, IGNORE_INDEX
-from glmtune.modeling.loss import LabelledLoss
-from glmtune.modeling.packing import attention_for
+from glmtune.kernels.loss import LabelledLoss
+from glmtune.kernels.packing import attention_for
 from glmtune.training.trainer import GlmTrainer
 
 LOSSES = [(None, None), (0.5, 2), (True, False), (None, 0.25)]

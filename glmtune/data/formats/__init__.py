@@ -11,16 +11,16 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from glmtune.data.conversation import Conversation, RowError
+from glmtune.data.parts.fields import kind
+from glmtune.data.parts.media import refuse_media
+from glmtune.data.verdicts.sides import check_winner
 from glmtune.errors import GlmtuneError, nearest
 
 from .beside import NOTHING_BESIDE, look_beside, unread_keys, weighted
 from .columns import refuse_rejected, rename_columns, suggested_columns
 from .doubts import doubts_about
-from .fields import kind
-from .media import refuse_media
 from .messages import from_messages
 from .output import to_row
-from .sides import check_winner
 from .table import BESIDE, FORMATS, Format
 from .unread import HARMLESS
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glmtune.data.conversation import TEXT, Conversation, RowError
+from glmtune.data.parts.fields import says_nothing
+from glmtune.data.parts.media import refuse_media
+from glmtune.data.verdicts.marks import FILED, number_of, refuse_bad, row_weight
+from glmtune.data.verdicts.scores import check_scores
 
-from .fields import says_nothing
-from .marks import FILED, number_of, refuse_bad, row_weight
-from .media import refuse_media
 from .pairs import CHAT_KEYS, is_message_list
 from .preference import CHOSEN_KEYS, INPUT_KEYS, REJECTED_KEYS, check_rejected, pair_of
-from .scores import check_scores
 from .sharegpt import are_turns
 from .table import Format
 from .toolalpaca import INSTANCE_KEYS

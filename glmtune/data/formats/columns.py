@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from glmtune.data.conversation import RowError
+from glmtune.data.parts.fields import says_nothing
+from glmtune.data.verdicts.sides import says_rejected, side_of
 from glmtune.errors import GlmtuneError
 
-from .fields import says_nothing
 from .messages import SYSTEM_KEYS
-from .sides import says_rejected, side_of
 
 MESSAGE_LISTS = (
     "messages",

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from glmtune.data.conversation import TEXT, Conversation, Message
+from glmtune.data.parts.calls import doubts_about_calls
+from glmtune.data.verdicts.marks import normal_name
 
-from .calls import doubts_about_calls
 from .columns import MESSAGE_LISTS
-from .marks import normal_name
 from .transcripts import doubts_about_speakers, spoken_turns
 
 _OTHER_SPLITS = """

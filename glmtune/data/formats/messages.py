@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from glmtune.data.conversation import ROLES, Conversation, Message, RowError
-
-from .calls import RESULT_ROLES, in_order_of_calls
-from .fields import PLAIN_KEYS, joined_text, kind, loss_weight, says_nothing, to_json
-from .media import refuse_media
-from .tools import arguments_in, check_role_line, tool_call, tools_from_texts, tools_text
+from glmtune.data.parts.calls import RESULT_ROLES, in_order_of_calls
+from glmtune.data.parts.fields import PLAIN_KEYS, joined_text, kind, loss_weight, says_nothing, to_json
+from glmtune.data.parts.media import refuse_media
+from glmtune.data.parts.tools import arguments_in, check_role_line, tool_call, tools_from_texts, tools_text
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 """Keys of a row under which the system's text stands beside the messages."""

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from glmtune.data.conversation import TEXT, Conversation, Message, RowError, is_blank
+from glmtune.data.parts.fields import joined_text, kind, required_text, says_nothing
 
-from .fields import joined_text, kind, required_text, says_nothing
 from .messages import SYSTEM_KEYS, conversation_of, read_messages, with_row
 from .transcripts import question_messages
 

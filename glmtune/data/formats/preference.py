@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from glmtune.data.conversation import Conversation, Message, RowError, is_blank
+from glmtune.data.parts.fields import joined_text, kind, required_text, says_nothing
+from glmtune.data.verdicts.scores import check_scores
 
-from .fields import joined_text, kind, required_text, says_nothing
 from .messages import SYSTEM_KEYS, read_messages, with_row
 from .pairs import alpaca_question, history_of, is_message_list, refuse_history, untrained
-from .scores import check_scores
 from .sharegpt import are_turns, read_turns
 from .transcripts import question_messages, spoken_turns
 

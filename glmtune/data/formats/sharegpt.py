@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from glmtune.data.conversation import Conversation, Message, RowError
+from glmtune.data.parts.calls import CALLERS as CALLS
+from glmtune.data.parts.calls import in_order_of_calls
+from glmtune.data.parts.fields import from_json, joined_text, kind, loss_weight
+from glmtune.data.parts.media import refuse_media
+from glmtune.data.parts.tools import tool_call
 
-from .calls import CALLERS as CALLS
-from .calls import in_order_of_calls
-from .fields import from_json, joined_text, kind, loss_weight
-from .media import refuse_media
 from .messages import items_of, reasoning_of, text_message, with_row
-from .tools import tool_call
 
 SPEAKERS = {
     "human": "user",

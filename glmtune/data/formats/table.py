@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from glmtune.data.conversation import Conversation
+from glmtune.data.verdicts.marks import LOSS_KEYS
 
-from .marks import LOSS_KEYS
 from .messages import REASONING_KEYS, SYSTEM_KEYS, from_chatglm3, from_messages
 from .pairs import from_advertisegen, from_alpaca, from_prompt_completion, from_prompt_response, from_text
 from .preference import CHOSEN_KEYS, PAIRS, QUESTIONS, REJECTED_KEYS, from_preference, read_keys

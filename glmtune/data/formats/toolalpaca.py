@@ -7,10 +7,10 @@ from typing import Any
 
 from glmtune.data import json_text
 from glmtune.data.conversation import Conversation, Message, RowError
+from glmtune.data.parts.fields import from_json, kind, required_text, to_json
+from glmtune.data.parts.tools import call_message
 
-from .fields import from_json, kind, required_text, to_json
 from .messages import conversation_of, items_of, system_of, text_message, with_system
-from .tools import call_message
 
 OTHER_FORMS = (
     "Category",

@@ -6,12 +6,13 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from .calls import CALL_ID_KEYS, RESULT_ID_KEYS
-from .fields import says_nothing
-from .marks import LOSS_KEYS, verdict
+from glmtune.data.parts.calls import CALL_ID_KEYS, RESULT_ID_KEYS
+from glmtune.data.parts.fields import says_nothing
+from glmtune.data.parts.tools import ARGUMENT_KEYS
+from glmtune.data.verdicts.marks import LOSS_KEYS, verdict
+
 from .messages import REASONING_KEYS, is_reasoning
 from .sharegpt import CALLS, SPEAKERS
-from .tools import ARGUMENT_KEYS
 
 _HARMLESS = """
     id _id ids uid uuid guid idx index row_id row_index sample_id example_id record_id item_id doc_id

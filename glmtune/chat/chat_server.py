@@ -1,0 +1,189 @@
+"""Answers of any server that speaks OpenAI's protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from glmtune.chatformat.replies import CutOff, Piece, ToolCall
+from glmtune.errors import GlmtuneError, RunFailure, require
+
+from .chat_session import BEGIN_ANEW, Answers, Event, Message
+
+DEFAULT_KEY = "OPENAI_API_KEY"
+
+
+def server_answers(
+    url: str,
+    *,
+    model: str | None = None,
+    api_key_env: str | None = None,
+    seed: int | None = None,
+    thinking: bool | None = None,
+    **options: Any,
+) -> Answers:
+    """Connect to a server; returns what answers with its model.
+
+    Args:
+        url: Of the API, up to `/v1`.
+        model: Its name there; the first that the server lists by default.
+        api_key_env: Environment variable that holds the key; `OPENAI_API_KEY` by default, if it is set.
+        seed: Makes sampling repeatable; every request gets the next one.
+        thinking: Switches reasoning on or off, where the server passes it on to the chat template.
+        options: As `local_answers` takes them; what OpenAI's protocol lacks goes under the names that vLLM has.
+    """
+    openai = require("openai", extra="serve")
+    key = os.environ.get(api_key_env or DEFAULT_KEY)
+    if not key and api_key_env is not None:
+        raise GlmtuneError(f"the environment variable `{api_key_env}` of `--api-key-env` is not set")
+    client = openai.OpenAI(base_url=url, api_key=key or "none")
+    with _errors_explained(openai, url):
+        name = model or _first_model(client, url)
+    request = _request_options(options, thinking)
+    num_requests = 0
+
+    def answer(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Generator[Event]:
+        nonlocal num_requests
+        settings = dict(request)
+        if tools:
+            settings["tools"] = list(tools)
+        if seed is not None:
+            settings["seed"] = seed + num_requests
+        num_requests += 1
+        with (
+            _errors_explained(openai, url),
+            client.chat.completions.create(
+                model=name, messages=_for_server(messages), stream=True, **settings
+            ) as chunks,
+        ):
+            yield from _events(chunks)
+
+    return answer
+
+
+def _first_model(client: Any, url: str) -> str:
+    """Return the name of the first model that the server lists."""
+    try:
+        names = [each.id for each in client.models.list()]
+    except AttributeError:  # of the text that openai takes a page for
+        raise GlmtuneError(
+            f"the server at `{url}` does not speak OpenAI's protocol",
+            fix="give the URL up to `/v1`, such as `http://localhost:8000/v1`",
+        ) from None
+    if not names:
+        raise GlmtuneError(f"the server at `{url}` lists no model", fix="name one with `--model`")
+    return names[0]
+
+
+def _request_options(options: dict[str, Any], thinking: bool | None) -> dict[str, Any]:
+    """Return what a request says of sampling; `extra_body` holds what OpenAI's own protocol does not know."""
+    options = dict(options)
+    request: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    if options.pop("do_sample", None) is False:
+        request["temperature"] = 0
+    for name, value in options.items():
+        if name == "max_new_tokens":
+            request["max_tokens"] = value
+        elif name in ("temperature", "top_p"):
+            request[name] = value
+        else:
+            extra[name] = value
+    if thinking is not None:
+        extra["chat_template_kwargs"] = {"enable_thinking": thinking}
+    return request | ({"extra_body": extra} if extra else {})
+
+
+def _for_server(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages without what is ours alone, and reasoning only of the turn that goes on: servers differ."""
+    asked = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=0)
+    return [
+        {
+            key: value
+            for key, value in message.items()
+            if key != "loss" and (key != "reasoning_content" or place > asked)
+        }
+        for place, message in enumerate(messages)
+    ]
+
+
+def _events(chunks: Iterator[Any]) -> Generator[Event]:
+    """Yield text while it comes, and tool calls, which come in parts, at the end."""
+    calls: dict[int, list[str]] = {}
+    reason = None
+    has_text = False
+    for chunk in chunks:
+        for choice in (chunk.choices or ())[:1]:
+            delta = choice.delta
+            more = delta.model_extra or {}
+            reasoning = more.get("reasoning_content") or more.get("reasoning")
+            if isinstance(reasoning, str) and reasoning:
+                yield Piece(text=_whole(reasoning), is_reasoning=True)
+            # Of GLM-4 servers hand on the newline that begins every plain answer.
+            text = (delta.content or "") if has_text else (delta.content or "").lstrip()
+            if text:
+                has_text = True
+                yield Piece(text=_whole(text))
+            for part in delta.tool_calls or ():
+                place = part.index if part.index is not None else len(calls)
+                call = calls.setdefault(place, ["", ""])
+                if part.function is not None:
+                    call[0] += part.function.name or ""
+                    call[1] += part.function.arguments or ""
+            reason = choice.finish_reason or reason
+    if reason is None:
+        raise ValueError("the answer has no end")
+    for name, arguments in (calls[place] for place in sorted(calls)):
+        yield _call(name, arguments.strip() or "{}")
+    if reason == "length":
+        yield CutOff()
+
+
+def _call(name: str, arguments: str) -> ToolCall | Piece:
+    """Return a call; what is no call, because its arguments are broken, is text here as everywhere."""
+    try:
+        is_object = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    return ToolCall(name=name, arguments=arguments) if is_object else Piece(text=_whole(f"{name}\n{arguments}"))
+
+
+def _whole(text: str) -> str:
+    """Return the text without halves of characters, which JSON may hold and no terminal can show."""
+    return text.encode(errors="replace").decode()
+
+
+@contextmanager
+def _errors_explained(openai: Any, url: str) -> Iterator[None]:
+    """Turn what a server or the way to it says into an error of ours."""
+    import httpx2  # openai stands on it, and its older versions let it through where an answer breaks off
+
+    try:
+        yield
+    except (openai.APIConnectionError, httpx2.HTTPError) as error:
+        reason = str(error.__cause__ or error)
+        raise RunFailure(
+            f"the connection to the server at `{url}` failed: {reason}",
+            fix="see that it runs, or mend `--url`; `/retry` asks again",
+        ) from None
+    except openai.APIStatusError as error:
+        fix = {
+            401: "set the key in the environment variable that `--api-key-env` names",
+            404: "mend `--url`, which ends with `/v1`, or `--model`",
+        }
+        too_long = error.code == "context_length_exceeded"
+        raise RunFailure(
+            f"the server at `{url}` refuses ({error.status_code}): {_reason(error)}",
+            fix=BEGIN_ANEW if too_long else fix.get(error.status_code),
+        ) from None
+    except (openai.OpenAIError, ValueError) as error:
+        raise RunFailure(f"the server at `{url}` broke off: {error}", fix="`/retry` asks again") from None
+
+
+def _reason(error: Any) -> str:
+    """Return the message of OpenAI's error object, or what the server has sent in its place."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return str(body.get("message") or error.message)

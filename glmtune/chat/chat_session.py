@@ -1,0 +1,175 @@
+"""A conversation: questions, answers, and the calls of tools between them.
+
+    question ──▶ answer ──calls tools?──no──▶ done
+                   ▲            │yes
+                   └─observations◀ executed, at most `max_tool_rounds` times
+
+The history has OpenAI's form, which servers take and `glmtune train` reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from glmtune.chatformat.replies import CutOff, Piece, ToolCall
+from glmtune.console import notice
+from glmtune.errors import GlmtuneError
+
+from .chat_terminal import ChatTerminal
+from .function_worker import error_text
+from .functions import Tools, call_problem
+
+Message = dict[str, Any]
+Event = Piece | ToolCall | CutOff
+Answers = Callable[[Sequence[Message], Sequence[dict[str, Any]]], Generator[Event]]
+"""Messages and schemas of tools to an answer while it is written; who closes the generator stops the writing."""
+
+MAX_SHOWN = 2000
+"""Characters of an observation that a person is shown; the model gets all of them."""
+
+BEGIN_ANEW = "`clear` begins a new conversation"
+
+
+@dataclass
+class Chat:
+    """What a chat knows."""
+
+    answers: Answers
+    terminal: ChatTerminal
+    tools: Tools = field(default_factory=Tools)
+    system: str = ""
+    tool_timeout_seconds: float = 30.0
+    max_tool_rounds: int = 8
+    history: list[Message] = field(default_factory=list)
+    """Without the system message."""
+    num_calls: int = 0
+    """So far; calls are numbered, for an observation to name its call by."""
+
+    def close(self) -> None:
+        """End what runs for the tools."""
+        self.tools.close()
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the model is shown."""
+        return [{"role": "system", "content": self.system}, *self.history] if self.system else self.history
+
+    def ask(self, question: str) -> None:
+        """Answer a question. One before it that got no answer is left out: it was too long, or the server away."""
+        while self.history and self.history[-1]["role"] == "user":
+            self.history.pop()
+        self.history.append({"role": "user", "content": question})
+        self._answer()
+
+    def retry(self) -> None:
+        """Answer the last question anew."""
+        places = [place for place, message in enumerate(self.history) if message["role"] == "user"]
+        if not places:
+            raise GlmtuneError("there is no question to answer again")
+        del self.history[places[-1] + 1 :]
+        self._answer()
+
+    def _answer(self) -> None:
+        """Let the model answer, and call tools in between."""
+        for _ in range(self.max_tool_rounds):
+            calls = self._write_answer()
+            if not calls or not self._call_tools(calls):
+                return
+        calls = self._write_answer()
+        if calls:
+            limit = f"{self.max_tool_rounds} rounds of calls without an answer, which `--max-tool-rounds` allows"
+            for call in calls:
+                self._observe(call, error_text(f"not called, after {limit}"))
+            notice(f"stopped after {limit}")
+
+    def _write_answer(self) -> list[Message]:
+        """Show one answer while it is written, and keep it; returns the calls in it.
+
+        What was written before Ctrl-C stays, but is marked as nothing to train on.
+        """
+        text: list[str] = []
+        reasoning: list[str] = []
+        calls: list[Message] = []
+        is_stopped = is_cut = False
+        try:
+            with closing(self.answers(self.messages, self.tools.schemas)) as events:
+                for event in events:
+                    if isinstance(event, Piece):
+                        (reasoning if event.is_reasoning else text).append(event.text)
+                        (self.terminal.write_aside if event.is_reasoning else self.terminal.write)(event.text)
+                    elif isinstance(event, ToolCall):
+                        calls.append(self._numbered(event))
+                    is_cut = isinstance(event, CutOff)
+        except KeyboardInterrupt:
+            if not self.terminal.is_interactive:
+                raise
+            is_stopped, calls = True, []
+        finally:
+            self.terminal.end_line()
+        content = "".join(text).strip()
+        self._keep(content, "".join(reasoning), calls, is_whole=not (is_stopped or is_cut))
+        if is_stopped:
+            notice("stopped; what was written stays in the conversation" if content else "stopped before any text")
+        elif is_cut:
+            notice("cut off at the longest length of an answer; `--max-new-tokens` may allow more")
+        elif not content and not calls:
+            notice("the model answered nothing; `/retry` asks again")
+        return calls
+
+    def _numbered(self, call: ToolCall) -> Message:
+        """Return a call in OpenAI's form. Some templates insist on an id of nine letters and digits."""
+        self.num_calls += 1
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": f"call{self.num_calls:05}", "type": "function", "function": function}
+
+    def _keep(self, text: str, reasoning: str, calls: Sequence[Message], *, is_whole: bool) -> None:
+        if not text and not calls:
+            return
+        message: Message = {"role": "assistant", "content": text}
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if calls:
+            message["tool_calls"] = list(calls)
+        if not is_whole:
+            message["loss"] = 0
+        self.history.append(message)
+
+    def _call_tools(self, calls: Sequence[Message]) -> bool:
+        """Make the calls, one after the other; returns whether the model is to go on. Ctrl-C ends them all."""
+        waiting = list(calls)
+        try:
+            while waiting:
+                function = waiting[0]["function"]
+                self.terminal.show_aside(f"-> {function['name']} {_on_one_line(function['arguments'])}")
+                text = self._result(**function)
+                self._observe(waiting.pop(0), text)
+            return True
+        except KeyboardInterrupt:
+            if not self.terminal.is_interactive:
+                raise
+            return False
+        finally:
+            for call in waiting:  # servers refuse a conversation in which a call has no observation
+                self._observe(call, error_text("stopped before it had answered"))
+
+    def _result(self, name: str, arguments: str) -> str:
+        """Return what a function answers: the function itself, or the person who plays it."""
+        problem = call_problem(name, arguments, self.tools.schemas)
+        if problem is not None:
+            return error_text(problem)
+        if self.tools.worker is not None:
+            return self.tools.worker.call(name, arguments)
+        return self.terminal.read(f"what `{name}` answers> ") or '""'
+
+    def _observe(self, call: Message, text: str) -> None:
+        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
+        self.terminal.show_aside(f"<- {shown}")
+        self.history.append({"role": "tool", "tool_call_id": call["id"], "content": text})
+
+
+def _on_one_line(arguments: str) -> str:
+    return re.sub(r"\n\s*", " ", arguments)  # texts inside JSON hold no line breaks

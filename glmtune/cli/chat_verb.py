@@ -1,0 +1,95 @@
+"""`glmtune chat`: parses, calls one function. Heavy modules are imported inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glmtune.errors import GlmtuneError
+from glmtune.standard_streams import argument_text
+
+from .options import (
+    BaseModel,
+    Greedy,
+    MaxNewTokens,
+    RepetitionPenalty,
+    Seed,
+    Temperature,
+    Thinking,
+    TopK,
+    TopP,
+    TrustRemoteCode,
+    check_model,
+    sampling_options,
+)
+
+
+def chat(
+    model: Annotated[
+        str | None, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`; or see --url.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Talk to an OpenAI-compatible server instead, such as http://localhost:8000/v1.")
+    ] = None,
+    server_model: Annotated[
+        str | None, typer.Option("--model", help="Name of the model on the server; its first one by default.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable that holds the server's key.", show_default="OPENAI_API_KEY"),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    tools: Annotated[
+        Path | None,
+        typer.Option(help="Python module whose functions the model may call, or a JSON file of tool schemas."),
+    ] = None,
+    tool_timeout: Annotated[float, typer.Option(help="Seconds that a call may take.", min=0.01, max=86400)] = 30.0,
+    max_tool_rounds: Annotated[int, typer.Option(help="Rounds of calls before an answer.", min=1)] = 8,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    thinking: Thinking = None,
+    greedy: Greedy = False,
+    seed: Seed = None,
+    base_model: BaseModel = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Chat with a model in the terminal; with --tools its calls are really made."""
+    options: dict[str, Any] = sampling_options(
+        greedy=greedy,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens,
+    )
+    local = {"--base-model": base_model is not None, "--trust-remote-code": trust_remote_code}
+    remote = {"--model": server_model is not None, "--api-key-env": api_key_env is not None}
+    idle = next((flag for flag, is_set in (local if url else remote).items() if is_set), None)
+    if idle:
+        where = "a server's model" if url else "a local model"
+        raise GlmtuneError(f"`{idle}` has no meaning for {where}", fix="leave it out")
+
+    if model is not None and not url:
+        check_model(model, base_model=base_model)
+    from glmtune.chat.run import chat as run
+
+    if url:
+        options |= {"server_model": server_model, "api_key_env": api_key_env}
+    else:
+        options |= {"base_model": base_model, "trust_remote_code": trust_remote_code}
+    run(
+        model,
+        url=url,
+        system=argument_text(system) if system else system,
+        tools=tools,
+        tool_timeout_seconds=tool_timeout,
+        max_tool_rounds=max_tool_rounds,
+        seed=seed,
+        thinking=thinking,
+        **options,
+    )

@@ -1,0 +1,70 @@
+"""`glmtune serve`: its options."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import BaseModel, TrustRemoteCode, check_model
+
+
+def serve(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="The default lets in programs of this machine only.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="What requests call the model; its folder by default.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="Serve this adapter on the same base model, too.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="What clients must send. Other users of this machine see it in the list of processes; "
+            "`GLMTUNE_API_KEY` in the environment is not seen."
+        ),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="`vllm`, `transformers`, or `auto`: vLLM where it is installed and there is a GPU.")
+    ] = "auto",
+    vllm_args: Annotated[
+        str, typer.Option(help="More options for vLLM, in one string: `--vllm-args '--tensor-parallel-size 8'`.")
+    ] = "",
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of prompt and answer together; the model's limit by default.", min=2)
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Answers that are written at once.", min=1)] = 64,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of all of them that may be in memory; 65536 by default.", min=1)
+    ] = None,
+    max_queue: Annotated[int, typer.Option(help="Answers that may wait; 429 beyond.", min=0)] = 256,
+    max_request_bytes: Annotated[int, typer.Option(help="Longest request; 413 beyond.", min=1)] = 4 * 1024 * 1024,
+    shutdown_seconds: Annotated[int, typer.Option(help="For answers being written when the server ends.", min=0)] = 30,
+    base_model: BaseModel = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Answer requests in OpenAI's form: chat, tools, streams, adapters."""
+    check_model(checkpoint, base_model=base_model)
+    from glmtune.server.run import Limits
+    from glmtune.server.run import serve as run_server
+
+    run_server(
+        checkpoint,
+        host=host,
+        port=port,
+        name=name,
+        adapters=adapter or (),
+        api_key=api_key,
+        backend=backend,
+        vllm_args=vllm_args,
+        limits=Limits(
+            max_length=max_length,
+            max_rows=max_batch,
+            max_batch_tokens=max_batch_tokens,
+            max_waiting=max_queue,
+            max_request_bytes=max_request_bytes,
+            shutdown_seconds=shutdown_seconds,
+        ),
+        base_model=base_model,
+        trust_remote_code=trust_remote_code,
+    )

@@ -1,0 +1,1 @@
+"""Files of every kind to rows that know where they came from."""

@@ -1,0 +1,1 @@
+"""What a row says of its answers: marks, scores, winners, and which answer is the good one."""

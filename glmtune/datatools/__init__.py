@@ -1,0 +1,1 @@
+"""Rows looked at, counted and drawn, without training."""

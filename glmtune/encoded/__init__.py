@@ -1,0 +1,1 @@
+"""Encoded rows: kept on disk, mixed, split, and put together to batches."""

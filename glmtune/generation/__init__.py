@@ -1,0 +1,1 @@
+"""Asking a model: prompts to tokens, and tokens to text."""

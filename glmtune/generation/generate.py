@@ -1,0 +1,347 @@
+"""Asking a model: prompts to answers, all at once or piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TextIteratorStreamer
+
+from glmtune.chatformat.encoding import Encoder
+from glmtune.chatformat.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
+from glmtune.config.generation_options import UNSUPPORTED, check_seed, drop_idle_options, find_problems
+from glmtune.console import notice, quiet_libraries
+from glmtune.data.conversation import Conversation, RowError
+from glmtune.data.formats import to_conversation
+from glmtune.errors import GlmtuneError
+from glmtune.modeling.context import check_prompt, context_tokens, vocabulary_of
+from glmtune.modeling.finding.model_source import find_model
+from glmtune.modeling.finite import watch_logits
+from glmtune.modeling.library_errors import answering_explained
+from glmtune.modeling.loading import LoadedModel, load_model
+from glmtune.modeling.out_of_memory import LESS_IN_ANSWERING, memory_errors_explained
+from glmtune.python_arguments import expect_counts
+
+from .answering import answer_prompts, generate_batch
+
+
+@quiet_libraries()
+@memory_errors_explained("answering", LESS_IN_ANSWERING)
+def generate(
+    model: str | Path | LoadedModel,
+    prompts: Sequence[str | Sequence[Mapping[str, Any]]],
+    *,
+    base_model: str | None = None,
+    system: str | None = None,
+    batch_size: int = 8,
+    seed: int | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    **generation_options: Any,
+) -> list[str]:
+    """Return the model's answer to every prompt, in order, without special tokens.
+
+    Args:
+        model: A checkpoint, model folder, run folder, hub name or `demo`; or a model loaded before.
+        prompts: Texts, or lists of messages in OpenAI's or GLM-4's form.
+        base_model: Where the base model of an adapter is now, if it has moved.
+        system: A system message put before every prompt.
+        batch_size: Prompts answered at once; more of them where they are shorter than the longest one.
+        seed: Makes sampling repeatable.
+        thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
+        trust_remote_code: Run code that the model brings along.
+        generation_options: Fields of `transformers.GenerationConfig`, such as `max_new_tokens`, `temperature`.
+    """
+    expect_counts(batch_size=batch_size)
+    check_seed(seed)
+    prompts = _list_of_prompts(prompts)
+    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+    encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)
+    prompt_ids = [encode_question(encoder, prompt, system, thinking=thinking) for prompt in prompts]
+    check_context(loaded.model, prompt_ids, generation_options)
+    if seed is not None:
+        torch.manual_seed(seed)
+    return answer_ids(loaded, prompt_ids, generation_config(loaded.model, generation_options), batch_size=batch_size)
+
+
+@quiet_libraries()
+@memory_errors_explained("answering", LESS_IN_ANSWERING)
+def answer_ids(
+    loaded: LoadedModel, prompt_ids: Sequence[Sequence[int]], config: GenerationConfig, *, batch_size: int
+) -> list[str]:
+    """Return the answers to encoded prompts, in order."""
+    answers: dict[int, list[int]] = {}
+    with answering_explained(loaded.model):
+        answer_prompts(
+            loaded.model, loaded.tokenizer, prompt_ids, config, batch_size=batch_size, on_answers=answers.update
+        )
+    return [decode_answer(loaded.tokenizer, answers[place]) for place in range(len(prompt_ids))]
+
+
+def check_context(model: Any, prompt_ids: Sequence[Sequence[int]], options: Mapping[str, Any]) -> None:
+    """Raise where a prompt leaves no room for an answer; says so where answers may end before they are as asked for.
+
+    Args:
+        model: Possibly with an adapter.
+        prompt_ids: Of all prompts.
+        options: The generation options that were asked for.
+    """
+    limit = context_tokens(model)
+    for number, ids in enumerate(prompt_ids, start=1):
+        what = f"prompt {number}" if len(prompt_ids) > 1 else "the prompt"
+        check_prompt(len(ids), limit, what, "shorten it, or take a model with a longer context")
+    longest = max(map(len, prompt_ids), default=0)
+    asked = options.get("max_new_tokens")
+    if limit is not None and asked is not None and longest + asked > limit:
+        notice(
+            f"`max_new_tokens` is {asked:,}, but an answer ends where the model's context does: at {limit:,} tokens "
+            f"together with its prompt, of which the longest has {longest:,}"
+        )
+
+
+def note_short_context(options: Mapping[str, Any], limit: int | None) -> None:
+    """Say where the options ask for longer answers than the model's context, of `limit` tokens, can hold."""
+    asked = options.get("max_new_tokens")
+    if limit is not None and asked is not None and asked > limit:
+        notice(
+            f"`max_new_tokens` is {asked:,}, but an answer ends where the model's context does: at {limit:,} tokens "
+            "together with its prompt"
+        )
+
+
+def _list_of_prompts(prompts: Any) -> list[str | Sequence[Mapping[str, Any]]]:
+    """Return the prompts as a list; raises where one prompt stands in the place of many."""
+    if isinstance(prompts, (str, bytes, Mapping)):
+        raise GlmtuneError("`prompts` is one prompt; expected a list of them", fix="write `generate(model, [prompt])`")
+    listed = list(prompts)
+    if listed and all(isinstance(entry, Mapping) for entry in listed):
+        raise GlmtuneError(
+            "`prompts` is the messages of one prompt; expected a list of prompts",
+            fix="write `generate(model, [messages])`",
+        )
+    for number, prompt in enumerate(listed, start=1):
+        if not isinstance(prompt, str) and not (
+            isinstance(prompt, Sequence) and all(isinstance(entry, Mapping) for entry in prompt)
+        ):
+            raise GlmtuneError(f"prompt {number} is of type `{type(prompt).__name__}`; expected text, or messages")
+    return listed
+
+
+@quiet_libraries()
+@memory_errors_explained("loading the model", "use a smaller model, or a GPU with more memory")
+def as_loaded(
+    model: str | Path | LoadedModel, *, base_model: str | None = None, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load the model unless it is loaded already; one that computes no numbers will not answer."""
+    if not isinstance(model, LoadedModel):
+        model = load_model(find_model(model, base_model=base_model), trust_remote_code=trust_remote_code)
+    watch_logits(model.model)
+    return model
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise where a folder is given in the place of a file of rows; the error names its files."""
+    if not path.is_dir():
+        return
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    listing = ", ".join(f"`{name}`" for name in names[:8]) or "no files"
+    raise GlmtuneError(f"`{path}` is a folder; expected a file of rows", fix=f"it holds {listing}")
+
+
+def encode_question(
+    encoder: Encoder,
+    prompt: str | Sequence[Mapping[str, Any]],
+    system: str | None,
+    *,
+    thinking: bool | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[int]:
+    """Return the ids that ask the question: a text, or messages up to the last that is not the assistant's."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(entry) for entry in prompt]
+    if system:
+        messages = [{"role": "system", "content": system}, *messages]
+    try:
+        conversation = to_conversation({"messages": messages, "tools": list(tools)})
+        while conversation.messages and conversation.messages[-1].role == "assistant":
+            conversation = Conversation(messages=conversation.messages[:-1])
+        if not conversation.messages:
+            raise RowError("the prompt has no message to answer")
+        return encoder.encode_prompt(conversation, thinking=thinking)
+    except RowError as error:
+        raise GlmtuneError(f"cannot ask this: {error}") from None
+
+
+def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
+    """Return the model's own generation settings with `options` on top; the stop tokens always stay.
+
+    Raises:
+        GlmtuneError: For an option that is unknown, has no answer to give, or would do nothing.
+    """
+    vocabulary = vocabulary_of(model.config)
+    for problem in find_problems(options, do_sample=model.generation_config.do_sample, vocabulary=vocabulary):
+        named = f"`{problem.option}`" if problem.option else "the generation options"
+        raise GlmtuneError(f"{named}: {problem.message}", fix=problem.fix)
+    own = model.generation_config.to_dict()
+    # One answer to each prompt, as text, whatever else the model's own file asks for.
+    own |= dict.fromkeys(name for name in UNSUPPORTED if own.get(name))
+    config = GenerationConfig.from_dict(own | dict(options))
+    stops = model.generation_config.eos_token_id
+    own = options.get("eos_token_id") or []
+    config.eos_token_id = sorted({*stops, *(own if isinstance(own, list) else [own])})
+    if config.max_new_tokens is None:
+        config.max_new_tokens = 512
+    limit = context_tokens(model)
+    if limit is not None:
+        # How many answers are written at once depends on how long they may become.
+        config.max_new_tokens = min(config.max_new_tokens, limit)
+        config.min_new_tokens = min(config.min_new_tokens or 0, limit) or None
+    config.max_length = None
+    drop_idle_options(config)
+    return config
+
+
+def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[str]:
+    """Yield the answer to one prompt piece by piece while the model writes it; closed, it stops the model."""
+    streamer = AnswerStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+    is_first = True
+    with closing(_written(loaded, prompt_ids, config, streamer)) as texts:
+        for text in texts:
+            shown = text.lstrip() if is_first else text
+            if shown:
+                is_first = False
+                yield shown
+
+
+def stream_reply(
+    loaded: LoadedModel,
+    prompt_ids: Sequence[int],
+    config: GenerationConfig,
+    layout: ReplyLayout,
+    tools: Sequence[dict[str, Any]] | None = None,
+) -> Generator[Piece | ToolCall | CutOff]:
+    """Yield what stands in the answer to one prompt while the model writes it; closed, it stops the model.
+
+    Args:
+        loaded: The model.
+        prompt_ids: Of the prompt.
+        config: How to generate.
+        layout: How the model writes calls and reasoning.
+        tools: Schemas of the functions that were offered, as `parse_reply` takes them.
+    """
+    streamer = SectionStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+    reader = ReplyReader(layout, tools)
+    with closing(_written(loaded, prompt_ids, config, streamer)) as texts:
+        for text in texts:
+            yield from reader.border() if text is BORDER else reader.feed(text)
+    yield from reader.finish()
+    if len(streamer.ids) == config.max_new_tokens and streamer.ids[-1] not in config.eos_token_id:
+        yield CutOff()
+
+
+def _written(
+    loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig, streamer: AnswerStreamer
+) -> Generator[Any]:
+    """Yield what the streamer gives out while a thread lets the model write; closed, it stops the model."""
+    from threading import Event, Thread
+
+    failures: list[BaseException] = []
+    is_closed = Event()
+
+    def write() -> None:
+        try:
+            generate_batch(
+                loaded.model, loaded.tokenizer, [prompt_ids], config, streamer=streamer, stop=is_closed.is_set
+            )
+        except BaseException as error:
+            failures.append(error)
+            streamer.end()
+
+    thread = Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield from streamer
+    finally:
+        # Python must not end while the thread computes: torch would abort the process.
+        is_closed.set()
+        thread.join()
+    if failures:
+        with memory_errors_explained("answering", LESS_IN_ANSWERING), answering_explained(loaded.model):
+            raise failures[0]
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of an answer, special tokens and outer white space removed.
+
+    An answer may say something before it calls a tool, with `<|assistant|>` between: a newline stands there instead.
+    """
+    return join_sections(decode_sections(tokenizer, ids))
+
+
+def decode_sections(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Return the texts between the `<|assistant|>` tokens of an answer, special tokens removed."""
+    parts: list[list[int]] = [[]]
+    border = _assistant_id(tokenizer)
+    for token in ids:
+        if token == border:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return [str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts]
+
+
+def join_sections(sections: Sequence[str]) -> str:
+    """Return the text of an answer, given as its sections, without outer white space."""
+    texts = [section.strip() for section in sections]
+    return "\n".join(text for text in texts if text)
+
+
+class AnswerStreamer(TextIteratorStreamer):
+    """Streams an answer; where `decode_answer` keeps two texts apart, it does so, too."""
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt or the next token."""
+        super().put(value)
+        if value.tolist() == [_assistant_id(self.tokenizer)]:
+            # What is held back for want of a whole word is whole now.
+            text = str(self.tokenizer.decode(self.token_cache, **self.decode_kwargs))
+            self.on_finalized_text(text[self.print_len :])
+            self.token_cache, self.print_len = [], 0
+            self.on_border()
+
+    def on_border(self) -> None:
+        """Take the token between two texts."""
+        self.on_finalized_text("\n")
+
+
+BORDER = object()
+"""What a `SectionStreamer` gives out between two sections of an answer."""
+
+
+class SectionStreamer(AnswerStreamer):
+    """Streams an answer that is going to be taken apart."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ids: list[int] = []
+        """Written so far."""
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt or the next token."""
+        if not self.next_tokens_are_prompt:
+            self.ids += value.tolist()
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Give out text, but not the half of a character with which an answer was cut off."""
+        super().on_finalized_text(text.rstrip("\ufffd") if stream_end else text, stream_end)
+
+    def on_border(self) -> None:
+        """Take the token between two sections."""
+        self.text_queue.put(BORDER)
+
+
+def _assistant_id(tokenizer: Any) -> int | None:
+    return tokenizer.added_tokens_encoder.get("<|assistant|>")

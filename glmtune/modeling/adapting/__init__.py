@@ -1,0 +1,1 @@
+"""Adapters: their settings, the layers they sit on, how they begin."""

@@ -1,0 +1,1 @@
+"""Models found and looked at, before anything heavy is imported."""

@@ -1,0 +1,1 @@
+"""Processes: how they are started, what they tell each other, how they end."""

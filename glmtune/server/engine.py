@@ -1,0 +1,284 @@
+"""Answers to requests as they come: one thread computes, and whoever waits gets each token as it is written.
+
+The rows of all requests for one adapter are written together, in one batch that new rows join and finished ones
+leave between two tokens (`evaluation/in_flight.py`). Adapters take turns, token by token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from glmtune.console import say
+from glmtune.generation.continuous_batching import Answer, Flight
+from glmtune.generation.sampling import Logprobs, Sampler, Sampling, choose_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """A token that was written."""
+
+    id: int
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """The end of an answer."""
+
+    is_cut: bool
+    """Whether the limit of tokens ended it, and not a stop token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The end of an answer that will not be finished."""
+
+    reason: str
+    is_shutdown: bool = False
+
+
+Event = Token | End | Failure
+
+
+class Busy(Exception):
+    """As many requests wait as may."""
+
+
+class Ended(Exception):
+    """Nothing is answered any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """A model that answers: the base model, or one of the adapters on it."""
+
+    model: Any
+    activate: Callable[[], None]
+    """Switches the adapter on, and others off, before a forward pass."""
+    num_virtual_tokens: int = 0
+    """Tokens of a trained prefix: they stand before every prompt, and take their part of the context."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One answer that is wanted, and where its tokens go."""
+
+    lane: str
+    prompt: Sequence[int]
+    max_new_tokens: int
+    sampling: Sampling
+    on_event: Callable[[Event], None]
+    """Called in the engine's thread."""
+    waits_for_end: bool = False
+    """Whether the tokens are told all at once at the end: each time wakes the thread that talks to clients."""
+    is_cancelled: bool = field(default=False, init=False)
+    """Set by whoever no longer wants the answer; nothing more is reported then."""
+    num_reported: int = field(default=0, init=False)
+    sampler: Sampler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(self.sampling, self.prompt)
+
+
+class Engine:
+    """Owns the models; `submit` may be called from any thread."""
+
+    def __init__(
+        self,
+        lanes: dict[str, Lane],
+        stops: Sequence[int],
+        *,
+        max_rows: int,
+        max_batch_tokens: int,
+        max_waiting: int,
+        keeps_last_logits: bool,
+    ) -> None:
+        """Prepare for requests; `start` begins to answer them.
+
+        Args:
+            lanes: By the name that a request asks for.
+            stops: Ids that end an answer.
+            max_rows: Answers of one lane that are written together.
+            max_batch_tokens: Rows times tokens that the keys and values of one lane may take.
+            keeps_last_logits: Whether the models take `logits_to_keep`.
+            max_waiting: Answers that may wait for their turn; beyond it `submit` raises `Busy`.
+        """
+        self.lanes = lanes
+        self.max_waiting = max_waiting
+        self._flights = {
+            name: Flight(
+                lane.model,
+                [],
+                self._choose,
+                stops=stops,
+                max_tokens=max_batch_tokens,
+                max_rows=max_rows,
+                keeps_last_logits=keeps_last_logits,
+            )
+            for name, lane in lanes.items()
+        }
+        self._jobs: dict[int, Job] = {}
+        self._last_index = 0
+        self._inbox: list[Job] = []
+        self._wake = threading.Condition()
+        self._is_ending = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are being answered."""
+        return self._thread.is_alive() and not self._is_ending
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers that wait for their turn; one that is given up keeps no place."""
+        # Copies: the engine's thread goes on meanwhile.
+        rows = [row for flight in self._flights.values() for row in flight.waiting.copy()]
+        jobs = [*self._inbox, *(self._jobs.get(row.index) for row in rows)]
+        return sum(job is not None and not job.is_cancelled for job in jobs)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take jobs in, all of them or none; each of them is told its end, whatever happens."""
+        if unknown := {job.lane for job in jobs} - set(self.lanes):
+            raise KeyError(*unknown)
+        with self._wake:
+            if self._is_ending:
+                raise Ended
+            # Where nothing waits, one request is always taken, however many answers it wants.
+            if self.num_waiting and self.num_waiting + len(jobs) > self.max_waiting:
+                raise Busy
+            self._inbox += jobs
+            self._wake.notify()
+
+    def end(self) -> None:
+        """Ask the engine to end after the present token; whoever still waits is told so."""
+        with self._wake:
+            self._is_ending = True
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End, and wait until nothing is computed any more."""
+        self.end()
+        # Python must not end while the thread computes: torch would abort the process.
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._take_jobs():
+                for name, flight in self._flights.items():
+                    try:
+                        self._attend(name, flight)
+                    except Exception as error:  # whatever it is: the server goes on, and those who wait are told
+                        self._fail(name, flight, error)
+        finally:
+            with self._wake:  # from here on `submit` takes nothing in
+                self._is_ending = True
+                left = [*self._jobs.values(), *self._inbox]
+                self._jobs, self._inbox = {}, []
+            for job in left:
+                _tell(job, Failure(reason="the server is shutting down", is_shutdown=True))
+
+    def _take_jobs(self) -> bool:
+        """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
+        with self._wake:
+            while not (self._inbox or self._jobs or self._is_ending):
+                self._wake.wait()
+            if self._is_ending:
+                return False
+            for job in self._inbox:
+                self._last_index += 1
+                self._jobs[self._last_index] = job
+                self._flights[job.lane].waiting.append(Answer(self._last_index, job.prompt, job.max_new_tokens))
+            self._inbox = []
+        return True
+
+    def _attend(self, name: str, flight: Flight) -> None:
+        """Do for a lane what there is to do, at most two forward passes."""
+        self._drop_cancelled(flight)
+        if flight.waiting or any(not row.is_done for row in flight.rows):
+            self._advance(name, flight)
+        elif flight.rows:
+            flight.clear()
+
+    def _advance(self, name: str, flight: Flight) -> None:
+        """Let new rows of a lane come in, and write the next token of all."""
+        self.lanes[name].activate()
+        with torch.no_grad():
+            if flight.has_room():
+                self._report(flight, flight.take_in())
+            if any(not row.is_done for row in flight.rows):
+                self._report(flight, flight.write())
+
+    def _report(self, flight: Flight, ended: Sequence[Answer]) -> None:
+        for row in flight.rows:
+            if (job := self._jobs.get(row.index)) is not None and not job.waits_for_end:
+                self._report_tokens(row)
+        for row in ended:
+            self._report_tokens(row)
+            job = self._jobs.pop(row.index, None)
+            if job is not None:
+                _tell(job, End(is_cut=len(row.written) >= row.max_new_tokens))
+
+    def _report_tokens(self, row: Answer) -> None:
+        job = self._jobs.get(row.index)
+        if job is None:
+            return
+        for place in range(job.num_reported, len(row.written)):
+            logprobs = job.sampler.logprobs[place] if job.sampler.logprobs else None
+            _tell(job, Token(id=row.written[place], logprobs=logprobs))
+        job.num_reported = len(row.written)
+
+    def _fail(self, name: str, flight: Flight, error: Exception) -> None:
+        """Give up what was in flight, or just coming in; what waits is tried, unless nothing else is left."""
+        waiting = {row.index for row in flight.waiting}
+        own = [index for index, job in self._jobs.items() if job.lane == name]
+        failed = [index for index in own if index not in waiting]
+        if not failed:
+            failed = own
+            flight.waiting.clear()
+        flight.clear()
+        reason = "the model ran out of memory" if isinstance(error, torch.OutOfMemoryError) else "the model failed"
+        for index in failed:
+            _tell(self._jobs.pop(index), Failure(reason=reason))
+        _report_error(f"{len(failed)} answers failed: {type(error).__name__}: {error}")
+
+    def _drop_cancelled(self, flight: Flight) -> None:
+        for row in [*flight.rows, *flight.waiting]:
+            job = self._jobs.get(row.index)
+            if job is not None and job.is_cancelled:
+                del self._jobs[row.index]
+                flight.drop(row)
+
+    def _choose(self, rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+        return choose_tokens([self._sampler(row) for row in rows], logits)
+
+    def _sampler(self, row: Answer) -> Sampler:
+        """Return the row's sampler; a row that nobody waits for goes along until there is room to leave it out."""
+        job = self._jobs.get(row.index)
+        return job.sampler if job is not None and not row.is_done else Sampler(Sampling(), ())
+
+
+def _tell(job: Job, event: Event) -> None:
+    """Hand an event to whoever waits; one who cannot take it gets no more, and the others go on."""
+    if job.is_cancelled:
+        return
+    try:
+        job.on_event(event)
+    except Exception as error:  # whatever it is: it is not the model's, nor that of others in the batch
+        job.is_cancelled = True
+        _report_error(f"an answer has lost its reader: {type(error).__name__}: {error}")
+
+
+def _report_error(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr may be full or closed: no reason to stop answering
+        say(f"error: {text}")

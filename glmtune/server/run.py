@@ -1,0 +1,240 @@
+"""`glmtune serve`: a checkpoint behind OpenAI's API, on this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import shlex
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from glmtune.console import notice, quiet_libraries, say
+from glmtune.errors import GlmtuneError, require
+from glmtune.modeling.finding.model_source import ModelSource, find_model
+from glmtune.tested_versions import note_untested_versions
+
+from .models import find_adapters, load_models, model_name
+from .vllm import run_vllm, takes_vllm, vllm_command
+
+if TYPE_CHECKING:
+    import uvicorn
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+API_KEY_VARIABLE = "GLMTUNE_API_KEY"
+BATCH_TOKENS = 65536
+"""Keys and values of GLM-4-9B take 40 kB a token in bfloat16: 2.7 GB."""
+
+
+SECONDS_TO_TELL = 5
+"""For the last words to those whose answers are broken off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one server takes on."""
+
+    max_length: int | None = None
+    """Tokens of a prompt and its answer together; the model's own limit by default."""
+    max_rows: int = 64
+    """Answers that are written at once, for each adapter."""
+    max_batch_tokens: int | None = None
+    """Rows times tokens in memory, for each adapter."""
+    max_waiting: int = 256
+    """Answers that may wait for their turn."""
+    max_request_bytes: int = 4 * 1024 * 1024
+    shutdown_seconds: int = 30
+    """How long answers may still be written once the server is told to end."""
+
+
+def serve(
+    checkpoint: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    adapters: Sequence[str] = (),
+    api_key: str | None = None,
+    backend: str = "auto",
+    vllm_args: str = "",
+    limits: Limits | None = None,
+    base_model: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Answer requests until a signal ends it: Ctrl-C in a program, the stop button in a notebook's cell.
+
+    In another thread than the main one, which gets no signals, it goes on until the program ends.
+
+    Args:
+        checkpoint: A checkpoint, model folder, run folder, hub name or `demo`.
+        host: The address to listen at; others than this machine can reach all but loopback ones.
+        port: 0 takes a free one.
+        name: What requests call the model.
+        adapters: `NAME=PATH` of others on the same base model.
+        api_key: What clients must send; `$GLMTUNE_API_KEY` by default.
+        backend: `transformers`, `vllm`, or `auto`.
+        vllm_args: More options for vLLM, written as in a shell.
+        limits: What the server takes on.
+        base_model: Where the base model of an adapter is now, if it has moved.
+        trust_remote_code: Run code that the model brings along.
+    """
+    for package in ("fastapi", "uvicorn", "openai"):
+        require(package, extra="serve")
+    api_key = api_key or os.environ.get(API_KEY_VARIABLE) or None
+    note_untested_versions()
+    source = find_model(checkpoint, base_model=base_model)
+    own_name = name or model_name(checkpoint)
+    others = find_adapters(list(adapters), source)
+    limits = limits or Limits()
+    if host not in LOOPBACK and api_key is None:
+        notice(f"everybody who can reach `{host}` may use the model; `--api-key` or `${API_KEY_VARIABLE}` ends that")
+    if takes_vllm(backend, [source, *others.values()]):
+        command = vllm_command(
+            source,
+            own_name,
+            others,
+            host=host,
+            port=port,
+            max_length=limits.max_length,
+            max_rows=limits.max_rows,
+            trust_remote_code=trust_remote_code,
+            more=_split(vllm_args),
+        )
+        run_vllm(command, api_key)
+    if vllm_args:
+        raise GlmtuneError(
+            "`--vllm-args` is for vLLM, which does not serve here", fix="`--backend vllm` says why; or leave it out"
+        )
+    # Before the model is loaded, which takes minutes: the address may be taken.
+    listener = _listen(host, port)
+    with listener:
+        application, engine = _load(source, own_name, others, api_key, limits, trust_remote_code)
+        address = f"[{host}]" if ":" in host else host
+        say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
+        say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
+        _run(application, engine, listener, limits)
+
+
+def _split(options: str) -> list[str]:
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise GlmtuneError(f"`--vllm-args` cannot be read as words of a shell: {error}") from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        # `strerror` itself says the address once more.
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise GlmtuneError(
+            f"cannot listen at {host}:{port}: {reason}", fix="choose another `--port`, or end what listens there"
+        ) from None
+
+
+@quiet_libraries()
+def _load(
+    source: ModelSource,
+    name: str,
+    adapters: dict[str, ModelSource],
+    api_key: str | None,
+    limits: Limits,
+    trust_remote_code: bool,
+) -> tuple[Any, Any]:
+    """Return the application and the engine behind it."""
+    from .api import create_app
+    from .engine import Engine
+    from .service import Service
+
+    models = load_models(source, name, adapters, trust_remote_code=trust_remote_code)
+    max_length = limits.max_length or models.max_tokens
+    if max_length > models.max_tokens:
+        raise GlmtuneError(f"`--max-length` is {max_length}; the model was made for {models.max_tokens} tokens")
+    engine = Engine(
+        models.lanes,
+        models.base.generation_config.eos_token_id,
+        max_rows=limits.max_rows,
+        max_batch_tokens=max(limits.max_batch_tokens or BATCH_TOKENS, max_length),
+        max_waiting=limits.max_waiting,
+        keeps_last_logits=models.keeps_last_logits,
+    )
+    service = Service(models, engine, max_length=max_length)
+    application = create_app(
+        service, api_key=api_key, max_request_bytes=limits.max_request_bytes, created=int(time.time())
+    )
+    return application, engine
+
+
+def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits) -> None:
+    """Serve until a signal comes; answers that are being written get some time to end."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """End when all answers are written, or when their time is over: the rest is told so."""
+            if not self.should_exit:
+                timer = threading.Timer(limits.shutdown_seconds, engine.end)
+                timer.daemon = True
+                timer.start()
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        timeout_graceful_shutdown=limits.shutdown_seconds + SECONDS_TO_TELL,
+    )
+    server = Server(config)
+    engine.start()
+    # In a thread that dies with the program nothing below is reached: torch would abort the process.
+    atexit.register(engine.stop)
+    try:
+        with _sigterm_as_an_end():
+            if _is_in_loop():
+                _run_beside_loop(server, listener)
+            else:
+                server.run(sockets=[listener])
+    finally:
+        engine.stop()
+        atexit.unregister(engine.stop)
+    say("the server has ended")
+
+
+@contextmanager
+def _sigterm_as_an_end() -> Iterator[None]:
+    """Let SIGTERM be no failure: uvicorn sends itself the signal once more when it has ended."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not for others
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _is_in_loop() -> bool:
+    """Whether this thread runs an event loop already, as a notebook's does: no second one can run in it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_beside_loop(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve in another thread, and wait; signals come to this one."""
+    with server.capture_signals(), ThreadPoolExecutor(1, thread_name_prefix="server") as threads:
+        threads.submit(server.run, sockets=[listener]).result()

@@ -1,0 +1,1 @@
+"""Text as it is shown and written: harmless to look at, without secrets, in columns."""

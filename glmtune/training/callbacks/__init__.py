@@ -1,0 +1,1 @@
+"""What happens around the steps; the trainer knows none of it."""

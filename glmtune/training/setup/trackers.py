@@ -1,0 +1,74 @@
+"""Where a run is reported beside its own folder: TensorBoard, SwanLab, and transformers' other integrations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers.integrations import (
+    TensorBoardCallback,
+    get_available_reporting_integrations,
+    get_reporting_integration_callbacks,
+)
+
+from glmtune.config.run_config import RunConfig
+from glmtune.errors import GlmtuneError, require
+
+if TYPE_CHECKING:
+    from glmtune.training.trainer import GlmTrainer
+
+PIP_NAMES = {
+    "comet_ml": "comet-ml",
+    "dagshub": "dagshub mlflow",
+    "swanlab": "'glmtune[swanlab]'",  # the versions that work
+}
+"""What to install for a reporter that has another name there."""
+
+UNLISTED = ("azure_ml", "flyte", "kubeflow")
+"""Reporters that transformers leaves out of its list of what is installed; it checks them later itself."""
+
+
+def reporters(config: RunConfig) -> list[str]:
+    """Return the names of what a run reports to; `swanlab` switches SwanLab as in the original."""
+    names = config.training_args.get("report_to") or []
+    names = [names] if isinstance(names, str) else list(names)
+    if config.swanlab in ("local", "cloud"):
+        return [name for name in names if name not in ("none", "swanlab")] + ["swanlab"]
+    return names
+
+
+def check_reporters(config: RunConfig) -> None:
+    """Raise where the package of a reporter is missing: at the start, not after all rows are encoded."""
+    for name in reporters(config):
+        if name in ("all", "none", *UNLISTED):
+            continue
+        try:
+            get_reporting_integration_callbacks([name])
+        except ValueError as error:
+            raise GlmtuneError(f"`training_args.report_to`: {error}", where="training_args.report_to") from None
+        if name not in get_available_reporting_integrations():
+            raise GlmtuneError(
+                f"the run reports to `{name}`, which is not installed",
+                fix=f"run `pip install {PIP_NAMES.get(name, name)}`, or take it out of the configuration",
+            )
+    if config.swanlab == "local":
+        require("swanboard", extra="swanlab")  # SwanLab's own local mode only logs an error without it
+
+
+def start_reports(trainer: GlmTrainer, run_folder: Path, swanlab_mode: str | None) -> None:
+    """Let TensorBoard and SwanLab write into the run folder."""
+    board = trainer.pop_callback(TensorBoardCallback)
+    if isinstance(board, TensorBoardCallback):
+        board.logging_dir = board.logging_dir or str(run_folder / "runs")  # the user's TENSORBOARD_LOGGING_DIR first
+        trainer.add_callback(board)
+    if "swanlab" in (trainer.args.report_to or ()) and trainer.is_world_process_zero():
+        import swanlab
+
+        # Begun here: transformers' callback asks for the active run, which is an error in SwanLab where there is none.
+        swanlab.init(
+            project=os.environ.get("SWANLAB_PROJECT", "glmtune"),
+            log_dir=str(run_folder / "swanlog"),
+            mode=swanlab_mode,
+            reinit=True,
+        )

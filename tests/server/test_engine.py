@@ -1,0 +1,378 @@
+"""The engine goes on, whatever happens to one of its answers."""
+
+from __future__ import annotations
+
+import io
+import queue
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from glmtune.generation import continuous_batching as in_flight
+from glmtune.generation.sampling import Sampling
+from glmtune.server.engine import Busy, End, Ended, Engine, Event, Failure, Job, Lane, Token
+
+
+class Model:
+    """A model whose next forward pass can be made to fail, or to wait."""
+
+    def __init__(self, folder: str) -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder)
+        self.config, self.device = self.model.config, self.model.device
+        self.prepare_inputs_for_generation = self.model.prepare_inputs_for_generation
+        self.error: Exception | None = None
+        self.seconds = 0.0
+        self.num_read = 0
+        """Rows of prompts."""
+
+    def __call__(self, **inputs: Any) -> Any:
+        time.sleep(self.seconds)
+        num_rows, num_tokens = inputs["input_ids"].shape
+        self.num_read += num_rows if num_tokens > 1 else 0
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self.model(**inputs)
+
+
+@pytest.fixture(scope="module")
+def model(demo_model: str) -> Model:
+    return Model(demo_model)
+
+
+@pytest.fixture(scope="module")
+def other_model(demo_model: str) -> Model:
+    return Model(demo_model)
+
+
+@pytest.fixture
+def engine(model: Model, other_model: Model):
+    lanes = {"a": model, "b": other_model}
+    made = Engine(
+        {name: Lane(model=one, activate=lambda: None) for name, one in lanes.items()},
+        stops=[],
+        max_rows=4,
+        max_batch_tokens=1000,
+        max_waiting=3,
+        keeps_last_logits=True,
+    )
+    made.start()
+    yield made
+    model.seconds = 0.0
+    model.error = other_model.error = None
+    made.stop()
+
+
+def job(number: int = 3, lane: str = "a", **options: Any) -> tuple[Job, queue.Queue[Event]]:
+    events: queue.Queue[Event] = queue.Queue()
+    return Job(lane, [5, 6, 7], number, Sampling(), events.put, **options), events
+
+
+def last(events: queue.Queue[Event]) -> Event:
+    while isinstance(event := events.get(timeout=20), Token):
+        pass
+    return event
+
+
+def answer(events: queue.Queue[Event]) -> list[int]:
+    ids = []
+    while not isinstance(event := events.get(timeout=20), End):
+        assert isinstance(event, Token)
+        ids.append(event.id)
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("broken"), "the model failed"),
+        (torch.OutOfMemoryError("too much"), "the model ran out of memory"),
+    ],
+)
+@pytest.mark.parametrize("is_in_flight", [False, True])
+def test_a_failure_is_told_and_the_next_request_is_answered(
+    error: Exception, reason: str, is_in_flight: bool, engine: Engine, model: Model, capsys
+) -> None:
+    first, events = job(100)
+    if is_in_flight:
+        engine.submit([first])
+        assert isinstance(events.get(timeout=20), Token)
+    model.error = error
+    if not is_in_flight:
+        engine.submit([first])
+    while isinstance(event := events.get(timeout=20), Token):
+        pass
+    assert event == Failure(reason=reason)
+    assert f"error: 1 answers failed: {type(error).__name__}: {error}" in capsys.readouterr().err
+    again, told = job()
+    engine.submit([again])
+    assert len(answer(told)) == 3
+    assert engine.is_alive
+
+
+def test_a_whole_answer_is_the_same_as_one_in_pieces(engine: Engine) -> None:
+    (one, pieces), (two, whole) = job(), job(waits_for_end=True)
+    engine.submit([one, two])
+    assert answer(pieces) == answer(whole)
+
+
+def test_more_than_may_wait_is_refused_whole(engine: Engine, model: Model) -> None:
+    model.seconds = 0.2
+    flying = [job(50) for _ in range(4)]
+    engine.submit([made for made, _ in flying])
+    assert isinstance(flying[0][1].get(timeout=20), Token)
+    engine.submit([job()[0], job()[0]])
+    with pytest.raises(Busy):
+        engine.submit([job()[0], job()[0]])
+    assert engine.num_waiting == 2
+    engine.submit([job()[0]])
+    assert engine.num_waiting == 3
+
+
+def test_who_waits_at_the_end_is_told(engine: Engine, model: Model) -> None:
+    model.seconds = 0.05
+    made, events = job(1000)
+    engine.submit([made])
+    assert isinstance(events.get(timeout=20), Token)
+    engine.stop()
+    while isinstance(event := events.get(timeout=20), Token):
+        pass
+    assert event == Failure(reason="the server is shutting down", is_shutdown=True)
+    assert not engine.is_alive
+
+
+def test_a_cancelled_answer_is_dropped_from_queue_and_flight(engine: Engine, model: Model) -> None:
+    model.seconds = 0.05
+    flying = [job(200) for _ in range(5)]
+    engine.submit([made for made, _ in flying])
+    assert isinstance(flying[0][1].get(timeout=20), Token)
+    for made, _ in flying:
+        made.is_cancelled = True
+    model.seconds = 0.0
+    again, events = job()
+    engine.submit([again])
+    assert len(answer(events)) == 3
+    assert engine.num_waiting == 0
+
+
+@pytest.mark.parametrize("is_in_flight", [False, True])
+def test_a_failure_of_one_model_leaves_the_other_alone(
+    engine: Engine, model: Model, other_model: Model, is_in_flight: bool
+) -> None:
+    model.seconds = 0.01
+    (first, told), (second, failed) = job(60), job(60, lane="b")
+    engine.submit([first])
+    assert isinstance(told.get(timeout=20), Token)
+    if is_in_flight:
+        engine.submit([second])
+        assert isinstance(failed.get(timeout=20), Token)
+    other_model.error = RuntimeError("broken")
+    if not is_in_flight:
+        engine.submit([second])
+    assert last(failed) == Failure(reason="the model failed")
+    assert len(answer(told)) == 59
+
+
+def test_a_failure_in_flight_leaves_what_waits_to_be_tried(engine: Engine, model: Model) -> None:
+    model.seconds = 0.05
+    flying = [job(60) for _ in range(4)]
+    engine.submit([made for made, _ in flying])
+    for _, told in flying:
+        assert isinstance(told.get(timeout=20), Token)
+    waiting = [job() for _ in range(2)]
+    engine.submit([made for made, _ in waiting])
+    for _ in range(3):  # the engine has seen them by then
+        assert isinstance(flying[0][1].get(timeout=20), Token)
+    model.error = RuntimeError("broken")
+    assert [last(told) for _, told in flying] == [Failure(reason="the model failed")] * 4
+    assert [len(answer(told)) for _, told in waiting] == [3, 3]
+
+
+def breaks(at: type[Event]) -> Callable[[Event], None]:
+    def listen(event: Event) -> None:
+        if isinstance(event, at):
+            raise RuntimeError("nobody listens")
+
+    return listen
+
+
+@pytest.mark.parametrize("waits_for_end", [False, True])
+@pytest.mark.parametrize("at", [Token, End])
+def test_a_reader_that_fails_takes_no_other_with_it(
+    engine: Engine, at: type[Event], waits_for_end: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Job("a", [5, 6], 4, Sampling(), breaks(at), waits_for_end=waits_for_end)
+    second, events = job(12)
+    engine.submit([first, second])
+    assert len(answer(events)) == 12
+    third, events = job()
+    engine.submit([third])
+    assert len(answer(events)) == 3
+    assert first.is_cancelled
+    assert "error: an answer has lost its reader: RuntimeError: nobody listens" in capsys.readouterr().err
+
+
+def test_a_reader_that_cannot_take_the_failure_leaves_it_to_the_others(engine: Engine, model: Model) -> None:
+    model.seconds = 0.02
+    first = Job("a", [5, 6], 100, Sampling(), breaks(Failure))
+    second, events = job(100)
+    engine.submit([first, second])
+    assert isinstance(events.get(timeout=20), Token)
+    model.error = RuntimeError("broken")
+    assert last(events) == Failure(reason="the model failed")
+    third, events = job()
+    engine.submit([third])
+    assert len(answer(events)) == 3
+
+
+class FullStream(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["full", "closed"])
+def test_a_stderr_that_takes_nothing_ends_nothing(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    stream = FullStream()
+    if is_closed:
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    model.error = RuntimeError("broken")
+    first, events = job()
+    engine.submit([first])
+    assert last(events) == Failure(reason="the model failed")
+    again, events = job()
+    engine.submit([again])
+    assert len(answer(events)) == 3
+
+
+def test_an_adapter_that_cannot_be_switched_on_is_told(model: Model) -> None:
+    errors = [RuntimeError("no such adapter")]
+
+    def activate() -> None:
+        if errors:
+            raise errors.pop()
+
+    engine = Engine(
+        {"a": Lane(model=model, activate=activate)},
+        stops=[],
+        max_rows=4,
+        max_batch_tokens=1000,
+        max_waiting=3,
+        keeps_last_logits=True,
+    )
+    (first, told), (second, events) = job(), job()
+    engine.submit([first])
+    engine.start()
+    assert last(told) == Failure(reason="the model failed")
+    engine.submit([second])
+    assert len(answer(events)) == 3
+    engine.stop()
+
+
+def test_a_model_that_is_not_there_is_told_to_who_asks(engine: Engine) -> None:
+    with pytest.raises(KeyError):
+        engine.submit([job()[0], job(lane="none")[0]])
+    again, events = job()
+    engine.submit([again])
+    assert len(answer(events)) == 3
+    assert engine.num_waiting == 0
+
+
+def test_who_has_just_asked_is_told_of_the_end_and_later_ones_are_refused(engine: Engine, model: Model) -> None:
+    model.seconds = 0.3
+    (first, told), (second, events) = job(1000), job()
+    engine.submit([first])
+    assert isinstance(told.get(timeout=20), Token)
+    engine.submit([second])  # the engine computes, and does not look before the next token
+    engine.stop()
+    shutdown = Failure(reason="the server is shutting down", is_shutdown=True)
+    assert last(told) == shutdown
+    assert last(events) == shutdown
+    assert events.empty()
+    with pytest.raises(Ended):
+        engine.submit([job()[0]])
+
+
+def test_a_thread_that_ends_by_force_tells_who_waits(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threading.excepthook", lambda arguments: None)
+    (first, told), (second, events) = job(1000), job(lane="b")
+    engine.submit([first])
+    assert isinstance(told.get(timeout=20), Token)
+    model.seconds = 0.1
+    engine.submit([second])
+    model.error = SystemExit()  # type: ignore[assignment]
+    assert last(told) == Failure(reason="the server is shutting down", is_shutdown=True)
+    last(events)
+    assert not engine.is_alive
+    with pytest.raises(Ended):
+        engine.submit([job()[0]])
+
+
+def test_a_cancelled_answer_that_waits_gives_up_its_place_at_once(engine: Engine, model: Model) -> None:
+    model.seconds = 0.4
+    flying = [job(50) for _ in range(4)]
+    engine.submit([made for made, _ in flying])
+    assert isinstance(flying[0][1].get(timeout=20), Token)
+    waiting = [job()[0] for _ in range(3)]
+    engine.submit(waiting)
+    with pytest.raises(Busy):
+        engine.submit([job()[0]])
+    waiting[1].is_cancelled = True
+    assert engine.num_waiting == 2
+    engine.submit([job()[0]])
+    with pytest.raises(Busy):
+        engine.submit([job()[0]])
+
+
+def test_a_cancelled_answer_that_waits_is_never_begun(engine: Engine, model: Model) -> None:
+    model.seconds, model.num_read = 0.05, 0
+    flying = [job(6) for _ in range(4)]
+    engine.submit([made for made, _ in flying])
+    assert isinstance(flying[0][1].get(timeout=20), Token)
+    (cancelled, told), (behind, events) = job(), job()
+    engine.submit([cancelled, behind])
+    cancelled.is_cancelled = True
+    assert len(answer(events)) == 3
+    assert told.empty()
+    assert model.num_read == 5
+
+
+def test_an_end_says_whether_there_was_no_room_left(engine: Engine) -> None:
+    cut, told = job(3)
+    engine.submit([cut])
+    written = [told.get(timeout=20) for _ in range(4)]
+    assert written[3] == End(is_cut=True)
+    engine._flights["a"].stops = {written[0].id}
+    free, told = job(3)
+    engine.submit([free])
+    assert told.get(timeout=20) == End(is_cut=False)
+
+
+def test_who_has_cancelled_is_told_nothing_any_more(engine: Engine, model: Model) -> None:
+    model.seconds = 0.3
+    made, told = job(50)
+    engine.submit([made])
+    assert isinstance(told.get(timeout=20), Token)
+    made.is_cancelled = True
+    engine.stop()
+    assert told.empty()
+
+
+def test_the_lengths_that_are_remembered_stay_few(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_flight, "MAX_LENGTHS", 6)
+    for number in range(20):
+        made, events = job(1 + number % 5)
+        engine.submit([made])
+        answer(events)
+    lengths = engine._flights["a"].finished_lengths
+    assert 3 <= len(lengths) <= 6
+    assert lengths == sorted(lengths)
