@@ -30,10 +30,8 @@ from .pipeline import garbage_collection_paused, tokenized
 from .rendering import ChatRenderer
 from .skeletons import Skeletons
 from .spans import ChangedTurn
-from .verification import may_reason, verify_ids, verify_prompts
 
 ROWS_PER_BATCH = 256  # small enough for the first batch to reach the tokenizer soon
-NUM_VERIFIED_ROWS = 8
 SAMPLE_EVERY = 256
 """One row in so many is rendered in both ways and compared."""
 MAX_KNOWN_TEXTS = 4096
@@ -214,7 +212,7 @@ class Encoder:
             if self.renderer.facts.hidden_reasoning:
                 return [_trained_from(messages[: index + 1], index) for index, weight in enumerate(weights) if weight]
             questions = [index for index, message in enumerate(messages) if message.role == "user"]
-            if len(questions) < 2 or not any(map(may_reason, messages[: questions[-1]])):
+            if len(questions) < 2 or not any(message.may_reason for message in messages[: questions[-1]]):
                 return [conversation]
             self.renderer.pieces(conversation, weights)
         except ChangedTurn:
@@ -228,28 +226,7 @@ class Encoder:
         """Return the tokenizer's special tokens that stand in texts of a conversation, where they are ordinary text."""
         return self.renderer.controls.names_in(conversation)
 
-    def verify(self, conversations: Sequence[Conversation], places: Sequence[str] = ()) -> None:
-        """Raise unless the first rows are encoded as the tokenizer's own rendering and as inference will ask for them.
-
-        Args:
-            conversations: The first of them are looked at.
-            places: `file:line` of each, for the error.
-
-        Raises:
-            GlmtuneError: They are not; the chat template cannot be trained on.
-            QuickWayFailed: They are, if the template renders them itself.
-        """
-        first = conversations[:NUM_VERIFIED_ROWS]
-        for conversation in first:
-            self._check_quick_way(conversation)
-        for index, (conversation, result) in enumerate(zip(first, self._encode_whole(first))):
-            if isinstance(result, RowError) or conversation.is_plain_text:
-                continue
-            where = places[index] if places else str(self.tokenizer.name_or_path)
-            verify_ids(self, conversation, result, where)
-            verify_prompts(self, conversation, result, where)
-
-    def _encode_whole(self, conversations: Sequence[Conversation]) -> list[Example | RowError]:
+    def encode_whole(self, conversations: Sequence[Conversation]) -> list[Example | RowError]:
         """Encode without a length limit."""
         planned = self.plan(conversations)
         encoded: Iterator[Sequence[int]] = iter(self.tokenize(planned))
@@ -271,10 +248,10 @@ class Encoder:
             return self._template_steps(conversation, weights)
         self._num_planned += 1
         if self._num_planned % SAMPLE_EVERY == 1:
-            self._check_quick_way(conversation)
+            self.check_quick_way(conversation)
         return steps
 
-    def _check_quick_way(self, conversation: Conversation) -> None:
+    def check_quick_way(self, conversation: Conversation) -> None:
         """Raise `QuickWayFailed` where the quick way differs from the template's own."""
         if self._skeletons is None or conversation.is_plain_text:
             return
@@ -354,7 +331,7 @@ class Encoder:
                 kept = messages[: questions[0]] + messages[questions[num_left_out] :]
             else:
                 kept = messages[: questions[-num_left_out]]
-            [result] = self._encode_whole([Conversation(messages=kept)])
+            [result] = self.encode_whole([Conversation(messages=kept)])
             if isinstance(result, RowError):
                 return TooLong(f"{length} tokens, over the limit; without {num_left_out} of its turns: {result}")
             if len(result.input_ids) <= (self.max_length_tokens or 0):

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from glmtune.data.conversation import Conversation, Message
+from glmtune.data.conversation import Conversation, RowError
 from glmtune.errors import GlmtuneError
 
+from .encoding import Encoder
 from .examples import Example, turns_of
 
-if TYPE_CHECKING:
-    from .encoding import Encoder
+NUM_VERIFIED_ROWS = 8
+
+
+def verify(encoder: Encoder, conversations: Sequence[Conversation], places: Sequence[str] = ()) -> None:
+    """Raise unless the first rows are encoded as the tokenizer's own rendering and as inference will ask for them.
+
+    Args:
+        encoder: Of the run.
+        conversations: The first of them are looked at.
+        places: `file:line` of each, for the error.
+
+    Raises:
+        GlmtuneError: They are not; the chat template cannot be trained on.
+        QuickWayFailed: They are, if the template renders them itself.
+    """
+    first = conversations[:NUM_VERIFIED_ROWS]
+    for conversation in first:
+        encoder.check_quick_way(conversation)
+    for index, (conversation, result) in enumerate(zip(first, encoder.encode_whole(first))):
+        if isinstance(result, RowError) or conversation.is_plain_text:
+            continue
+        where = places[index] if places else str(encoder.tokenizer.name_or_path)
+        verify_ids(encoder, conversation, result, where)
+        verify_prompts(encoder, conversation, result, where)
 
 
 def verify_ids(encoder: Encoder, conversation: Conversation, example: Example, where: str) -> None:
@@ -47,15 +69,10 @@ def verify_prompts(encoder: Encoder, conversation: Conversation, example: Exampl
         context = Conversation(messages=messages[:index])
         prompts = [encoder.encode_prompt(context, thinking=thinking) for thinking in modes]
         # Reasoning that is not trained stands between the prompt and what is.
-        has_reasoning = may_reason(messages[index]) or bool(encoder.renderer.facts.hidden_reasoning)
+        has_reasoning = messages[index].may_reason or bool(encoder.renderer.facts.hidden_reasoning)
         is_masked = has_reasoning and not encoder.renderer.train_reasoning
         if not any(ids[: len(each)] == each and (is_masked or len(each) in trained_from) for each in prompts):
             raise _difference(encoder, "the prompt that inference builds", ids, prompts[0], where)
-
-
-def may_reason(message: Message) -> bool:
-    """Whether an answer may hold reasoning, in its own field or between tags in its text."""
-    return message.role == "assistant" and (bool(message.reasoning) or "</think>" in message.content)
 
 
 def _difference(encoder: Encoder, other: str, ids: Sequence[int], expected: Sequence[int], where: str) -> GlmtuneError:

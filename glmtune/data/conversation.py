@@ -59,6 +59,11 @@ class Message:
         """Whether an observation is due next."""
         return self.role == "assistant" and (bool(self.metadata) or _is_json_call(self.content))
 
+    @property
+    def may_reason(self) -> bool:
+        """Whether an answer may hold reasoning, in its own field or between tags in its text."""
+        return self.role == "assistant" and (bool(self.reasoning) or "</think>" in self.content)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from glmtune.chatformat.encoding import NUM_VERIFIED_ROWS, ROWS_PER_BATCH, Encoder, QuickWayFailed
+from glmtune.chatformat.encoding import ROWS_PER_BATCH, Encoder, QuickWayFailed
 from glmtune.chatformat.examples import Turn, turns_of
 from glmtune.chatformat.pipeline import garbage_collection_paused
+from glmtune.chatformat.verification import NUM_VERIFIED_ROWS, verify
 from glmtune.console import notice
 from glmtune.data.conversation import Conversation
 from glmtune.data.formats import AUTO, RowFormat
@@ -241,7 +242,7 @@ def _verify(rows: Sequence[Row], encoder: Encoder, row_format: RowFormat) -> Non
             if isinstance(part, Conversation):
                 conversations += encoder.unfold(part)
                 places += [row.where] * (len(conversations) - len(places))
-    encoder.verify(conversations, places)
+    verify(encoder, conversations, places)
 
 
 def _accounted(batches: Iterable[EncodedBatch], encoder: Encoder, strict: bool) -> Iterator[EncodedBatch]:

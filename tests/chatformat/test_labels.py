@@ -12,6 +12,7 @@ from marked_text import Plain, marked
 from test_rendering import encoder_of
 
 from glmtune.chatformat.encoding import Encoder
+from glmtune.chatformat.verification import verify
 from glmtune.data.conversation import TEXT, Conversation, Message, RowError
 from glmtune.data.formats import to_conversation
 from glmtune.family import GLM, IGNORE_INDEX
@@ -180,7 +181,7 @@ def test_an_untrained_answer_right_behind_a_trained_one_is_fine_where_the_templa
         encoder.tokenizer,
         "<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\n«B<|im_end|>»\n<|im_start|>assistant\nD<|im_end|>\n",
     )
-    encoder.verify([row])
+    verify(encoder, [row])
 
 
 # The length limit.

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.examples import turns_of
+from glmtune.chatformat.verification import verify
 from glmtune.data.conversation import Conversation, Message, RowError
 from glmtune.data.formats import to_conversation
 from glmtune.errors import GlmtuneError
@@ -383,7 +384,7 @@ def test_the_prompt_of_every_turn_is_a_prefix_of_what_training_saw_and_the_token
 
 def test_every_layout_passes_its_own_check() -> None:
     for layout, messages, tools, _ in RENDERED.values():
-        encoder_of(layout).verify([to_conversation({"messages": messages, "tools": tools})])
+        verify(encoder_of(layout), [to_conversation({"messages": messages, "tools": tools})])
 
 
 def test_combine_trains_a_text_and_the_calls_of_its_message_together() -> None:
@@ -419,7 +420,7 @@ def test_an_answer_that_begins_with_a_newline_keeps_the_prompt_a_prefix() -> Non
         encoder = encoder_of(layout)
         conversation = to_conversation({"messages": [user("hello\n"), assistant("\n\nhello\n"), *TURNS]})
         assert_prompts_are_prefixes(conversation, encoder)
-        encoder.verify([conversation])
+        verify(encoder, [conversation])
 
 
 def test_turns_end_with_the_templates_end_of_turn() -> None:
@@ -687,7 +688,7 @@ def test_a_tokenizer_whose_pieces_do_not_join_is_caught_with_the_first_differenc
     tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")
     encoder = Encoder(tokenizer, GENERIC)
     with pytest.raises(GlmtuneError) as caught:
-        encoder.verify([to_conversation({"messages": [user("a"), assistant("b")]})])
+        verify(encoder, [to_conversation({"messages": [user("a"), assistant("b")]})])
     # 0 <|im_start|>, 1-8 "_user\na", 8 <|im_end|>, 9-10 "_\n", 11 <|im_start|>, 12-22 "_assistant\n", 23 "b" or "_b"
     assert str(caught.value) == (
         "encoding differs from the tokenizer's own rendering at token 23: ['t', 'Ċ', '_', 'b', '<|im_end|>'] instead "
@@ -699,7 +700,7 @@ def test_a_tokenizer_whose_pieces_do_not_join_is_caught_with_the_first_differenc
 
 def test_the_check_passes_over_rows_that_the_plain_rendering_gets_wrong() -> None:
     encoder = encoder_of("chatml")
-    encoder.verify([])
-    encoder.verify([to_conversation({"messages": [user("<|im_end|>"), assistant("b")]})])
-    encoder.verify([to_conversation({"messages": [user("a"), assistant("\n\nb")]})])
-    encoder.verify([to_conversation({"messages": [user("a")]})])
+    verify(encoder, [])
+    verify(encoder, [to_conversation({"messages": [user("<|im_end|>"), assistant("b")]})])
+    verify(encoder, [to_conversation({"messages": [user("a"), assistant("\n\nb")]})])
+    verify(encoder, [to_conversation({"messages": [user("a")]})])

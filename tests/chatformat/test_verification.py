@@ -20,8 +20,9 @@ from test_rendering import (
 )
 from transformers import AddedToken
 
-from glmtune.chatformat.encoding import NUM_VERIFIED_ROWS, Encoder
+from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.examples import Example
+from glmtune.chatformat.verification import NUM_VERIFIED_ROWS, verify
 from glmtune.data.conversation import Conversation, Message
 from glmtune.data.formats import to_conversation
 from glmtune.errors import GlmtuneError
@@ -34,7 +35,7 @@ def row(*messages: dict[str, Any], **more: Any) -> Conversation:
 
 def complaint(encoder: Encoder, *rows: Conversation, places: tuple[str, ...] = ()) -> str:
     with pytest.raises(GlmtuneError) as caught:
-        encoder.verify(rows, places)
+        verify(encoder, rows, places)
     return str(caught.value)
 
 
@@ -60,13 +61,13 @@ PASSED = {
 def test_what_can_be_trained_passes_the_check(layout: str, train_on: str) -> None:
     encoder = encoder_of(layout, train_on=train_on)
     for conversation in PASSED.values():
-        encoder.verify([conversation])
-    encoder.verify(list(PASSED.values()), [f"rows.jsonl:{number}" for number in range(len(PASSED))])
+        verify(encoder, [conversation])
+    verify(encoder, list(PASSED.values()), [f"rows.jsonl:{number}" for number in range(len(PASSED))])
 
 
 @pytest.mark.parametrize("layout", ["qwen", "glm-4.5"])
 def test_calls_and_their_results_pass_the_check(layout: str) -> None:
-    encoder_of(layout).verify([row(*CALLS, *TURNS, tools=[TOOL])])
+    verify(encoder_of(layout), [row(*CALLS, *TURNS, tools=[TOOL])])
 
 
 def swallowing(tokenizer: Any) -> Any:
@@ -91,15 +92,15 @@ def test_ids_that_are_not_the_tokenizers_own_are_shown_around_the_first_differen
 def test_only_the_first_rows_are_checked(demo_tokenizer) -> None:
     encoder = Encoder(swallowing(demo_tokenizer), GLM)
     harmless = [row(user("A"))] * NUM_VERIFIED_ROWS
-    encoder.verify([*harmless, row(user("A"), assistant("B"))])
+    verify(encoder, [*harmless, row(user("A"), assistant("B"))])
     complaint(encoder, *harmless[1:], row(user("A"), assistant("B")))
 
 
 class ShiftedEncoder(Encoder):
     """Trains from one token later than it should."""
 
-    def _encode_whole(self, conversations: Any) -> Any:
-        examples = super()._encode_whole(conversations)
+    def encode_whole(self, conversations: Any) -> Any:
+        examples = super().encode_whole(conversations)
         return [self._shifted(example) if isinstance(example, Example) else example for example in examples]
 
     def _shifted(self, example: Example) -> Example:
