@@ -173,7 +173,7 @@ def train(prepared: Any, run_folder: Path) -> None:
     """Train as a run does, and set the peak back when the model is loaded."""
     import torch
 
-    from glmtune.training.setup.building import build_trainer, fit
+    from glmtune.training.building import build_trainer
 
     model, arguments = load(prepared, run_folder)
     for weight in model.parameters():
@@ -184,13 +184,13 @@ def train(prepared: Any, run_folder: Path) -> None:
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    fit(trainer, run_folder, None)
+    trainer.train()
 
 
 def load(prepared: Any, run_folder: Path) -> tuple[Any, Any]:
     """Return model and arguments of a run."""
+    from glmtune.training.building import build_model
     from glmtune.training.setup.arguments import training_arguments
-    from glmtune.training.setup.building import build_model
 
     arguments = training_arguments(prepared.request.config, run_folder, print)
     return build_model(prepared, arguments, None), arguments

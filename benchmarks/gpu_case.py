@@ -34,9 +34,9 @@ from glmtune.family import GLM, IGNORE_INDEX
 from glmtune.kernels.packing import attention_for
 from glmtune.modeling.adapting.adapters import adapt
 from glmtune.modeling.finding.model_source import ModelSource
+from glmtune.training.building import build_trainer
 from glmtune.training.folder.run_folder import RunRequest
 from glmtune.training.setup.arguments import training_arguments
-from glmtune.training.setup.building import build_trainer, fit
 from glmtune.training.setup.preparation import Prepared
 
 MARK = "benchmark-case "
@@ -145,7 +145,7 @@ def run_case(model: Any, plan: dict[str, Any], case: dict[str, Any], device: tor
         if plan["trainer"] == "glmtune":
             trainer: Any = our_trainer(model, rows, config, Path(folder))
             trainer.add_callback(clock)
-            train = lambda: fit(trainer, Path(folder), None)  # noqa: E731
+            train = lambda: trainer.train()  # noqa: E731
         else:
             trainer = plain_trainer(model, rows, config, clock)
             train = trainer.train

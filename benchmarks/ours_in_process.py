@@ -16,9 +16,9 @@ from work import LORA, StepReport, Work, read_work
 
 from glmtune.config.run_config import RunConfig, config_from_mapping
 from glmtune.console import notice
+from glmtune.training.building import build_model, build_trainer
 from glmtune.training.folder.run_folder import RunRequest
 from glmtune.training.setup.arguments import training_arguments
-from glmtune.training.setup.building import build_model, build_trainer, fit
 from glmtune.training.setup.preparation import prepare_run
 from glmtune.training.setup.run_arithmetic import arithmetic_of_run
 
@@ -35,7 +35,7 @@ def main() -> None:
     set_seed(settings.seed)  # of an adapter's first weights
     trainer = build_trainer(prepared, settings, build_model(prepared, settings, None), run_folder)
     trainer.add_callback(StepReport())
-    fit(trainer, run_folder, None)
+    trainer.train()
 
 
 def run_config(work: Work) -> RunConfig:

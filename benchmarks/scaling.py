@@ -87,9 +87,9 @@ def measure(work: Work, begin: float) -> dict[str, Any]:
     """Train in this process; returns seconds from its start on, tokens/s and memory."""
     from glmtune.config.run_config import config_from_mapping
     from glmtune.console import notice
+    from glmtune.training.building import build_model, build_trainer
     from glmtune.training.folder.run_folder import RunRequest
     from glmtune.training.setup.arguments import training_arguments
-    from glmtune.training.setup.building import build_model, build_trainer, fit
     from glmtune.training.setup.preparation import prepare_run
 
     settings = as_yaml(work)
@@ -106,7 +106,7 @@ def measure(work: Work, begin: float) -> dict[str, Any]:
     trainer = build_trainer(prepared, arguments, build_model(prepared, arguments, None), run_folder)
     watch = _Watch(trainer, work.num_steps)
     trainer.add_callback(watch)
-    fit(trainer, run_folder, None)
+    trainer.train()
     return {
         "prepare_seconds": prepare_seconds,
         "first_step_seconds": watch.first_step - begin,

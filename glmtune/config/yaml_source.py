@@ -343,14 +343,11 @@ def _number_problem(node: yaml.ScalarNode, place_of: Callable[[int], str]) -> Pr
     return Problem(where=place_of(node.start_mark.line + 1), key=node.value, message=message, fix=fix)
 
 
-def _keys(node: yaml.Node, above: str, parents: tuple[int, ...] = ()) -> Iterator[tuple[str, int, int | None]]:
+def _keys(node: yaml.Node, above: str) -> Iterator[tuple[str, int, int | None]]:
     """Yield each key below `node`: dotted name, line, and the line of an earlier key of the same name, if any."""
-    if id(node) in parents:
-        raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)
-    parents = (*parents, id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _keys(item, above, parents)
+            yield from _keys(item, above)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -361,4 +358,4 @@ def _keys(node: yaml.Node, above: str, parents: tuple[int, ...] = ()) -> Iterato
         key = f"{above}.{name}" if above else name
         yield key, line, lines.get(name)
         lines[name] = line
-        yield from _keys(value_node, key, parents)
+        yield from _keys(value_node, key)

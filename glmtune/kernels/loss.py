@@ -23,9 +23,9 @@ from torch.distributed.tensor import DTensor
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError, require
 from glmtune.family import IGNORE_INDEX
-from glmtune.kernels.virtual_tokens import num_tokens_before_rows
 
 from .fused_loss import LogitsBuffer, fused_cross_entropy
+from .virtual_tokens import num_tokens_before_rows
 
 
 class LabelledLoss:

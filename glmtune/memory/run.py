@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig, as_config
 from glmtune.console import notice, quiet_libraries
 from glmtune.errors import GlmtuneError
@@ -26,7 +27,6 @@ from glmtune.kernels.packing import reason_against_packing
 from glmtune.modeling.finding.model_source import ModelSource, find_model
 from glmtune.modeling.loading import load_model_config
 from glmtune.tested_versions import note_untested_versions
-from glmtune.training.distributed.deepspeed_file import read_deepspeed
 from glmtune.training.setup.arguments import DTYPES, checkpointing_is_on, compiling_is_on, load_dtype
 
 from .device_memory import Memory, Sharding, device_memory, is_known_optimizer, sharding_of

@@ -20,9 +20,10 @@ from glmtune.modeling.finding.model_source import ADAPTER_WEIGHTS, last_checkpoi
 from glmtune.training.folder.checkpoint import verify
 from glmtune.training.folder.run_folder import check_shared
 from glmtune.training.setup.arguments import training_arguments
-from glmtune.training.setup.building import build_model, build_trainer, fit
 from glmtune.training.setup.preparation import Prepared
 from glmtune.training.setup.run_arithmetic import arithmetic_of_run
+
+from .building import build_model, build_trainer
 
 
 def preflight(prepared: Prepared, run_folder: Path) -> Path:
@@ -53,7 +54,7 @@ def preflight(prepared: Prepared, run_folder: Path) -> Path:
         check_shared(trial_folder)
         trainer = build_trainer(trial, arguments, build_model(trial, arguments, None), trial_folder)
         started = time.monotonic()
-        fit(trainer, trial_folder, None)
+        trainer.train()
         elapsed = time.monotonic() - started
         if is_main_process():
             saved = last_checkpoint(trial_folder)

@@ -14,12 +14,14 @@ from glmtune.console import is_main_process, notice, say
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.modeling.finding.model_source import checkpoints_of
 from glmtune.training.callbacks.around_steps import LastStep
+from glmtune.training.callbacks.learning import Learning
 from glmtune.training.folder.checkpoint import find_damage, step_of
 from glmtune.training.folder.metrics_file import read_logs
 from glmtune.training.setup.arguments import training_arguments
-from glmtune.training.setup.building import build_model, build_trainer, fit
 from glmtune.training.setup.preparation import Prepared
 from glmtune.training.setup.run_arithmetic import arithmetic_of_run
+
+from .building import build_model, build_trainer
 
 MAX_LOSSES = 10
 """Logged losses that are compared: steps between two checkpoints may take hours."""
@@ -82,9 +84,10 @@ def replay(prepared: Prepared, run_folder: Path, checkpoint: Path, record: Mappi
             shutil.rmtree(trial_folder, ignore_errors=True)
             trial_folder.mkdir(parents=True)
         trainer = build_trainer(trial, arguments, build_model(trial, arguments, checkpoint), trial_folder)
-        trainer.remove_callback(LastStep)
+        for callback in (LastStep, Learning):
+            trainer.remove_callback(callback)
         trainer.add_callback(StopAt(expected[-1][0]))
-        fit(trainer, trial_folder, checkpoint)
+        trainer.train(checkpoint)
         if is_main_process():
             _compare(expected, logged_losses(trial_folder), run_folder)
     finally:

@@ -27,18 +27,18 @@ from glmtune.kernels.loss import check_loss_kernel
 from glmtune.modeling.finding.links import refuse_links
 from glmtune.modeling.finding.model_source import DEMO, checkpoints_of
 from glmtune.processes.group_watch import watch_group
+from glmtune.processes.signals import Preempted, heed_signals, stop_request
 from glmtune.processes.undoing import undone_at_exit
 from glmtune.python_arguments import expect_paths
 from glmtune.reports.loss_curve import try_draw_loss_curve
 from glmtune.tested_versions import note_untested_versions
 from glmtune.text.secret_values import masked_argument
-from glmtune.training.callbacks.stopping import Preempted, heed_signals, stop_request
-from glmtune.training.callbacks.unfinished import AlreadyTrained, remains
+from glmtune.training.callbacks.unfinished import remains
 from glmtune.training.distributed.fsdp import with_accelerates_fsdp
 from glmtune.training.distributed.global_batch import keep_global_batch
 from glmtune.training.distributed.sharding import check_sharding
+from glmtune.training.folder import checkpoint
 from glmtune.training.folder.changes import changes_since, refuse_changes, refuse_moving, refuse_unfit, saves_model_only
-from glmtune.training.folder.consent import Consent, check_consent, remember
 from glmtune.training.folder.foreign_code import refuse_code
 from glmtune.training.folder.known_files import refuse_unknown_files
 from glmtune.training.folder.run_folder import (
@@ -55,7 +55,7 @@ from glmtune.training.folder.run_folder import (
 from glmtune.training.folder.run_lock import hold_run
 from glmtune.training.folder.saved_state import check_state
 from glmtune.training.setup.arguments import training_arguments, use_one_gpu
-from glmtune.training.setup.building import build_model, build_trainer, fit
+from glmtune.training.setup.consent import Consent, check_consent, remember
 from glmtune.training.setup.epochs import check_epoch
 from glmtune.training.setup.machine import check_machine
 from glmtune.training.setup.preparation import Prepared, absolute, model_source, prepare_run
@@ -63,7 +63,7 @@ from glmtune.training.setup.run_arithmetic import arithmetic_of_run
 from glmtune.training.setup.run_data import as_records, find_run_files
 from glmtune.training.setup.trackers import check_reporters
 
-from .folder import checkpoint
+from .building import build_model, build_trainer
 from .replay import choose_for_replay, replay
 from .trainer import GlmTrainer, record_left_out
 
@@ -282,14 +282,7 @@ def execute(
                 remember(prepared.request, prepared.source)
             check_shared(run_folder)
             trainer = build_trainer(prepared, arguments, model, run_folder)
-            # Read now: `save_total_limit` may delete the checkpoint in the course of the run.
-            begun_at = checkpoint.read_state(resume_from)["global_step"] if resume_from is not None else 0
-            try:
-                fit(trainer, run_folder, resume_from)
-                _check_steps(trainer, begun_at)
-                trainer.learning.check(is_resumed=resume_from is not None)
-            except AlreadyTrained:
-                trainer.finish()
+            trainer.train(resume_from)
             score_test_rows(trainer, prepared.data.get("test"))
     except BaseException as error:
         clean_up()
@@ -303,15 +296,6 @@ def execute(
         try_draw_loss_curve(run_folder)
         say(f"done: {run_folder}")
     return run_folder
-
-
-def _check_steps(trainer: GlmTrainer, begun_at: int) -> None:
-    """Raise where a run comes to its end without a step: whatever the reason, nothing has been trained."""
-    if trainer.state.global_step <= begun_at:
-        raise GlmtuneError(
-            "no step was taken: the run has trained nothing",
-            fix="look at `max_steps`, `num_train_epochs`, `dataloader_drop_last` and the number of rows",
-        )
 
 
 def leave_process_group() -> None:
@@ -386,14 +370,15 @@ def score_test_rows(trainer: GlmTrainer, test_data: EncodedData | None) -> None:
     if test_data is None:
         return
     if request.agree(trainer.args.device):
-        trainer.stopping.end()
+        trainer.stop()
     trainer.evaluate(test_data, metric_key_prefix="test")
 
 
 def _clean_up(trainer: GlmTrainer | None, run_folder: Path, *, is_new_folder: bool, is_resumed: bool) -> None:
     """Remove what a run that ended early leaves half made; all that it wrote where not one step was taken."""
     if trainer is not None:
-        trainer.progress.close()
+        for callback in trainer.run_callbacks:
+            callback.on_given_up()
     if not is_main_process():
         return
     checkpoint.discard_staging(run_folder)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Seq2SeqTrainer
+from transformers import PreTrainedTokenizerBase, Seq2SeqTrainer
 
 from glmtune.config.run_config import METRICS
 from glmtune.encoded.collating import Collator
@@ -35,25 +35,15 @@ from glmtune.kernels.packing import PACKED_INPUTS
 from glmtune.modeling.adapting.ptuning import save_dealt_out_prefix
 from glmtune.modeling.out_of_memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
 from glmtune.processes import group_watch
-from glmtune.training.callbacks.around_steps import (
-    CheckpointMover,
-    FirstEvaluation,
-    LastStep,
-    MetricsFile,
-    ProgressLine,
-)
-from glmtune.training.callbacks.hyperparameters import Hyperparameters
-from glmtune.training.callbacks.learning import Learning
-from glmtune.training.callbacks.stopping import EvaluationBrokenOff, StopAtSignal, collate_in_reader
-from glmtune.training.callbacks.unfinished import Unfinished
+from glmtune.processes.signals import collate_in_reader, stop_request
 from glmtune.training.distributed.fsdp import load_weights, no_pickled_copy
+from glmtune.training.distributed.zero_state import divisible_checkpoints
+from glmtune.training.events import AlreadyTrained, EvaluationBrokenOff, RunCallback
+from glmtune.training.folder import checkpoint
 from glmtune.training.folder.changes import ASKED
 from glmtune.training.folder.loss_window import LossWindow
 from glmtune.training.folder.saved_state import state_explained
 from glmtune.training.setup.epochs import step_batches
-from glmtune.training.setup.trackers import start_reports
-
-from .folder import checkpoint
 
 NUM_FIRST_EVALUATION_ROWS = 2
 NUM_FIRST_EVALUATION_TOKENS = 512
@@ -81,11 +71,9 @@ class GlmTrainer(Seq2SeqTrainer):
         loss_kernel: str = "auto",
         arithmetic: Arithmetic | None = None,
         may_fuse_layers: bool = True,
-        save_total_limit: int | None = None,
-        swanlab: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Set up the run's callbacks.
+        """Keep what the run is made of.
 
         Args:
             run_folder: Where metrics, predictions and checkpoints go.
@@ -99,8 +87,6 @@ class GlmTrainer(Seq2SeqTrainer):
             loss_kernel: As in the configuration.
             arithmetic: What a CPU multiplies in, where there was something to choose.
             may_fuse_layers: Whether layers are trained in a cheaper way where there is one.
-            save_total_limit: Checkpoints to keep.
-            swanlab: Where SwanLab records the run, where it does: `local` or `cloud`; None is its own choice.
             kwargs: For `Seq2SeqTrainer`; its `data_collator` is a `Collator`.
         """
         if kwargs["args"].ddp_find_unused_parameters is None and _uses_every_trained_weight(kwargs["model"]):
@@ -132,24 +118,48 @@ class GlmTrainer(Seq2SeqTrainer):
         self._speed_since = time.monotonic()
         self._num_evaluations = 0
         self.loss_window = LossWindow(self.args.device)
-        self.progress = ProgressLine(self)
-        for callback in (ProgressCallback, PrinterCallback):
-            self.remove_callback(callback)
-        start_reports(self, run_folder, swanlab)
-        self.hyperparameters = Hyperparameters()
-        self.add_callback(self.hyperparameters)
-        self.learning = Learning(self)
-        self.add_callback(self.learning)  # before a checkpoint and an evaluation are tried, which take their time
-        self.add_callback(FirstEvaluation(self))
-        self.add_callback(self.progress)
-        self.add_callback(MetricsFile(run_folder / "metrics.jsonl"))
-        self.add_callback(LastStep())
-        self.add_callback(CheckpointMover(self, run_folder, save_total_limit))
-        self.unfinished = Unfinished(self, run_folder)
-        self.stopping = StopAtSignal(self)
-        # In this order, and last: what a stopped run must make up for is known before it is stopped.
-        self.add_callback(self.unfinished)
-        self.add_callback(self.stopping)
+
+    @property
+    def run_callbacks(self) -> list[RunCallback]:
+        """Those that hear more of the run than transformers tells them."""
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, RunCallback)]
+
+    def write(self, text: str) -> None:
+        """Show a line to whoever watches the run."""
+        for callback in self.run_callbacks:
+            callback.on_message(text)
+
+    def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Run transformers' loop to its end; a full disk or a full GPU becomes one clear error.
+
+        Args:
+            resume_from_checkpoint: The checkpoint to go on from.
+            kwargs: For transformers.
+
+        Returns:
+            What transformers returns; None where the checkpoint's step was the last, and nothing was due but its end.
+        """
+        self.resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        with (
+            checkpoint.disk_errors_explained(self.run_folder),
+            memory_errors_explained("training", LESS_IN_TRAINING),
+            divisible_checkpoints() if self.is_deepspeed_enabled else nullcontext(),
+        ):
+            if self.resumed_from is not None:
+                self.loss_window.restore(self.resumed_from, self.args.process_index, self.args.world_size)
+            try:
+                output = super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
+            except AlreadyTrained:
+                output = None
+            else:
+                # At its end transformers looks into the staging folder, which the main process is about to remove.
+                self.accelerator.wait_for_everyone()
+        if output is None:
+            self._finish()
+            return None
+        for callback in self.run_callbacks:
+            callback.on_trained()
+        return output
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -282,7 +292,11 @@ class GlmTrainer(Seq2SeqTrainer):
         try:
             scores = self._score(data, self.plan() if self.plan else None, output=predictions)
         except EvaluationBrokenOff:
-            self._stop_in_evaluation(predictions)
+            if self.is_world_process_zero():
+                predictions.unlink(missing_ok=True)
+            for callback in self.run_callbacks:
+                callback.on_evaluation_broken_off()
+            raise
         except Exception as error:  # whatever it is, a night's training must not die of it
             # By its number: at one step, the validation rows and the test rows may both fail.
             if not group_watch.is_everywhere(f"failed evaluation number {self._num_evaluations}"):
@@ -290,20 +304,20 @@ class GlmTrainer(Seq2SeqTrainer):
                 raise
             self._report_failure(step, error)
             self.control.should_evaluate = False  # or it would be made once more at the end of the epoch
-            self.unfinished.evaluation_due = False
+            self._tell_evaluated()
             return {f"{metric_key_prefix}_{name}": math.nan for name in METRICS}
         finally:
             self._speed_since = time.monotonic()
-        self.unfinished.evaluation_due = False
+        self._tell_evaluated()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.metrics.items()}
         self.log(dict(metrics))
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items())
-        self.progress.write(f"{metric_key_prefix} at step {step}:  {shown}")
+        self.write(f"{metric_key_prefix} at step {step}:  {shown}")
         if scores.left_out and self.is_world_process_zero():
             listing = self.run_folder / "predictions" / f"{name}-left-out.jsonl"
             lines = [json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in scores.left_out]
             replace_file(listing, "".join(lines).encode())
-            self.progress.write(f"  {len(scores.left_out)} rows or turns were left out; see `{listing}`")
+            self.write(f"  {len(scores.left_out)} rows or turns were left out; see `{listing}`")
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -311,7 +325,8 @@ class GlmTrainer(Seq2SeqTrainer):
         """Save weights, tokenizer and stop tokens; checks for room first, and leaves no pickled arguments behind."""
         folder = Path(output_dir or str(self.args.output_dir))
         if self.is_in_train:
-            self.unfinished.note(self.state)
+            for callback in self.run_callbacks:
+                callback.on_saving(self.state)
         if self.is_world_process_zero():
             checkpoint.check_space(self.run_folder)
         model = self.accelerator.unwrap_model(self.model)
@@ -327,9 +342,10 @@ class GlmTrainer(Seq2SeqTrainer):
         model.generation_config.save_pretrained(str(folder))
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> Any:
-        """Return the optimizer, and remember the settings that it is made with."""
+        """Return the optimizer, and tell of the settings that it is made with."""
         optimizer = super().create_optimizer(*arguments, **options)
-        self.hyperparameters.note(optimizer)
+        for callback in self.run_callbacks:
+            callback.on_optimizer(optimizer)
         return optimizer
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -379,21 +395,18 @@ class GlmTrainer(Seq2SeqTrainer):
                     forward_model=model if self.args.torch_compile else self.model_wrapped,
                 )
         finally:
-            self.progress.show_evaluation(0, 0)  # takes the count away, also where the evaluation failed
+            self._show_batches(0, 0)  # takes the count away, also where the evaluation failed
 
     def _count_batch(self, done: int, total: int) -> None:
-        self.progress.show_evaluation(done, total)
-        self.stopping.break_off_evaluation()
+        self._show_batches(done, total)
 
-    def _stop_in_evaluation(self, predictions: Path) -> NoReturn:
-        """End the run in the midst of an evaluation, for which a resumed run makes up."""
-        if self.is_world_process_zero():
-            predictions.unlink(missing_ok=True)
-        if self.stopping.saved_step != self.state.global_step:
-            # Before transformers would: it looks for the best model and steers the learning rate by the scores first.
-            self._save_checkpoint(self.model_wrapped, None)
-            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
-        self.stopping.end()
+    def _show_batches(self, done: int, total: int) -> None:
+        for callback in self.run_callbacks:
+            callback.on_evaluation_batch(done, total)
+
+    def _tell_evaluated(self) -> None:
+        for callback in self.run_callbacks:
+            callback.on_evaluated()
 
     def has_failed(self, failure: Exception | None) -> bool:
         """Tell every process whether the main process failed; all of them wait for it here."""
@@ -403,7 +416,12 @@ class GlmTrainer(Seq2SeqTrainer):
         torch.distributed.broadcast_object_list(outcome)
         return outcome[0]
 
-    def finish(self) -> None:
+    def stop(self) -> NoReturn:
+        """Close the reports and raise what ends a run that was asked to stop."""
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
+        raise stop_request().end()
+
+    def _finish(self) -> None:
         """Do what transformers does after the last step, for a run that was stopped just there."""
         self.is_in_train = False
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
@@ -417,7 +435,7 @@ class GlmTrainer(Seq2SeqTrainer):
         with log.open("a", encoding="utf-8") as file:
             file.write(f"step {step}\n{traceback.format_exc()}\n")
         reason = str(error).replace("\n", "; ")
-        self.progress.write(f"warning: the evaluation at step {step} failed ({reason}); training goes on, see `{log}`")
+        self.write(f"warning: the evaluation at step {step} failed ({reason}); training goes on, see `{log}`")
 
 
 def _uses_every_trained_weight(model: Any) -> bool:

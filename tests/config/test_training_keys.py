@@ -36,8 +36,9 @@ from glmtune.config.training_keys import (
     REPORTER_OF,
 )
 from glmtune.errors import GlmtuneError
+from glmtune.training import building
 from glmtune.training.distributed import fsdp
-from glmtune.training.setup import arguments, building, epochs
+from glmtune.training.setup import arguments, epochs
 from glmtune.training.setup import trackers as reports
 from glmtune.training.trainer import GlmTrainer
 

@@ -23,7 +23,7 @@ WORKER = '''
 import atexit, os, signal, sys, time
 from pathlib import Path
 
-from glmtune.cli import main
+from glmtune.cli.app import main
 from glmtune.training.trainer import GlmTrainer
 
 happening, step = os.environ["HAPPENING"], 3

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cli.command_line import command_line
+from command_line import command_line
 
 from glmtune import load_config
 from glmtune.data.reading.sources import command_line_files, find_data_files

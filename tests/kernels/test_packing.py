@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from tests.modeling.test_loss import ARCHITECTURES, SMALL
+from test_loss import ARCHITECTURES, SMALL
 from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.modeling.test_fused_layers import build, loss_and_gradients
+from test_fused_layers import build, loss_and_gradients
 from torch import nn
 
 from glmtune.kernels.fused_layers import FusedLayers

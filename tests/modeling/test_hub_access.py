@@ -25,8 +25,8 @@ FIX = (
 CODE = f"""
 import time
 from glmtune.errors import GlmtuneError
-from glmtune.modeling import hub_access
-from glmtune.modeling.hub_access import hub_options
+from glmtune.modeling.finding import hub_access
+from glmtune.modeling.finding.hub_access import hub_options
 assert hub_access.SECONDS_TO_ANSWER == 10
 hub_access.SECONDS_TO_ANSWER = 2
 start = time.monotonic()
@@ -39,7 +39,7 @@ print(time.monotonic() - start)
 LOADING = f"""
 import time
 from glmtune.modeling.loading import load_family, load_tokenizer
-from glmtune.modeling.sources import find_model
+from glmtune.modeling.finding.model_source import find_model
 start = time.monotonic()
 source = find_model({NAME!r})
 print(len(load_tokenizer(source)), load_family(source).name)

@@ -20,7 +20,7 @@ import sys
 # Where the tests run in the background, a shell has switched Ctrl-C off for all that follows.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from glmtune.errors import GlmtuneError
-from glmtune.launching import launch
+from glmtune.processes.launching import launch
 try:
     launch(2, sys.argv[1:])
 except GlmtuneError as error:
@@ -31,7 +31,7 @@ except GlmtuneError as error:
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
-from glmtune.launching import end_with_launcher
+from glmtune.processes.launching import end_with_launcher
 
 rank = os.environ["RANK"]
 received = []

@@ -62,7 +62,7 @@ def note(event, what):
 
 
 sys.addaudithook(hook)
-from glmtune.cli import main
+from glmtune.cli.app import main
 
 for command in commands:
     sys.argv = ["glmtune", *command]

@@ -20,10 +20,10 @@ from glmtune.errors import GlmtuneError
 from glmtune.generation.generate import generate
 from glmtune.training.distributed.fsdp import fsdp_settings, settled_fsdp
 from glmtune.training.distributed.sharding import check_sharding
-from glmtune.training.folder import consent as consent_module
-from glmtune.training.folder.consent import remember
 from glmtune.training.folder.run_folder import read_request
+from glmtune.training.setup import consent as consent_module
 from glmtune.training.setup.arguments import training_arguments
+from glmtune.training.setup.consent import remember
 from glmtune.training.setup.preparation import model_source
 
 CODE = "runs code that lies with the model, and that is for you to allow"

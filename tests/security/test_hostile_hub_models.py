@@ -14,7 +14,7 @@ from hostile_models import INDEX, Damage, changed, index_to
 NAME = "acme/glm-tiny"
 CODE = f"""
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.generate import generate
+from glmtune.generation.generate import generate
 try:
     print(generate({NAME!r}, ["a"], max_new_tokens=2))
 except GlmtuneError as error:

@@ -28,7 +28,7 @@ MEGABYTES = 1_500
 READ = """
 import sys
 from pathlib import Path
-from glmtune.data.reading import read_rows
+from glmtune.data.reading.read_rows import read_rows
 from glmtune.errors import GlmtuneError
 rows = problems = 0
 told = ""

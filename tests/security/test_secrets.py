@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli.command_line import Done, command_line
+from command_line import Done, command_line
 
 from glmtune import console, load_config
 from glmtune.errors import GlmtuneError

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from cli.command_line import command_line
+from command_line import command_line
 from hostile_text import FORGED, ORDERS, is_harmless
 
 from glmtune import console

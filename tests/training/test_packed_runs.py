@@ -143,7 +143,7 @@ def test_rows_that_turn_out_to_need_padding_are_dealt_out_as_padded_ones(
     padded, losses = dealt.copy(), read_losses(run)
     shutil.rmtree(run)
     dealt.clear()
-    monkeypatch.setattr("glmtune.training.setup.packed_rows.leak_between_rows", lambda *_, **__: "it is said to leak")
+    monkeypatch.setattr("glmtune.training.callbacks.settling.leak_between_rows", lambda *_, **__: "it is said to leak")
     run = train(demo_data, "demo", write_config("sft", **options))
     assert dealt == padded
     assert read_losses(run) == pytest.approx(losses, rel=1e-5)

@@ -6,7 +6,7 @@ Tools have been seen to tell of kernels that were never called, because a patch 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import is_compiled_module
@@ -17,9 +17,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from glmtune.kernels.packed_attention import PACKED_SDPA
-
-if TYPE_CHECKING:
-    from glmtune.training.trainer import GlmTrainer
+from glmtune.training.trainer import GlmTrainer
 
 
 def describe_active(trainer: GlmTrainer) -> str:

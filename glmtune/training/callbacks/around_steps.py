@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from tqdm import tqdm
@@ -13,20 +13,18 @@ from transformers.trainer_utils import SaveStrategy
 
 from glmtune.console import is_watched, notice, say, show_evaluation
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.training.events import RunCallback
 from glmtune.training.folder import checkpoint
 from glmtune.training.folder.metrics_file import append_log, keep_logs
 from glmtune.training.folder.weight_check import saved_shapes
-from glmtune.training.setup.packed_rows import pad_unless_exact, settle_loss
+from glmtune.training.trainer import GlmTrainer
 
 from .active import describe_active
 from .first_save import try_saving
-from .fusing import fuse_layers
-
-if TYPE_CHECKING:
-    from glmtune.training.trainer import GlmTrainer
+from .settling import fuse_layers, pad_unless_exact, settle_loss
 
 
-class ProgressLine(TrainerCallback):
+class ProgressLine(RunCallback):
     """One bar with loss, tokens/s and remaining time; plain lines where no terminal is attached."""
 
     def __init__(self, trainer: GlmTrainer) -> None:
@@ -61,22 +59,22 @@ class ProgressLine(TrainerCallback):
             )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.close()
+        self.on_given_up()
 
-    def show_evaluation(self, done: int, total: int) -> None:
+    def on_evaluation_batch(self, done: int, total: int) -> None:
         """Show how far an evaluation is, before the bar where there is one."""
         if self.bar is None:
             show_evaluation(done, total)
         else:
             self.bar.set_description(f"evaluating {done}/{total}" if done < total else None)
 
-    def close(self) -> None:
+    def on_given_up(self) -> None:
         """Leave the bar as it stands and go to a fresh line."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
-    def write(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         """Print a line above the bar."""
         if self.bar is not None:
             self.bar.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -20,9 +20,7 @@ from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.training.folder import checkpoint
 from glmtune.training.folder.changes import ASKED
 from glmtune.training.folder.weight_check import check_weights, saved_names, saved_shapes
-
-if TYPE_CHECKING:
-    from glmtune.training.trainer import GlmTrainer
+from glmtune.training.trainer import GlmTrainer
 
 LARGEST_TRIAL_BYTES = 256_000_000
 """An adapter of rank 8 for GLM-4-9B has 80 MB in float32."""

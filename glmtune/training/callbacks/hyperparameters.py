@@ -6,24 +6,26 @@ the configuration of the run, so that a change that the user has asked for, and 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from accelerate.scheduler import AcceleratedScheduler
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from glmtune.training.events import RunCallback
+from glmtune.training.trainer import GlmTrainer
 
 RATES = ("lr", "initial_lr")
 
 
-class Hyperparameters(TrainerCallback):
+class Hyperparameters(RunCallback):
     """Remembers the settings of a new optimizer, and gives them back to it once its state has been loaded."""
 
-    def __init__(self) -> None:
-        self.resumed_from: Path | None = None
+    def __init__(self, trainer: GlmTrainer) -> None:
+        self.trainer = trainer
         self._fresh: list[dict[str, Any]] = []
 
-    def note(self, optimizer: Any) -> None:
+    def on_optimizer(self, optimizer: Any) -> None:
         """Remember what the configuration has made of each group of weights."""
         groups = getattr(optimizer, "param_groups", [])  # DeepSpeed's stand-in for an optimizer of its file has none
         self._fresh = [{key: value for key, value in group.items() if key != "params"} for group in groups]
@@ -32,7 +34,7 @@ class Hyperparameters(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         """Give them back; where nothing has changed, these are the numbers that stand there already."""
-        if self.resumed_from is None:
+        if self.trainer.resumed_from is None:
             return
         groups = objects["optimizer"].param_groups
         # DeepSpeed makes the optimizer of its own file anew, with the rate of these arguments.

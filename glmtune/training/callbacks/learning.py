@@ -7,19 +7,18 @@ changed a weight, which is the first one as a rule.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.scheduler import AcceleratedScheduler
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
-
-if TYPE_CHECKING:
-    from glmtune.training.trainer import GlmTrainer
+from glmtune.training.events import RunCallback
+from glmtune.training.trainer import GlmTrainer
 
 NUM_STEPS_TO_SAY_SO = 20
 """Steps without a change after which the user is told, who may want to stop; a warm-up has left 0 by then."""
@@ -33,7 +32,7 @@ PIECE = 1 << 20
 Sums = dict[str, torch.Tensor]
 
 
-class Learning(TrainerCallback):
+class Learning(RunCallback):
     """Watches the steps of a run until one has changed a weight."""
 
     def __init__(self, trainer: GlmTrainer) -> None:
@@ -45,11 +44,13 @@ class Learning(TrainerCallback):
         self._before: Sums | None = None
         self._has_gradient = False
         self._num_steps = 0
+        self._begun_at = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         """Look at the learning rates of all steps, where they are known."""
+        self._begun_at = state.global_step
         scheduler = objects["lr_scheduler"]
         if isinstance(scheduler, AcceleratedScheduler):
             scheduler = scheduler.scheduler
@@ -90,7 +91,7 @@ class Learning(TrainerCallback):
         self._before = None
         self._num_steps += 1
         if self._num_steps == NUM_STEPS_TO_SAY_SO and not self.has_changed_a_weight:
-            self.trainer.progress.write(f"note: none of the {self._num_steps} steps so far has changed a weight")
+            self.trainer.write(f"note: none of the {self._num_steps} steps so far has changed a weight")
 
     def _any_process_has_a_gradient(self) -> bool:
         """Whether a gradient is not 0 in any of the shares that FSDP gives the processes; the same on all of them."""
@@ -115,11 +116,17 @@ class Learning(TrainerCallback):
         weights = self._weights()
         return any(not _sums(weights[name]).equal(sums) for name, sums in self._before.items())
 
-    def check(self, *, is_resumed: bool) -> None:
+    def on_trained(self) -> None:
         """Raise where the run has come to its end and nothing was learnt; the same on every process.
 
         The steps that were left of a run may all lie where its learning rate has come down to 0.
         """
+        if self.trainer.state.global_step <= self._begun_at:
+            raise GlmtuneError(
+                "no step was taken: the run has trained nothing",
+                fix="look at `max_steps`, `num_train_epochs`, `dataloader_drop_last` and the number of rows",
+            )
+        is_resumed = self.trainer.resumed_from is not None
         if self.has_changed_a_weight or (is_resumed and not self.had_a_rate):
             return
         if not self.had_a_rate:

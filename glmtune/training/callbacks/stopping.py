@@ -1,184 +1,24 @@
-"""Runs that end on a signal: a checkpoint is saved after the step at hand, and the exit code says why.
-
-SIGTERM and SIGUSR1 (preemption, a warning of Slurm's; on Windows Ctrl-Break), SIGHUP (the terminal was closed) and the
-first Ctrl-C set a mark, which all processes compare after every step and after every batch of an evaluation. What an
-evaluation that is broken off leaves undone stands in the checkpoint; `unfinished.py` makes up for it. Where no step is
-being taken, a signal ends the run at once.
-"""
+"""A run that is asked to stop: saved after the step at hand, or in the midst of an evaluation, and ended there."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch.utils.data import get_worker_info
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from glmtune.console import say
-from glmtune.errors import EXIT_PREEMPTED, shown
-from glmtune.operating_system import signals
-from glmtune.processes import group_watch
+from glmtune.processes.signals import stop_request
+from glmtune.training.events import EvaluationBrokenOff, RunCallback
+from glmtune.training.trainer import GlmTrainer
 
-if TYPE_CHECKING:
-    from glmtune.training.trainer import GlmTrainer
-
-BY_URGENCY = (None, *signals("SIGUSR1", "SIGHUP", "SIGTERM", "SIGBREAK", "SIGINT"))
-"""Where processes have received different signals, the later one here counts for all."""
-
-SAME_KEY_PRESS_SECONDS = 1.0
-"""A launcher passes a Ctrl-C on that the terminal may have sent to every process already."""
+from .unfinished import Unfinished
 
 
-class Preempted(SystemExit):
-    """A signal asked the run to make room; it ends the process with `EXIT_PREEMPTED` where nobody catches it."""
-
-    def __init__(self, received: signal.Signals) -> None:
-        super().__init__(EXIT_PREEMPTED)
-        self.received = received
-
-    def __str__(self) -> str:
-        return f"stopped by {self.received.name}"
-
-
-class EvaluationBrokenOff(BaseException):
-    """All processes have left an evaluation at the same batch; not an error of the evaluation, so no `Exception`."""
-
-
-@dataclass
-class StopRequest:
-    """The signal that a run has received, and what it may do about it."""
-
-    process_id: int = field(default_factory=os.getpid)
-    received: signal.Signals | None = None
-    received_at: float = 0.0
-    is_stepping: bool = False
-    """Whether steps are being taken: then a signal waits for the end of one."""
-    is_leaving: bool = False
-    """Whether the checkpoint is saved and the run about to end by itself, in step with the other processes."""
-
-    def agree(self, device: torch.device) -> bool:
-        """Whether any process was asked to stop; every process must ask this equally often."""
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            urgency = torch.tensor([BY_URGENCY.index(self.received)], device=device)
-            dist.all_reduce(urgency, op=dist.ReduceOp.MAX)
-            agreed = BY_URGENCY[int(urgency.item())]
-            if agreed is not None and self.received is None:
-                say(f"another process received {agreed.name}: saving after this step")
-            self.received = agreed
-        return self.received is not None
-
-    def end(self) -> BaseException:
-        """Return what ends the run, for all processes to raise; from here on, signals change nothing."""
-        assert self.received is not None, "a run is stopped by a signal"
-        self.is_leaving = True
-        self.is_stepping = False
-        group_watch.leave()
-        return KeyboardInterrupt() if self.received is signal.SIGINT else Preempted(self.received)
-
-
-_request = StopRequest()
-
-
-def stop_request() -> StopRequest:
-    """Return the request that belongs to the run of this process."""
-    return _request
-
-
-@contextmanager
-def heed_signals() -> Iterator[None]:
-    """Handle the signals that end a run for as long as it lasts, in a program's main thread; puts the former back."""
-    global _request
-    _request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {number: signal.getsignal(number) for number in BY_URGENCY if number is not None}
-    # What was ignored stays ignored, as `nohup` and shells want it for programs in the background.
-    handled = [number for number, handler in former.items() if handler is not signal.SIG_IGN]
-    for number in handled:
-        signal.signal(number, _handle)
-    try:
-        yield
-    finally:
-        for number in handled:
-            # None: a handler that was not set from Python, which cannot be put back from here.
-            signal.signal(number, former[number] or signal.SIG_DFL)
-        _request = StopRequest()
-
-
-def _handle(number: int, frame: FrameType | None) -> None:
-    received = signal.Signals(number)
-    if os.getpid() != _request.process_id:
-        _handle_in_child(received)
-        return
-    if _request.is_leaving:
-        return
-    if received is signal.SIGINT:
-        is_echo = "WORLD_SIZE" in os.environ and time.monotonic() - _request.received_at < SAME_KEY_PRESS_SECONDS
-        if _request.received is not None and is_echo:
-            return
-        if _request.received is not None or not _request.is_stepping:
-            raise KeyboardInterrupt
-    elif _request.received is not None:
-        return
-    elif (fallen := group_watch.fallen_sibling()) is not None:
-        # torchrun ends the others in this way when one of them has died.
-        raise group_watch.GroupFailure(fallen)
-    if not _request.is_stepping:
-        _say_from_handler(f"received {received.name} while no step was being taken: stopping at once")
-        raise Preempted(received)
-    _request.received, _request.received_at = received, time.monotonic()
-    _say_from_handler(f"received {received.name}: saving after this step")
-
-
-def _handle_in_child(received: signal.Signals) -> None:
-    """Handle a signal in a process that was forked from the run's, such as a loader of rows.
-
-    Those that read rows for the steps live as long as the run needs them: a signal to a whole group of processes
-    must not take them away before the run is saved. Others end as if the handler were not theirs.
-    """
-    if not _request.is_stepping and received is not signal.SIGINT:
-        signal.signal(received, signal.SIG_DFL)
-        os.kill(os.getpid(), received)
-
-
-def collate_in_reader(collate: Callable[[list[Any]], Any], rows: list[Any]) -> Any:
-    """Put a batch together; a process that does nothing else takes away the handler that torch ends it with.
-
-    That one ends at SIGTERM, which Slurm sends to every process of a job, before the run is saved. A reader ends with
-    the process that it reads for, or when it is told to, all the same.
-    """
-    if get_worker_info() is not None:
-        # One that was not forked has no handler of the run's for what a terminal sends, either.
-        for number in signals("SIGTERM", "SIGINT", "SIGHUP"):
-            signal.signal(number, signal.SIG_IGN)
-    return collate(rows)
-
-
-def _say_from_handler(text: str) -> None:
-    try:
-        say(text)
-    except RuntimeError:
-        # The signal came in the middle of printing, which cannot be entered twice: past the buffers, then.
-        with suppress(OSError, ValueError):  # a stream of a program's own may have no file
-            os.write(sys.stderr.fileno(), f"{shown(text)}\n".encode())
-
-
-class StopAtSignal(TrainerCallback):
+class StopAtSignal(RunCallback):
     """Saves a checkpoint after the step in which a process received a signal, and ends the run there."""
 
-    def __init__(self, trainer: GlmTrainer) -> None:
+    def __init__(self, trainer: GlmTrainer, unfinished: Unfinished) -> None:
         self.trainer = trainer
+        self.unfinished = unfinished
         self.saved_step: int | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -186,7 +26,7 @@ class StopAtSignal(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if stop_request().agree(args.device) and not self._is_last(state):
-            # An evaluation may take an hour; `unfinished.py` notes in the checkpoint that it is due.
+            # An evaluation may take an hour; `Unfinished` notes in the checkpoint that it is due.
             control.should_evaluate = False
             control.should_save = True
 
@@ -194,20 +34,23 @@ class StopAtSignal(TrainerCallback):
         self.saved_step = state.global_step
         # A signal may also have come while the checkpoint was being written.
         if stop_request().agree(args.device) and not self._is_last(state):
-            self.end()
+            self.trainer.stop()
 
-    def break_off_evaluation(self) -> None:
+    def on_evaluation_batch(self, done: int, total: int) -> None:
         """Leave an evaluation, on all processes at once, where one of them was asked to stop."""
         request = stop_request()
-        if request.is_stepping and request.agree(self.trainer.args.device):
+        if total and request.is_stepping and request.agree(self.trainer.args.device):
             raise EvaluationBrokenOff
 
-    def end(self) -> NoReturn:
-        """Close the reports and raise what ends the run."""
+    def on_evaluation_broken_off(self) -> None:
+        """Save the step, unless that is done, and end the run; a resumed one makes up for the evaluation."""
         trainer = self.trainer
-        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
-        raise stop_request().end()
+        if self.saved_step != trainer.state.global_step:
+            # Before transformers would: it looks for the best model and steers the learning rate by the scores first.
+            trainer._save_checkpoint(trainer.model_wrapped, None)
+            trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+        self.trainer.stop()
 
     def _is_last(self, state: TrainerState) -> bool:
         """Whether the run ends with this step anyway."""
-        return state.global_step >= state.max_steps and not self.trainer.unfinished.evaluation_due
+        return state.global_step >= state.max_steps and not self.unfinished.evaluation_due

@@ -9,28 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from glmtune.config.run_config import RunConfig
+from glmtune.training.events import AlreadyTrained, RunCallback
 from glmtune.training.folder import checkpoint
 from glmtune.training.folder.metrics_file import keep_logs, read_logs
+from glmtune.training.folder.saved_state import UNFINISHED
 from glmtune.training.folder.weight_check import Shapes, saved_shapes
-
-if TYPE_CHECKING:
-    from glmtune.training.trainer import GlmTrainer
-
-KEY = "unfinished"
-"""Of the record in the trainer state, among those of callbacks."""
+from glmtune.training.trainer import GlmTrainer
 
 
-class AlreadyTrained(Exception):
-    """The checkpoint holds the last step, and what was due at it is done: there is nothing left to train."""
-
-
-class Unfinished(TrainerCallback):
+class Unfinished(RunCallback):
     """Keeps account of what is due at the present step."""
 
     def __init__(self, trainer: GlmTrainer, run_folder: Path) -> None:
@@ -41,7 +34,7 @@ class Unfinished(TrainerCallback):
         """Whether this step's checkpoint is one that the configuration asks for."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        record = _records(state).pop(KEY, {})
+        record = _records(state).pop(UNFINISHED, {})
         if record.get("evaluation_due") and args.eval_strategy != IntervalStrategy.NO:
             self._evaluate(was_save_due=record["save_due"])
         if state.global_step >= state.max_steps:
@@ -56,11 +49,15 @@ class Unfinished(TrainerCallback):
             # transformers would log after the checkpoint of this step is saved, and a run resumed from it never.
             control.should_log = True
 
-    def note(self, state: TrainerState) -> None:
+    def on_evaluated(self) -> None:
+        """Take the evaluation of this step for done, also where it has failed."""
+        self.evaluation_due = False
+
+    def on_saving(self, state: TrainerState) -> None:
         """Write what is due into the state of a checkpoint."""
-        _records(state).pop(KEY, None)
+        _records(state).pop(UNFINISHED, None)
         if self.evaluation_due:
-            _records(state)[KEY] = {"evaluation_due": True, "save_due": self.save_due}
+            _records(state)[UNFINISHED] = {"evaluation_due": True, "save_due": self.save_due}
 
     def _evaluate(self, *, was_save_due: bool) -> None:
         """Evaluate as transformers does after a step; the checkpoint is there already."""
@@ -110,7 +107,7 @@ def forget_evaluation(metrics_file: Path, step: int) -> None:
 
 def remains(run_folder: Path, state: dict[str, Any], config: RunConfig) -> bool:
     """Whether a run that has taken its last step still owes an evaluation: of that step, or of the test rows."""
-    if state["stateful_callbacks"].get(KEY, {}).get("evaluation_due"):
+    if state["stateful_callbacks"].get(UNFINISHED, {}).get("evaluation_due"):
         return True
     if config.data_config.test_file is None:
         return False

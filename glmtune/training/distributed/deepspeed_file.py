@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ import torch
 from glmtune.config.run_config import RunConfig
 from glmtune.config.sections import training_fields
 from glmtune.errors import GlmtuneError
-from glmtune.files.text_encoding import read_utf8
 from glmtune.modeling.loading import default_device, default_dtype
 from glmtune.training.folder.run_folder import world_size
 
@@ -31,15 +29,6 @@ TWINS = (
     ("bf16.enabled", "bf16"),
 )
 """Key of the file, and that of `training_args` which says the same."""
-
-
-def read_deepspeed(given: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `training_args.deepspeed` holds: keys and values, or the name of a file of them."""
-    if not isinstance(given, str):
-        return dict(given)
-    content = json.loads(read_utf8(Path(given)))
-    assert isinstance(content, dict), "the configuration was checked when it was read"
-    return content
 
 
 def check_twins(content: Mapping[str, Any], config: RunConfig, where: str) -> None:

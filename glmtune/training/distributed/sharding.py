@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.loading import default_device
 
-from .deepspeed_file import check_twins, check_zero, read_deepspeed
+from .deepspeed_file import check_twins, check_zero
 from .fsdp import check_fsdp
 
 LAUNCHED_WITH_DEEPSPEED = "ACCELERATE_CONFIG_DS_FIELDS"

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.config.sections import adapter_fields, training_fields
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.finding.model_source import ModelSource
 from glmtune.text.secret_values import hidden
-from glmtune.training.distributed.deepspeed_file import read_deepspeed
 
 from .run_folder import DataRecord, fingerprint
 

@@ -16,13 +16,16 @@ from transformers import TrainerState
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.finding.model_files import read_config
 from glmtune.modeling.library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of
-from glmtune.training.callbacks.unfinished import KEY
 
 from .changes import ASKED
 from .checkpoint import step_of
 from .loss_window import LOSS_WINDOW
 
 STATE = "trainer_state.json"
+
+UNFINISHED = "unfinished"
+"""Key, among the records of callbacks, of what a stopped run owes at its step."""
+
 MOST_STEPS = 2**53
 """Beyond this, not every whole number is one of JSON's."""
 
@@ -40,7 +43,7 @@ def _is_list_of_numbers(value: Any) -> bool:
 
 
 def _are_callbacks(value: Any) -> bool:
-    record = value.get(KEY, {}) if isinstance(value, dict) else None
+    record = value.get(UNFINISHED, {}) if isinstance(value, dict) else None
     return isinstance(record, dict) and (not record or {"evaluation_due", "save_due"} <= record.keys())
 
 

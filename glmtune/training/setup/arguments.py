@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments
 
+from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.config.sections import TRAINING_DEFAULTS
 from glmtune.config.training_keys import without_effect
@@ -19,7 +20,6 @@ from glmtune.files.cache_files import lent_folder
 from glmtune.modeling.loading import default_dtype
 from glmtune.text.secret_values import hidden
 from glmtune.training.distributed.build_locks import wait_for_compilers
-from glmtune.training.distributed.deepspeed_file import read_deepspeed
 from glmtune.training.distributed.fsdp import divide_on_a_cpu, settled_fsdp
 from glmtune.training.distributed.inference_kernel import skip_inference_kernel
 from glmtune.training.distributed.sharding import tell_deepspeed_of_the_device

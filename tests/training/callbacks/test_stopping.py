@@ -18,7 +18,7 @@ import pytest
 
 from glmtune import resume, train
 from glmtune.errors import EXIT_PREEMPTED, GlmtuneError
-from glmtune.training.callbacks.stopping import Preempted, _say_from_handler
+from glmtune.processes.signals import Preempted, _say_from_handler
 from glmtune.training.folder import checkpoint
 from glmtune.training.setup import preparation
 from glmtune.training.trainer import GlmTrainer

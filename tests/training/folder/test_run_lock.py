@@ -21,7 +21,7 @@ from glmtune.training.folder.run_lock import LOCK, hold_run
 HOLDER = """
 import sys
 from pathlib import Path
-from glmtune.training.run_lock import hold_run
+from glmtune.training.folder.run_lock import hold_run
 with hold_run(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -31,7 +31,7 @@ FORKING = """
 import os
 import sys
 from pathlib import Path
-from glmtune.training.run_lock import hold_run
+from glmtune.training.folder.run_lock import hold_run
 with hold_run(Path(sys.argv[1])):
     worker = os.fork()
     if not worker:  # by now it has let go

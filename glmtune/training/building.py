@@ -1,15 +1,15 @@
-"""What a run trains with: the model with its adapter, the trainer, and transformers' loop."""
+"""What a run trains with: the model with its adapter, and the trainer with what happens around its steps."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import Seq2SeqTrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Seq2SeqTrainingArguments
 
+from glmtune.config.run_config import RunConfig
 from glmtune.console import notice, say
 from glmtune.encoded.collating import Collator
 from glmtune.errors import GlmtuneError
@@ -19,16 +19,25 @@ from glmtune.kernels.arithmetic import Arithmetic
 from glmtune.modeling.adapting.adapters import adapt, freeze_vision, prepare
 from glmtune.modeling.finding.model_source import ModelSource, find_model
 from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
-from glmtune.modeling.out_of_memory import LESS_IN_TRAINING, memory_errors_explained
-from glmtune.training.distributed.zero_state import divisible_checkpoints
-from glmtune.training.folder import checkpoint
+from glmtune.training.callbacks.around_steps import (
+    CheckpointMover,
+    FirstEvaluation,
+    LastStep,
+    MetricsFile,
+    ProgressLine,
+)
+from glmtune.training.callbacks.hyperparameters import Hyperparameters
+from glmtune.training.callbacks.learning import Learning
+from glmtune.training.callbacks.stopping import StopAtSignal
+from glmtune.training.callbacks.tracking import start_reports
+from glmtune.training.callbacks.unfinished import Unfinished
 from glmtune.training.folder.changes import asked_settings
-from glmtune.training.trainer import GlmTrainer
+from glmtune.training.setup.arguments import checkpointing_is_on, load_dtype
+from glmtune.training.setup.machine import check_optimizer_settings
+from glmtune.training.setup.packed_rows import attention_of_run, reason_to_pad
+from glmtune.training.setup.preparation import Prepared
 
-from .arguments import checkpointing_is_on, load_dtype
-from .machine import check_optimizer_settings
-from .packed_rows import attention_of_run, reason_to_pad
-from .preparation import Prepared
+from .trainer import GlmTrainer
 
 
 def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_from: Path | None) -> Any:
@@ -89,7 +98,7 @@ def count_weights(model: Any) -> tuple[int, int]:
 
 
 def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model: Any, run_folder: Path) -> GlmTrainer:
-    """Return the trainer of a run."""
+    """Return the trainer of a run, with everything that happens around its steps."""
     config = prepared.request.config
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
 
@@ -124,9 +133,8 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             test_data=prepared.data.get("test"),
             asked=asked_settings(config),
             plan=plan if arguments.predict_with_generate else None,
-            save_total_limit=config.training_args.get("save_total_limit"),
-            swanlab=config.swanlab,
         )
+        add_callbacks(trainer, config, run_folder)
     except (ValueError, ImportError, RuntimeError) as error:
         # A scheduler without evaluations, a report to a package that is not there: all of them the configuration's.
         if isinstance(error, RuntimeError) and "requires" not in str(error):
@@ -136,16 +144,22 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
     return trainer
 
 
-def fit(trainer: GlmTrainer, run_folder: Path, resume_from: Path | None) -> None:
-    """Run transformers' training loop; a full disk or a full GPU becomes one clear error."""
-    with (
-        checkpoint.disk_errors_explained(run_folder),
-        memory_errors_explained("training", LESS_IN_TRAINING),
-        divisible_checkpoints() if trainer.is_deepspeed_enabled else nullcontext(),
+def add_callbacks(trainer: GlmTrainer, config: RunConfig, run_folder: Path) -> None:
+    """Hand the trainer what happens around its steps; in this order, each hears of an event."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    start_reports(trainer, run_folder, config.swanlab)
+    unfinished = Unfinished(trainer, run_folder)
+    for each in (
+        Hyperparameters(trainer),
+        Learning(trainer),  # before a checkpoint and an evaluation are tried, which take their time
+        FirstEvaluation(trainer),
+        ProgressLine(trainer),
+        MetricsFile(run_folder / "metrics.jsonl"),
+        LastStep(),
+        CheckpointMover(trainer, run_folder, config.training_args.get("save_total_limit")),
+        # Last: what a stopped run must make up for is known before it is stopped.
+        unfinished,
+        StopAtSignal(trainer, unfinished),
     ):
-        trainer.resumed_from = trainer.hyperparameters.resumed_from = resume_from
-        if resume_from is not None:
-            trainer.loss_window.restore(resume_from, trainer.args.process_index, trainer.args.world_size)
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-        # At its end transformers looks into the staging folder, which the main process is about to remove.
-        trainer.accelerator.wait_for_everyone()
+        trainer.add_callback(each)

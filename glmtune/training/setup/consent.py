@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice
 from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.finding.model_files import read_config
 from glmtune.modeling.finding.model_source import ModelSource
-from glmtune.training.distributed.deepspeed_file import read_deepspeed
-from glmtune.training.setup.trackers import reporters
+from glmtune.training.folder.changes import asked_settings
+from glmtune.training.folder.run_folder import RunRequest
 
-from .changes import asked_settings
-from .run_folder import RunRequest
+from .trackers import reporters
 
 LOCAL_REPORTERS = ("none", "tensorboard")
 MONITORS = ("wandb", "comet")
