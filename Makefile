@@ -9,7 +9,7 @@ INSTALL ?= $(BIN)/python -m pip install --quiet
 # How often `make soak` kills a run.
 KILLS ?= 100
 
-.PHONY: demo test coverage test-slow test-long newest resolve constraints soak mutants check clean
+.PHONY: demo test coverage test-slow test-long newest resolve constraints image soak mutants check clean
 
 # One thread: a model this small gains little from more, and loses ten times where other programs use the cores, too.
 demo: $(VENV)/ready
@@ -43,6 +43,10 @@ resolve: $(VENV)/ready
 # Writes .ci/constraints.txt anew: pins stay where they can; `UPGRADE=--upgrade` moves them, `UPGRADE='-P peft'` one.
 constraints: $(VENV)/ready
 	VENV=$(VENV) .ci/pin $(UPGRADE)
+
+# Builds the image where docker works; elsewhere its commands install glmtune in a fresh environment.
+image:
+	.ci/image
 
 # Kills a small run at random moments, and prints at the end what came of it. `SEED=` chooses the moments again, as far
 # as a clock allows.
