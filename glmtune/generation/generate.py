@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase, TextIteratorStreamer
+from transformers import GenerationConfig
+from transformers.generation import BaseStreamer
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
@@ -26,6 +29,7 @@ from glmtune.modeling.out_of_memory import LESS_IN_ANSWERING, memory_errors_expl
 from glmtune.python_arguments import expect_counts
 
 from .answering import answer_prompts, generate_batch
+from .decoding import AnswerReader, border_of, decode_answer
 
 
 @quiet_libraries()
@@ -205,11 +209,11 @@ def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfi
 
 def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[str]:
     """Yield the answer to one prompt piece by piece while the model writes it; closed, it stops the model."""
-    streamer = AnswerStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+    reader = AnswerReader(loaded.tokenizer, border=border_of(loaded.tokenizer))
     is_first = True
-    with closing(_written(loaded, prompt_ids, config, streamer)) as texts:
-        for text in texts:
-            shown = text.lstrip() if is_first else text
+    with closing(_written(loaded, prompt_ids, config)) as tokens:
+        for event in _read(reader, tokens):
+            shown = event.text.lstrip() if is_first else event.text
             if shown:
                 is_first = False
                 yield shown
@@ -231,38 +235,57 @@ def stream_reply(
         layout: How the model writes calls and reasoning.
         tools: Schemas of the functions that were offered, as `parse_reply` takes them.
     """
-    streamer = SectionStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
-    reader = ReplyReader(layout, tools)
-    with closing(_written(loaded, prompt_ids, config, streamer)) as texts:
-        for text in texts:
-            yield from reader.border() if text is BORDER else reader.feed(text)
-    yield from reader.finish()
-    if len(streamer.ids) == config.max_new_tokens and streamer.ids[-1] not in config.eos_token_id:
+    border = border_of(loaded.tokenizer)
+    reader = AnswerReader(loaded.tokenizer, reader=ReplyReader(layout, tools), border=border)
+    with closing(_written(loaded, prompt_ids, config)) as tokens:
+        yield from _read(reader, tokens, keeps_broken=False)
+    if reader.num_tokens == config.max_new_tokens:
         yield CutOff()
 
 
-def _written(
-    loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig, streamer: AnswerStreamer
-) -> Generator[Any]:
-    """Yield what the streamer gives out while a thread lets the model write; closed, it stops the model."""
-    from threading import Event, Thread
+def _read(reader: AnswerReader, tokens: Iterable[int], *, keeps_broken: bool = True) -> Generator[Any]:
+    for token in tokens:
+        yield from reader.add(token)
+    yield from reader.end(keeps_broken=keeps_broken)
 
+
+class _TokenQueue(BaseStreamer):
+    """Hands on what the model writes, token by token, without the prompt; None at its end."""
+
+    def __init__(self) -> None:
+        self.tokens: Queue[int | None] = Queue()
+        self._is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt or the next token."""
+        if not self._is_prompt:
+            for token in value.tolist():
+                self.tokens.put(token)
+        self._is_prompt = False
+
+    def end(self) -> None:
+        """Take the end of the answer."""
+        self.tokens.put(None)
+
+
+def _written(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[int]:
+    """Yield the ids of an answer, its stop token left out, while a thread lets the model write; closed, it stops it."""
     failures: list[BaseException] = []
     is_closed = Event()
+    queue = _TokenQueue()
+    stops = set(config.eos_token_id or [])
 
     def write() -> None:
         try:
-            generate_batch(
-                loaded.model, loaded.tokenizer, [prompt_ids], config, streamer=streamer, stop=is_closed.is_set
-            )
+            generate_batch(loaded.model, loaded.tokenizer, [prompt_ids], config, streamer=queue, stop=is_closed.is_set)
         except BaseException as error:
             failures.append(error)
-            streamer.end()
+            queue.end()
 
     thread = Thread(target=write, daemon=True)
     thread.start()
     try:
-        yield from streamer
+        yield from (token for token in iter(queue.tokens.get, None) if token not in stops)
     finally:
         # Python must not end while the thread computes: torch would abort the process.
         is_closed.set()
@@ -270,78 +293,3 @@ def _written(
     if failures:
         with memory_errors_explained("answering", LESS_IN_ANSWERING), answering_explained(loaded.model):
             raise failures[0]
-
-
-def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Return the text of an answer, special tokens and outer white space removed.
-
-    An answer may say something before it calls a tool, with `<|assistant|>` between: a newline stands there instead.
-    """
-    return join_sections(decode_sections(tokenizer, ids))
-
-
-def decode_sections(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Return the texts between the `<|assistant|>` tokens of an answer, special tokens removed."""
-    parts: list[list[int]] = [[]]
-    border = _assistant_id(tokenizer)
-    for token in ids:
-        if token == border:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return [str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts]
-
-
-def join_sections(sections: Sequence[str]) -> str:
-    """Return the text of an answer, given as its sections, without outer white space."""
-    texts = [section.strip() for section in sections]
-    return "\n".join(text for text in texts if text)
-
-
-class AnswerStreamer(TextIteratorStreamer):
-    """Streams an answer; where `decode_answer` keeps two texts apart, it does so, too."""
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt or the next token."""
-        super().put(value)
-        if value.tolist() == [_assistant_id(self.tokenizer)]:
-            # What is held back for want of a whole word is whole now.
-            text = str(self.tokenizer.decode(self.token_cache, **self.decode_kwargs))
-            self.on_finalized_text(text[self.print_len :])
-            self.token_cache, self.print_len = [], 0
-            self.on_border()
-
-    def on_border(self) -> None:
-        """Take the token between two texts."""
-        self.on_finalized_text("\n")
-
-
-BORDER = object()
-"""What a `SectionStreamer` gives out between two sections of an answer."""
-
-
-class SectionStreamer(AnswerStreamer):
-    """Streams an answer that is going to be taken apart."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.ids: list[int] = []
-        """Written so far."""
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt or the next token."""
-        if not self.next_tokens_are_prompt:
-            self.ids += value.tolist()
-        super().put(value)
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Give out text, but not the half of a character with which an answer was cut off."""
-        super().on_finalized_text(text.rstrip("\ufffd") if stream_end else text, stream_end)
-
-    def on_border(self) -> None:
-        """Take the token between two sections."""
-        self.text_queue.put(BORDER)
-
-
-def _assistant_id(tokenizer: Any) -> int | None:
-    return tokenizer.added_tokens_encoder.get("<|assistant|>")

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from glmtune.chatformat.replies import Piece, ToolCall
-from glmtune.generation.streaming import token_text
+from glmtune.generation.decoding import token_text
 
 from .api_errors import ApiError
 from .engine import Token

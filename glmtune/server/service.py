@@ -14,8 +14,8 @@ from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import Piece, ReplyReader, ToolCall, reply_layout
 from glmtune.data.conversation import RowError
 from glmtune.data.formats import to_conversation
+from glmtune.generation.decoding import AnswerReader, border_of
 from glmtune.generation.sampling import Sampling
-from glmtune.generation.streaming import AnswerReader
 
 from .api_errors import ApiError
 from .engine import Busy, End, Ended, Engine, Event, Failure, Job, Token
@@ -76,8 +76,7 @@ class Service:
         self.max_length = max_length
         self.encoder = Encoder(models.tokenizer, models.family, use_skeletons=False)
         self.layout = reply_layout(self.encoder.renderer)
-        border = "<|assistant|>"
-        self.border = models.tokenizer.get_vocab().get(border)
+        self.border = border_of(models.tokenizer)
 
     def start_chat(self, request: ChatRequest) -> Choices:
         """Begin to answer a conversation."""

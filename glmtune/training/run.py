@@ -37,7 +37,6 @@ from glmtune.training.callbacks.unfinished import remains
 from glmtune.training.distributed.fsdp import with_accelerates_fsdp
 from glmtune.training.distributed.global_batch import keep_global_batch
 from glmtune.training.distributed.sharding import check_sharding
-from glmtune.training.folder import checkpoint
 from glmtune.training.folder.changes import changes_since, refuse_changes, refuse_moving, refuse_unfit, saves_model_only
 from glmtune.training.folder.foreign_code import refuse_code
 from glmtune.training.folder.known_files import refuse_unknown_files
@@ -64,6 +63,7 @@ from glmtune.training.setup.run_data import as_records, find_run_files
 from glmtune.training.setup.trackers import check_reporters
 
 from .building import build_model, build_trainer
+from .folder import checkpoint
 from .replay import choose_for_replay, replay
 from .trainer import GlmTrainer, record_left_out
 

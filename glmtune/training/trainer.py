@@ -38,12 +38,13 @@ from glmtune.processes import group_watch
 from glmtune.processes.signals import collate_in_reader, stop_request
 from glmtune.training.distributed.fsdp import load_weights, no_pickled_copy
 from glmtune.training.distributed.zero_state import divisible_checkpoints
-from glmtune.training.events import AlreadyTrained, EvaluationBrokenOff, RunCallback
-from glmtune.training.folder import checkpoint
 from glmtune.training.folder.changes import ASKED
 from glmtune.training.folder.loss_window import LossWindow
 from glmtune.training.folder.saved_state import state_explained
 from glmtune.training.setup.epochs import step_batches
+
+from .events import AlreadyTrained, EvaluationBrokenOff, RunCallback
+from .folder import checkpoint
 
 NUM_FIRST_EVALUATION_ROWS = 2
 NUM_FIRST_EVALUATION_TOKENS = 512
