@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from glmtune.files.user_paths import user_path
 from glmtune.python_arguments import expect_overrides, expect_paths
 from glmtune.text.secret_values import without_secrets
 
+from .deepspeed import read_deepspeed
 from .field_types import check_fields
 from .old_keys import modernize
 from .sections import (
@@ -169,6 +171,12 @@ class RunConfig:
         if self.peft_config is None:
             return "sft"
         return METHODS.get(self.peft_config["peft_type"], self.peft_config["peft_type"].lower())
+
+    @cached_property
+    def deepspeed(self) -> dict[str, Any] | None:
+        """What `training_args.deepspeed` holds, or the file that it names, read once; None without DeepSpeed."""
+        given = self.training_args.get("deepspeed")
+        return read_deepspeed(given) if given else None
 
 
 DERIVED = ("generation_config", "source", "notices")

@@ -25,7 +25,7 @@ from glmtune.modeling.finding.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHT
 from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel, load_model, load_model_config, set_stop_tokens
 
-from .export_check import Answer, Distance, ask, distance_to
+from .export_check import ComparedAnswer, Distance, ask, distance_to
 from .sample_prompts import QUESTIONS, sample_prompts
 
 MERGED, FULL, ADAPTER = "merged", "full", "adapter"
@@ -48,7 +48,7 @@ class Written:
     """What is known of a model after it was written, when it itself is gone from memory."""
 
     dtype: torch.dtype
-    answers: list[Answer]
+    answers: list[ComparedAnswer]
     prompts: str
     """Where the prompts come from, in words."""
     questions: list[list[int]]

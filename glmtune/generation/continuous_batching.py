@@ -64,7 +64,7 @@ NEUTRAL = {
 
 
 @dataclass(eq=False)
-class Answer:
+class Completion:
     """A prompt, and what is written behind it so far."""
 
     index: int
@@ -80,7 +80,7 @@ class Answer:
         return len(self.prompt) + len(self.written)
 
 
-Choose = Callable[[Sequence[Answer], torch.Tensor], torch.Tensor]
+Choose = Callable[[Sequence[Completion], torch.Tensor], torch.Tensor]
 """Takes rows and the logits behind each of them, (B, V) in float32; returns their next tokens, (B,)."""
 
 
@@ -122,9 +122,9 @@ def answer_in_flight(
     batch_size: int,
     max_tokens: int,
     in_group: bool,
-    on_pass: Callable[[list[Answer], int], None],
+    on_pass: Callable[[list[Completion], int], None],
 ) -> None:
-    """Answer all prompts, in their order where that is possible; the longest had better come first.
+    """Completion all prompts, in their order where that is possible; the longest had better come first.
 
     Args:
         model: Possibly with an adapter.
@@ -137,10 +137,10 @@ def answer_in_flight(
         on_pass: Called after every forward pass, equally often on all processes, with the answers that it finished
             and the number of prompts that were unfinished before it, on the process that has most of them left.
     """
-    answers = [Answer(index, prompt, room) for index, (prompt, room) in enumerate(zip(prompts, rooms))]
+    answers = [Completion(index, prompt, room) for index, (prompt, room) in enumerate(zip(prompts, rooms))]
 
     def fly(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
-        def choose(rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+        def choose(rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
             scores = logits_processor(input_ids.expand(len(rows), -1), logits)
             if config.do_sample:
                 return torch.multinomial(F.softmax(scores, dim=-1), num_samples=1).squeeze(1)
@@ -179,7 +179,7 @@ class Flight:
     def __init__(
         self,
         model: Any,
-        answers: Iterable[Answer],
+        answers: Iterable[Completion],
         choose: Choose,
         *,
         stops: Iterable[int],
@@ -198,7 +198,7 @@ class Flight:
         self.waiting = deque(answers)
         self.num_unfinished = len(self.waiting)
         self.finished_lengths: list[int] = []
-        self.rows: list[Answer] = []
+        self.rows: list[Completion] = []
         self.cache: Any = None
         self.num_prefix = 0
         self.tokens = torch.empty((0, 1), dtype=torch.long, device=model.device)  # (B, 1), the last of each row
@@ -214,7 +214,7 @@ class Flight:
         """Whether a prompt that waits could come in at once, without regard to what it costs those in flight."""
         return self._num_to_take([row for row in self.rows if not row.is_done]) > 0
 
-    def drop(self, row: Answer) -> None:
+    def drop(self, row: Completion) -> None:
         """Give a row up, in flight or waiting."""
         if not row.is_done:
             row.is_done = True
@@ -229,12 +229,12 @@ class Flight:
         self.rows, self.cache = [], None
         self.tokens, self.lengths = self.tokens[:0], self.lengths[:0]
 
-    def take_in(self) -> list[Answer]:
+    def take_in(self) -> list[Completion]:
         """Let prompts come in and write the first token of each; returns the answers that ended with it."""
         self._let_go()
         new = [self.waiting.popleft() for _ in range(self._num_to_take(self.rows))]
         if not new:  # it is another process that has room
-            self._read([Answer(-1, [0], 1)])
+            self._read([Completion(-1, [0], 1)])
             return []
         logits, cache = self._read(new)
         tokens = self._choose(new, logits)
@@ -252,7 +252,7 @@ class Flight:
         self.rows += new
         return self._note(new, tokens)
 
-    def write(self) -> list[Answer]:
+    def write(self) -> list[Completion]:
         """Write the next token of every row; returns the answers that ended with it."""
         num_done = sum(row.is_done for row in self.rows)
         width = self._width() + 1
@@ -274,7 +274,7 @@ class Flight:
         self.lengths = self.lengths + 1
         return self._note(self.rows, self.tokens)
 
-    def _read(self, rows: Sequence[Answer]) -> tuple[torch.Tensor, Any]:
+    def _read(self, rows: Sequence[Completion]) -> tuple[torch.Tensor, Any]:
         """Return the logits behind each row's text, (B, 1, V), and the cache of what stands there."""
         texts = [[*row.prompt, *row.written] for row in rows]
         width = max(len(text) for text in texts)
@@ -293,11 +293,11 @@ class Flight:
         self.num_prefix = cache.get_seq_length() - width
         return output.logits, cache
 
-    def _choose(self, rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+    def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         """Return the next token of each row, (B, 1)."""
         return self.choose(rows, logits[:, -1].float())[:, None]
 
-    def _note(self, rows: Sequence[Answer], tokens: torch.Tensor) -> list[Answer]:
+    def _note(self, rows: Sequence[Completion], tokens: torch.Tensor) -> list[Completion]:
         """Write the tokens down; returns the answers that ended."""
         ended = []
         for row, token in zip(rows, tokens.squeeze(1).tolist()):
@@ -314,7 +314,7 @@ class Flight:
         self.num_unfinished -= len(ended)
         return ended
 
-    def _num_to_take(self, active: Sequence[Answer]) -> int:
+    def _num_to_take(self, active: Sequence[Completion]) -> int:
         """Return how many of the waiting prompts there is room for, beside the active rows."""
         widest = max(map(self._expected_width, active), default=0)
         number = 0
@@ -326,7 +326,7 @@ class Flight:
             number += 1
         return number
 
-    def _expected_width(self, row: Answer) -> int:
+    def _expected_width(self, row: Completion) -> int:
         """Return how many tokens the row is expected to hold at its end; before any is finished, the most it may."""
         expected = row.max_new_tokens
         if self.finished_lengths:

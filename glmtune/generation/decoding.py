@@ -1,6 +1,6 @@
 """Tokens to text, all at once or while they come: whole characters, stop strings, reasoning, tool calls.
 
-Token ─▶ TextStream (whole characters) ─▶ StopStrings (cut there) ─▶ ReplyReader (text or call) ─▶ Piece, ToolCall
+Token ─▶ TextStream (whole characters) ─▶ StopStrings (cut there) ─▶ ReplyReader (text or call) ─▶ Delta, ToolCall
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.chatformat.replies import Piece, ReplyReader, ToolCall
+from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall
 from glmtune.family import ASSISTANT
 
 INCOMPLETE = "\ufffd"
@@ -135,16 +135,16 @@ class AnswerReader:
         """Whether a stop string has been written: nothing more is wanted."""
         return self._stop.is_reached
 
-    def add(self, token: int) -> list[Piece | ToolCall]:
+    def add(self, token: int) -> list[Delta | ToolCall]:
         """Take the next token; returns what is certain now."""
         self.num_tokens += 1
         if token == self.border:
             before = self._feed(self._stop.add(self._text.rest()) + self._stop.rest())
-            return [*before, *(self.reader.border() if self.reader is not None else [Piece(text="\n")])]
+            return [*before, *(self.reader.border() if self.reader is not None else [Delta(text="\n")])]
         events = self._feed(self._stop.add(self._text.add(token)))
         return [*events, *self._finish()] if self.is_stopped else events
 
-    def end(self, *, keeps_broken: bool = True) -> list[Piece | ToolCall]:
+    def end(self, *, keeps_broken: bool = True) -> list[Delta | ToolCall]:
         """Take the end of the answer; returns what was held back, half a character only where it is to be kept."""
         if self.is_stopped:
             return []
@@ -152,12 +152,12 @@ class AnswerReader:
         text = self._stop.add(rest if keeps_broken else rest.rstrip(INCOMPLETE))
         return [*self._feed(text + self._stop.rest()), *self._finish()]
 
-    def _feed(self, text: str) -> list[Piece | ToolCall]:
+    def _feed(self, text: str) -> list[Delta | ToolCall]:
         if self.reader is not None:
             return self.reader.feed(text)
-        return [Piece(text=text)] if text else []
+        return [Delta(text=text)] if text else []
 
-    def _finish(self) -> list[Piece | ToolCall]:
+    def _finish(self) -> list[Delta | ToolCall]:
         return self.reader.finish() if self.reader is not None else []
 
 

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
 from glmtune.chatformat.encoding import Encoder
-from glmtune.chatformat.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
+from glmtune.chatformat.replies import CutOff, Delta, ReplyLayout, ReplyReader, ToolCall
 from glmtune.config.generation_options import UNSUPPORTED, check_seed, drop_idle_options, find_problems
 from glmtune.console import notice, quiet_libraries
 from glmtune.data.conversation import Conversation, RowError
@@ -168,14 +168,40 @@ def encode_question(
     if system:
         messages = [{"role": "system", "content": system}, *messages]
     try:
-        conversation = to_conversation({"messages": messages, "tools": list(tools)})
-        while conversation.messages and conversation.messages[-1].role == "assistant":
-            conversation = Conversation(messages=conversation.messages[:-1])
-        if not conversation.messages:
-            raise RowError("the prompt has no message to answer")
-        return encoder.encode_prompt(conversation, thinking=thinking)
+        return encode_messages(encoder, messages, tools=tools, thinking=thinking, leaves_out_answer=True)
     except RowError as error:
         raise GlmtuneError(f"cannot ask this: {error}") from None
+
+
+def encode_messages(
+    encoder: Encoder,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None,
+    thinking: bool | None,
+    leaves_out_answer: bool = False,
+) -> list[int]:
+    """Return the ids that ask for an answer, exactly as training would have written the conversation before it.
+
+    Args:
+        encoder: Of the model.
+        messages: In OpenAI's or GLM-4's form.
+        tools: Schemas of the functions that are offered.
+        thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
+        leaves_out_answer: Whether messages of the assistant at the end are left out; otherwise they are an error.
+
+    Raises:
+        RowError: The messages are no conversation, or an answer is the last of them.
+    """
+    conversation = to_conversation({"messages": list(messages), **({"tools": list(tools)} if tools else {})})
+    asked = conversation.messages
+    while leaves_out_answer and asked and asked[-1].role == "assistant":
+        asked = asked[:-1]
+    if not asked:
+        raise RowError("the prompt has no message to answer")
+    if asked[-1].role == "assistant":
+        raise RowError("the last message is the assistant's; expected one to answer")
+    return encoder.encode_prompt(Conversation(messages=asked), thinking=thinking)
 
 
 def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
@@ -225,7 +251,7 @@ def stream_reply(
     config: GenerationConfig,
     layout: ReplyLayout,
     tools: Sequence[dict[str, Any]] | None = None,
-) -> Generator[Piece | ToolCall | CutOff]:
+) -> Generator[Delta | ToolCall | CutOff]:
     """Yield what stands in the answer to one prompt while the model writes it; closed, it stops the model.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from glmtune.console import say
-from glmtune.generation.continuous_batching import Answer, Flight
+from glmtune.generation.continuous_batching import Completion, Flight
 from glmtune.generation.sampling import Logprobs, Sampler, Sampling, choose_tokens
 
 
@@ -36,14 +36,14 @@ class End:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class JobFailure:
     """The end of an answer that will not be finished."""
 
     reason: str
     is_shutdown: bool = False
 
 
-Event = Token | End | Failure
+Event = Token | End | JobFailure
 
 
 class Busy(Exception):
@@ -186,7 +186,7 @@ class Engine:
                 left = [*self._jobs.values(), *self._inbox]
                 self._jobs, self._inbox = {}, []
             for job in left:
-                _tell(job, Failure(reason="the server is shutting down", is_shutdown=True))
+                _tell(job, JobFailure(reason="the server is shutting down", is_shutdown=True))
 
     def _take_jobs(self) -> bool:
         """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
@@ -198,7 +198,7 @@ class Engine:
             for job in self._inbox:
                 self._last_index += 1
                 self._jobs[self._last_index] = job
-                self._flights[job.lane].waiting.append(Answer(self._last_index, job.prompt, job.max_new_tokens))
+                self._flights[job.lane].waiting.append(Completion(self._last_index, job.prompt, job.max_new_tokens))
             self._inbox = []
         return True
 
@@ -219,7 +219,7 @@ class Engine:
             if any(not row.is_done for row in flight.rows):
                 self._report(flight, flight.write())
 
-    def _report(self, flight: Flight, ended: Sequence[Answer]) -> None:
+    def _report(self, flight: Flight, ended: Sequence[Completion]) -> None:
         for row in flight.rows:
             if (job := self._jobs.get(row.index)) is not None and not job.waits_for_end:
                 self._report_tokens(row)
@@ -229,7 +229,7 @@ class Engine:
             if job is not None:
                 _tell(job, End(is_cut=len(row.written) >= row.max_new_tokens))
 
-    def _report_tokens(self, row: Answer) -> None:
+    def _report_tokens(self, row: Completion) -> None:
         job = self._jobs.get(row.index)
         if job is None:
             return
@@ -249,7 +249,7 @@ class Engine:
         flight.clear()
         reason = "the model ran out of memory" if isinstance(error, torch.OutOfMemoryError) else "the model failed"
         for index in failed:
-            _tell(self._jobs.pop(index), Failure(reason=reason))
+            _tell(self._jobs.pop(index), JobFailure(reason=reason))
         _report_error(f"{len(failed)} answers failed: {type(error).__name__}: {error}")
 
     def _drop_cancelled(self, flight: Flight) -> None:
@@ -259,10 +259,10 @@ class Engine:
                 del self._jobs[row.index]
                 flight.drop(row)
 
-    def _choose(self, rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+    def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         return choose_tokens([self._sampler(row) for row in rows], logits)
 
-    def _sampler(self, row: Answer) -> Sampler:
+    def _sampler(self, row: Completion) -> Sampler:
         """Return the row's sampler; a row that nobody waits for goes along until there is room to leave it out."""
         job = self._jobs.get(row.index)
         return job.sampler if job is not None and not row.is_done else Sampler(Sampling(), ())

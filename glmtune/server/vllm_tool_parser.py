@@ -17,7 +17,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.tool_parsers import hermes_tool_parser as protocol
 from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
 
-from glmtune.chatformat.replies import ROLE_LINE, Piece, ReplyLayout, ReplyReader, ToolCall, parse_reply
+from glmtune.chatformat.replies import ROLE_LINE, Delta, ReplyLayout, ReplyReader, ToolCall, parse_reply
 from glmtune.family import ASSISTANT, GLM_STOPS
 
 STOPS = re.compile("|".join(map(re.escape, GLM_STOPS)))
@@ -72,12 +72,12 @@ class Glm4RoleLineParser(ToolParser):
         """Return what has become certain, or None."""
         if self.reader is None:
             self.reader = ReplyReader(LAYOUT, _tools(request))
-        events: list[Piece | ToolCall] = []
+        events: list[Delta | ToolCall] = []
         for number, section in enumerate(STOPS.split(delta_text)[0].split(ASSISTANT)):
             events += self.reader.border() if number else []
             events += self.reader.feed(section)
         events += self.reader.take_complete_call()
-        text = "".join(event.text for event in events if isinstance(event, Piece))
+        text = "".join(event.text for event in events if isinstance(event, Delta))
         deltas = [self._delta(event) for event in events if isinstance(event, ToolCall)]
         return protocol.DeltaMessage(content=text or None, tool_calls=deltas) if text or deltas else None
 

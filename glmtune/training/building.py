@@ -19,6 +19,7 @@ from glmtune.kernels.arithmetic import Arithmetic
 from glmtune.modeling.adapting.adapters import adapt, freeze_vision, prepare
 from glmtune.modeling.finding.model_source import ModelSource, find_model
 from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
+from glmtune.reports.metrics_file import METRICS_FILE
 from glmtune.training.callbacks.around_steps import (
     CheckpointMover,
     FirstEvaluation,
@@ -155,7 +156,7 @@ def add_callbacks(trainer: GlmTrainer, config: RunConfig, run_folder: Path) -> N
         Learning(trainer),  # before a checkpoint and an evaluation are tried, which take their time
         FirstEvaluation(trainer),
         ProgressLine(trainer),
-        MetricsFile(run_folder / "metrics.jsonl"),
+        MetricsFile(run_folder / METRICS_FILE),
         LastStep(),
         CheckpointMover(trainer, run_folder, config.training_args.get("save_total_limit")),
         # Last: what a stopped run must make up for is known before it is stopped.

@@ -13,7 +13,7 @@ from peft.tuners import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from glmtune.generation.answering import answer_prompts, generate_batch, num_reports, say_once_that_batches_wait
-from glmtune.generation.continuous_batching import Answer, Flight, can_fly, reason_against_flight
+from glmtune.generation.continuous_batching import Completion, Flight, can_fly, reason_against_flight
 from glmtune.generation.generate import generation_config
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import LoadedModel, load_model
@@ -256,7 +256,7 @@ def test_a_model_that_keeps_more_than_keys_and_values_says_so() -> None:
 
 
 def test_a_row_that_is_given_up_is_read_no_more_whether_it_waits_or_flies(loaded: LoadedModel) -> None:
-    rows = [Answer(index, [20 + index] * (5 - index), 3) for index in range(4)]
+    rows = [Completion(index, [20 + index] * (5 - index), 3) for index in range(4)]
     flight = Flight(
         loaded.model,
         rows,

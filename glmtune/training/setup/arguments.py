@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments
 
-from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.config.sections import TRAINING_DEFAULTS
 from glmtune.config.training_keys import without_effect
@@ -82,7 +81,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         settings["fsdp_config"] = settled_fsdp(settings.get("fsdp_config") or {})
     if settings.get("deepspeed"):
         # transformers would not read a file that begins with a byte order mark.
-        settings["deepspeed"] = read_deepspeed(settings["deepspeed"])
+        settings["deepspeed"] = copy.deepcopy(config.deepspeed)
         _stand_alone()
     try:
         arguments = _Arguments(**settings)
