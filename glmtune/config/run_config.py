@@ -151,7 +151,7 @@ class RunConfig:
     """Type of the loaded weights; `auto`: float32 for what is trained, bfloat16 for what is frozen where the device
     computes in it. GLM-4-9B: 19 GB in bfloat16, 38 GB in float32."""
     quantization: Literal["4bit", "8bit"] | None = None
-    """Round the frozen weights by bitsandbytes when they are loaded (QLoRA): `4bit` is NF4, its scales rounded, too.
+    """Quantize the frozen weights by bitsandbytes as they are loaded (QLoRA): `4bit` is NF4, its scales quantized, too.
     GLM-4-9B: 7 GB in 4 bits, 11 GB in 8, 19 GB in bfloat16; a step takes longer. Needs `glmtune[quant]`."""
     training_args: Mapping[str, Any]
     """Keyword arguments of `transformers.Seq2SeqTrainingArguments`, without `generation_config`."""
@@ -456,7 +456,7 @@ def _quantization_rules(config: RunConfig) -> Iterator[_Rule]:
     yield _Rule(
         ("quantization", "peft_config"),
         config.quantization is None or config.peft_config is not None,
-        "rounded weights cannot be trained, and `peft_config: null` trains every weight",
+        "quantized weights cannot be trained, and `peft_config: null` trains every weight",
         "add a `peft_config` (LoRA, P-Tuning v2), or leave `quantization` out",
     )
 

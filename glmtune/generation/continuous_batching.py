@@ -1,4 +1,4 @@
-"""Answers in flight: a row that has its answer leaves the batch, and the next prompt takes its place.
+"""Continuous batching: a row that has its answer leaves the batch, and the next prompt takes its place.
 
 `model.generate` goes on until the longest answer of a batch is written, and a row that is done is computed all the
 same. Here it only prepares: logits processors, stop tokens and adapters are its own, and the loop below takes the
@@ -8,7 +8,7 @@ Memory has a limit in tokens, rows times the width of the cache. Prompts come in
 as wide as it is expected to become; where a row grows wider, so that the limit would be passed, it is put back to the
 end of the queue and goes on there, with others of its kind, from what it has written.
 
-Shape legend: B rows in flight, P tokens of a trained prefix (P-Tuning v2), W tokens of prompt and answer, padded on
+Shape legend: B rows in the batch, P tokens of a trained prefix (P-Tuning v2), W tokens of prompt and answer, padded on
 the left; H key/value heads, D head size, V vocabulary. Keys and values are (B, H, P + W, D).
 
 Under ZeRO-3 and FSDP each forward pass is a meeting of all processes, and so is the encoder of a trained prefix, which
@@ -76,7 +76,7 @@ class Completion:
 
     @property
     def length(self) -> int:
-        """Tokens of prompt and answer; while it is in flight, keys and values are kept of all but the last."""
+        """Tokens of prompt and answer; while it is in the batch, keys and values are kept of all but the last."""
         return len(self.prompt) + len(self.written)
 
 
@@ -84,12 +84,12 @@ Choose = Callable[[Sequence[Completion], torch.Tensor], torch.Tensor]
 """Takes rows and the logits behind each of them, (B, V) in float32; returns their next tokens, (B,)."""
 
 
-def can_fly(model: Any, config: GenerationConfig) -> bool:
+def can_batch_continuously(model: Any, config: GenerationConfig) -> bool:
     """Whether rows can come and go."""
-    return reason_against_flight(model, config) is None
+    return reason_against_continuous_batching(model, config) is None
 
 
-def reason_against_flight(model: Any, config: GenerationConfig) -> str | None:
+def reason_against_continuous_batching(model: Any, config: GenerationConfig) -> str | None:
     """Return why rows cannot come and go; None where the cache holds plain keys and values, and all options fit."""
     active = {name for name, value in config.to_dict().items() if value and value != NEUTRAL.get(name)}
     if unfit := sorted(active - KNOWN_OPTIONS):
@@ -113,7 +113,7 @@ def _arguments(model: Any) -> Collection[str]:
     return inspect.signature(model.forward).parameters
 
 
-def answer_in_flight(
+def answer_continuously(
     model: Any,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
@@ -129,7 +129,7 @@ def answer_in_flight(
     Args:
         model: Possibly with an adapter.
         prompts: Ids; under several processes those of this one, perhaps none.
-        config: Whose options `can_fly` found fit.
+        config: Whose options `can_batch_continuously` found fit.
         rooms: How many tokens the answer to each prompt may have.
         batch_size: Rows at once where all are as long as the longest; the fewest that `MAX_ROWS` may not cut down.
         max_tokens: Rows times tokens, prefixes not counted, that the cache may hold.
@@ -139,14 +139,14 @@ def answer_in_flight(
     """
     answers = [Completion(index, prompt, room) for index, (prompt, room) in enumerate(zip(prompts, rooms))]
 
-    def fly(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
+    def run(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
         def choose(rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
             scores = logits_processor(input_ids.expand(len(rows), -1), logits)
             if config.do_sample:
                 return torch.multinomial(F.softmax(scores, dim=-1), num_samples=1).squeeze(1)
             return scores.argmax(dim=-1)
 
-        flight = Flight(
+        batch = ContinuousBatch(
             model,
             answers,
             choose,
@@ -156,11 +156,11 @@ def answer_in_flight(
             keeps_last_logits="logits_to_keep" in model_kwargs,
         )
         while True:
-            state = [flight.num_unfinished, int(flight.wants_prompts())]
+            state = [batch.num_unfinished, int(batch.wants_prompts())]
             num_unfinished, is_taking_in = highest(state, model.device) if in_group else state
             if not num_unfinished:
                 return input_ids
-            on_pass(flight.take_in() if is_taking_in else flight.write(), num_unfinished)
+            on_pass(batch.take_in() if is_taking_in else batch.write(), num_unfinished)
 
     # Of the prompt that `generate` sees nothing is used.
     nothing = torch.full((1, 1), config.pad_token_id or 0, device=model.device)
@@ -169,11 +169,11 @@ def answer_in_flight(
             input_ids=nothing,
             attention_mask=torch.ones_like(nothing),
             generation_config=config,
-            custom_generate=fly,
+            custom_generate=run,
         )
 
 
-class Flight:
+class ContinuousBatch:
     """The rows that are being answered, their keys and values, and the prompts that wait."""
 
     def __init__(
@@ -211,11 +211,11 @@ class Flight:
         return num_new > 0 and num_new * SHARE_TO_CHANGE >= len(active)
 
     def has_room(self) -> bool:
-        """Whether a prompt that waits could come in at once, without regard to what it costs those in flight."""
+        """Whether a prompt that waits could come in at once, without regard to what it costs those in the batch."""
         return self._num_to_take([row for row in self.rows if not row.is_done]) > 0
 
     def drop(self, row: Completion) -> None:
-        """Give a row up, in flight or waiting."""
+        """Give a row up, in the batch or waiting."""
         if not row.is_done:
             row.is_done = True
             self.num_unfinished -= 1
@@ -223,7 +223,7 @@ class Flight:
             self.waiting.remove(row)
 
     def clear(self) -> None:
-        """Give up all rows in flight, and their keys and values, whatever state a failure left them in."""
+        """Give up all rows in the batch, and their keys and values, whatever state a failure left them in."""
         for row in self.rows:
             self.drop(row)
         self.rows, self.cache = [], None

@@ -208,14 +208,14 @@ class _Plan:
         """Return weights and step, in the types that DeepSpeed trains in or those without it."""
         config = replace(self.config, peft_config=self.methods[method])
         half = self.compute_dtype
-        is_divided = zero_stage > 0
+        is_sharded = zero_stage > 0
         settings: Any = SimpleNamespace(
-            bf16=half is torch.bfloat16, fp16=half is torch.float16, deepspeed=is_divided or None
+            bf16=half is torch.bfloat16, fp16=half is torch.float16, deepspeed=is_sharded or None
         )
         dtype = load_dtype(config, settings)
-        accumulates = config.training_args.get("gradient_accumulation_steps", 1) > 1 and not is_divided
-        everything = (half or torch.float32) if is_divided else None
-        autocast = None if is_divided else half
+        accumulates = config.training_args.get("gradient_accumulation_steps", 1) > 1 and not is_sharded
+        everything = (half or torch.float32) if is_sharded else None
+        autocast = None if is_sharded else half
         key = (method, everything or dtype, autocast, accumulates, zero_stage == 3)
         if key not in self._counted:
             arithmetic = self._arithmetic(everything or dtype, is_head_trained=config.peft_config is None)

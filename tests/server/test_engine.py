@@ -351,7 +351,7 @@ def test_an_end_says_whether_there_was_no_room_left(engine: Engine) -> None:
     engine.submit([cut])
     written = [told.get(timeout=20) for _ in range(4)]
     assert written[3] == End(is_cut=True)
-    engine._flights["a"].stops = {written[0].id}
+    engine._batches["a"].stops = {written[0].id}
     free, told = job(3)
     engine.submit([free])
     assert told.get(timeout=20) == End(is_cut=False)
@@ -373,6 +373,6 @@ def test_the_lengths_that_are_remembered_stay_few(engine: Engine, monkeypatch: p
         made, events = job(1 + number % 5)
         engine.submit([made])
         answer(events)
-    lengths = engine._flights["a"].finished_lengths
+    lengths = engine._batches["a"].finished_lengths
     assert 3 <= len(lengths) <= 6
     assert lengths == sorted(lengths)
