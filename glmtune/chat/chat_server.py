@@ -67,7 +67,7 @@ def server_answers(
 def _first_model(client: Any, url: str) -> str:
     """Return the name of the first model that the server lists."""
     try:
-        names = [each.id for each in client.models.list()]
+        names: list[str] = [each.id for each in client.models.list()]
     except AttributeError:  # of the text that openai takes a page for
         raise GlmtuneError(
             f"the server at `{url}` does not speak OpenAI's protocol",

@@ -170,7 +170,8 @@ class RunConfig:
         """`sft`, `lora`, `ptuning_v2`, or PEFT's name of another method in lower case."""
         if self.peft_config is None:
             return "sft"
-        return METHODS.get(self.peft_config["peft_type"], self.peft_config["peft_type"].lower())
+        peft_type: str = self.peft_config["peft_type"]
+        return METHODS.get(peft_type, peft_type.lower())
 
     @cached_property
     def deepspeed(self) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ class EncodedData:
 
     def numbers(self, column: str) -> np.ndarray:
         """Return a column of plain numbers."""
-        return self.dataset.with_format("arrow")[column][:].to_numpy()
+        return np.asarray(self.dataset.with_format("arrow")[column][:].to_numpy())
 
     def turns(self) -> list[tuple[str, Turn]]:
         """Return every stretch that the model has to write, with the row it stands in."""

@@ -134,7 +134,8 @@ def _greedy(model: Any, prompt: Sequence[int]) -> list[int]:
             )
     finally:
         logging.set_verbosity(verbosity)
-    return output[0, len(prompt) :].tolist()
+    ids: list[int] = output[0, len(prompt) :].tolist()
+    return ids
 
 
 def _all_logits(model: Any, answers: Sequence[ComparedAnswer]) -> list[torch.Tensor]:
@@ -145,7 +146,7 @@ def _logits(model: Any, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tens
     """Return the logits (A, V) of an answer's tokens, each computed from all before it."""
     input_ids = torch.tensor([[*prompt, *ids]], device=model.device)
     with torch.no_grad():
-        logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
+        logits: torch.Tensor = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
     return logits[0, -len(ids) - 1 : -1].cpu()
 
 

@@ -121,7 +121,7 @@ def _is_whole(module: nn.Module) -> bool:
 @contextmanager
 def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     for module, forward in forwards.items():
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
     try:
         yield
     finally:

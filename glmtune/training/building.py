@@ -13,7 +13,7 @@ from glmtune.config.run_config import RunConfig
 from glmtune.console import notice, say
 from glmtune.encoded.collating import Collator
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.evaluate import GenerationPlan
+from glmtune.evaluation.predictions import GenerationPlan
 from glmtune.generation.generate import generation_config
 from glmtune.kernels.arithmetic import Arithmetic
 from glmtune.modeling.adapting.adapters import adapt, freeze_vision, prepare

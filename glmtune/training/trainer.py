@@ -25,7 +25,8 @@ from glmtune.config.run_config import METRICS
 from glmtune.encoded.collating import Collator
 from glmtune.encoded.dataset import EncodedData, write_rejects
 from glmtune.errors import GlmtuneError, RunFailure
-from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
+from glmtune.evaluation.evaluate import Scores, score_model
+from glmtune.evaluation.predictions import GenerationPlan
 from glmtune.family import IGNORE_INDEX
 from glmtune.files.durable import replace_file
 from glmtune.kernels.arithmetic import Arithmetic

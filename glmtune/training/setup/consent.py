@@ -18,8 +18,8 @@ from typing import Any
 
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice
-from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
+from glmtune.files.cache_files import cache_folder
 from glmtune.modeling.finding.model_files import read_config
 from glmtune.modeling.finding.model_source import ModelSource
 from glmtune.training.folder.changes import asked_settings
