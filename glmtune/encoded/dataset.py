@@ -24,7 +24,7 @@ from glmtune.console import notice
 from glmtune.data.conversation import Conversation
 from glmtune.data.formats import AUTO, RowFormat
 from glmtune.data.reading.read_rows import read_rows
-from glmtune.data.reading.rows import Reject, Row
+from glmtune.data.reading.row import Reject, Row
 from glmtune.data.unused import Unread, total
 from glmtune.errors import GlmtuneError
 

@@ -46,7 +46,7 @@ class FusedLayers:
         """Find them.
 
         Args:
-            model: Of transformers, possibly under PEFT, as it is trained: with weights dealt out where they will be.
+            model: Of transformers, possibly under PEFT, as it is trained: with weights sharded where they will be.
             recomputes: Whether whole layers are recomputed in the backward pass (gradient checkpointing).
             kinds: What to look for, of `KINDS`.
             is_wide: Whether linear layers compute in float32 what autocast would compute in half.

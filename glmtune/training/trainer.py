@@ -33,18 +33,19 @@ from glmtune.kernels.arithmetic import Arithmetic
 from glmtune.kernels.fused_layers import FusedLayers
 from glmtune.kernels.loss import LabelledLoss
 from glmtune.kernels.packing import PACKED_INPUTS
-from glmtune.modeling.adapting.ptuning import save_dealt_out_prefix
+from glmtune.modeling.adapting.ptuning import save_sharded_prefix
 from glmtune.modeling.out_of_memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
 from glmtune.processes import group_watch
 from glmtune.processes.signals import collate_in_reader, stop_request
 from glmtune.training.distributed.fsdp import load_weights, no_pickled_copy
-from glmtune.training.distributed.zero_state import divisible_checkpoints
-from glmtune.training.events import AlreadyTrained, EvaluationBrokenOff, RunCallback
-from glmtune.training.folder import checkpoint
+from glmtune.training.distributed.zero_state import reshardable_checkpoints
 from glmtune.training.folder.changes import ASKED
 from glmtune.training.folder.loss_window import LossWindow
 from glmtune.training.folder.saved_state import state_explained
 from glmtune.training.setup.epochs import step_batches
+
+from .events import AlreadyTrained, EvaluationBrokenOff, RunCallback
+from .folder import checkpoint
 
 NUM_FIRST_EVALUATION_ROWS = 2
 NUM_FIRST_EVALUATION_TOKENS = 512
@@ -144,7 +145,7 @@ class GlmTrainer(Seq2SeqTrainer):
         with (
             checkpoint.disk_errors_explained(self.run_folder),
             memory_errors_explained("training", LESS_IN_TRAINING),
-            divisible_checkpoints() if self.is_deepspeed_enabled else nullcontext(),
+            reshardable_checkpoints() if self.is_deepspeed_enabled else nullcontext(),
         ):
             if self.resumed_from is not None:
                 self.loss_window.restore(self.resumed_from, self.args.process_index, self.args.world_size)
@@ -331,7 +332,7 @@ class GlmTrainer(Seq2SeqTrainer):
         if self.is_world_process_zero():
             checkpoint.check_space(self.run_folder)
         model = self.accelerator.unwrap_model(self.model)
-        if not save_dealt_out_prefix(model, folder, is_writer=self.args.should_save):
+        if not save_sharded_prefix(model, folder, is_writer=self.args.should_save):
             super().save_model(str(folder), _internal_call=_internal_call)
         self.loss_window.save(folder, is_writer=self.args.should_save)
         if not self.args.should_save:
@@ -354,7 +355,7 @@ class GlmTrainer(Seq2SeqTrainer):
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # Under FSDP the weights were loaded before they were divided.
+        # Under FSDP the weights were loaded before they were sharded.
         if not self.is_fsdp_enabled:
             with state_explained(resume_from_checkpoint, "weights"):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .rows import MAX_ROW_BYTES
+from .row import MAX_ROW_BYTES
 
 BATCH_BYTES = 64 << 20
 """Written out at a time."""

@@ -27,7 +27,7 @@ from glmtune.modeling.adapting.starts import check_start
 from glmtune.modeling.context import check_vocabulary, context_of, vocabulary_of
 from glmtune.modeling.finding.model_source import ModelSource, check_weight_files, find_model
 from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
-from glmtune.modeling.quantization import check_rounded_can_be_read
+from glmtune.modeling.quantization import check_quantized_can_be_read
 from glmtune.python_arguments import expect_paths
 from glmtune.training.folder.run_folder import DataRecord, RunRequest
 
@@ -63,7 +63,7 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     model_config = load_model_config(source, trust_remote_code=trust)
-    check_rounded_can_be_read(model_config, source.base)
+    check_quantized_can_be_read(model_config, source.base)
     check_vocabulary(tokenizer, model_config)
     limit = context_of(model_config)
     _check_lengths(config, limit)
