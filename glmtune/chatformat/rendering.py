@@ -94,7 +94,8 @@ class ChatRenderer:
 
     def _render_row(self, messages: list[dict[str, Any]], **options: Any) -> str:
         try:
-            return self.render(messages, **options)
+            text: str = self.render(messages, **options)
+            return text
         except jinja2.TemplateError as error:
             raise RowError(f"the chat template refuses the messages: {error}") from None
 

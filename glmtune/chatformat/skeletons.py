@@ -81,8 +81,8 @@ class Skeletons:
             control_tokens: Names of the tokens that only the template may write.
         """
         self._slow_pieces = slow_pieces
-        self._known: dict[tuple, Skeleton | None] = {}
-        self._tool_lists: dict[tuple, ToolLists | None] = {}
+        self._known: dict[tuple[Any, ...], Skeleton | None] = {}
+        self._tool_lists: dict[tuple[Any, ...], ToolLists | None] = {}
         # A token's first two characters: quicker to look for than all of the tokens.
         self._warnings = sorted({token[:2] for token in control_tokens})
         self._first_letters = sorted({token[:1] for token in control_tokens})
@@ -98,7 +98,7 @@ class Skeletons:
         if not self.works:
             return None
         texts: list[str] = []
-        shape: list[tuple] = []
+        shape: list[tuple[Any, ...]] = []
         for message, weight in zip(conversation.messages, weights):
             shape.append((message.role, bool(message.content), bool(message.metadata), message.tools, weight))
             if message.reasoning or not self._is_plain(message):
@@ -120,7 +120,7 @@ class Skeletons:
             part if isinstance(part, Piece) else Piece((), _fill(part.parts, texts), part.weight) for part in skeleton
         ]
 
-    def _known_or(self, key: tuple, make: Callable[[], Skeleton | None]) -> Skeleton | None:
+    def _known_or(self, key: tuple[Any, ...], make: Callable[[], Skeleton | None]) -> Skeleton | None:
         """Return what is remembered under a key; what has to be made is remembered, too."""
         if key not in self._known:
             if len(self._known) >= MAX_SHAPES:
@@ -129,7 +129,7 @@ class Skeletons:
         return self._known[key]
 
     def _with_tools(
-        self, conversation: Conversation, weights: Sequence[float], shape: list[tuple], num_texts: int
+        self, conversation: Conversation, weights: Sequence[float], shape: list[tuple[Any, ...]], num_texts: int
     ) -> Skeleton | None:
         """Return the skeleton of a row whose first message offers tools, put together of that message and the rest.
 
@@ -156,7 +156,7 @@ class Skeletons:
             rests.append(whole[len(beginning) :])
         return rests[0] if rests[0] == rests[1] else None
 
-    def _beginning(self, first: Message, shape: tuple) -> Skeleton | None:
+    def _beginning(self, first: Message, shape: tuple[Any, ...]) -> Skeleton | None:
         """Return what the template writes for the first message; without it, where it writes one tool as the other."""
         if shape not in self._tool_lists:
             self._tool_lists[shape] = ToolLists.learn(lambda tools: self._first_message(replace(first, tools=tools)))

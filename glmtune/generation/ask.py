@@ -163,7 +163,12 @@ def _whole_question(question: Any, settings: Mapping[str, Any]) -> list[dict[str
     if isinstance(question, str):
         # Alpaca's rows have all that may stand beside a text; the answer that they need is not asked.
         asked = to_conversation({"instruction": question, "output": "-", **settings})
-        return to_row(Conversation(messages=asked.messages[:-1]))["messages"]
+        return _messages_of(Conversation(messages=asked.messages[:-1]))
     if settings.pop("history", None):
         raise RowError("`history` stands beside `messages`, where it has no place; expected one of them")
-    return to_row(to_conversation({"messages": question, **settings}))["messages"]
+    return _messages_of(to_conversation({"messages": question, **settings}))
+
+
+def _messages_of(conversation: Conversation) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = to_row(conversation)["messages"]
+    return messages

@@ -141,7 +141,7 @@ def answer_continuously(
 
     def run(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
         def choose(rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
-            scores = logits_processor(input_ids.expand(len(rows), -1), logits)
+            scores: torch.Tensor = logits_processor(input_ids.expand(len(rows), -1), logits)
             if config.do_sample:
                 return torch.multinomial(F.softmax(scores, dim=-1), num_samples=1).squeeze(1)
             return scores.argmax(dim=-1)

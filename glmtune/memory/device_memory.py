@@ -106,7 +106,7 @@ def sharding_of(deepspeed: Mapping[str, Any] | None, num_devices: int, hidden_si
         return automatic if value == "auto" else int(value)
 
     def is_offloaded(key: str) -> bool:
-        return (zero.get(key) or {}).get("device", "none") != "none"
+        return bool((zero.get(key) or {}).get("device", "none") != "none")
 
     return Sharding(
         stage=int(zero.get("stage", 0)),

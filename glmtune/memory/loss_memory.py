@@ -38,7 +38,7 @@ def fused_loss(
     if device != "cpu" and torch.is_autocast_enabled("cpu"):
         half = torch.get_autocast_dtype("cpu")
         states, weight = states.to(half), weight.to(half)
-    loss = _Allocations.apply(states, weight, device, cpu_dtype)
+    loss = _Allocations.apply(states, weight, device, cpu_dtype)  # type: ignore[no-untyped-call]
     assert isinstance(loss, torch.Tensor)
     return loss
 

@@ -167,13 +167,13 @@ class _LiveTensors(TorchDispatchMode):
     """Counts the bytes of all storages that live, by what they are for, and keeps every moment of it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind = ACTIVATIONS
         """What the storages made from now on are for."""
         self.moments: list[Moment] = []
         self._bytes = {ACTIVATIONS: 0, LOGITS: 0, GRADIENTS: 0}
         self._kinds: dict[int, str | None] = {}
-        self._references: dict[int, weakref.ref] = {}
+        self._references: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -204,7 +204,7 @@ class _LiveTensors(TorchDispatchMode):
             self._kinds[key] = GRADIENTS
             self._add(GRADIENTS, storage.nbytes())
 
-    def _forget(self, key: int, num_bytes: int, reference: weakref.ref) -> None:
+    def _forget(self, key: int, num_bytes: int, reference: weakref.ref[Any]) -> None:
         del self._references[key]
         self._add(self._kinds.pop(key), -num_bytes)
 
@@ -247,7 +247,7 @@ def _count(
     )
 
 
-class _Starts(list):
+class _Starts(list[int]):
     """Where rows begin that lie end to end: of all tensors of a batch the one whose values decide about memory."""
 
     def __init__(self, starts: Iterable[int], device: str) -> None:
@@ -273,7 +273,7 @@ def _watch_last_layer(model: Any, tensors: _LiveTensors, handles: list[Any]) -> 
     def note(gradient: torch.Tensor) -> None:
         since[0] = len(tensors.moments)
 
-    def watch(module: nn.Module, args: tuple) -> None:
+    def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
         if args and args[0].requires_grad:
             args[0].register_hook(note)
 

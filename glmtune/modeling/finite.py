@@ -72,7 +72,7 @@ def _first_in_file(path: Path) -> str | None:
             for name in file.keys():  # noqa: SIM118 -- not a dict
                 weight = file.get_tensor(name)
                 if weight.is_floating_point() and not torch.isfinite(weight.float()).all():
-                    return name
+                    return str(name)
     except SafetensorError as error:
         raise GlmtuneError(f"`{path.name}` cannot be read: {error}", where=str(path), fix="download it again") from None
     return None

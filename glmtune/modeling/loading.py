@@ -77,7 +77,9 @@ def default_dtype(device: torch.device | None = None) -> torch.dtype:
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer; one without a padding token pads with its end token."""
-    tokenizer = _from_pretrained(AutoTokenizer, source.tokenizer, "tokenizer", trust_remote_code=trust_remote_code)
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(
+        AutoTokenizer, source.tokenizer, "tokenizer", trust_remote_code=trust_remote_code
+    )
     try:
         with rust_errors_caught():
             if tokenizer.pad_token is None:
@@ -101,7 +103,9 @@ def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -
     path = folder / "config.json" if folder.exists() else hub_file(source.base, "config.json", "configuration")
     if path is not None and path.is_file():
         check_model_config(path, read_config(path))
-    config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
+    config: PretrainedConfig = _from_pretrained(
+        AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code
+    )
     check_quantization_method(config, source.base)
     return config
 
@@ -139,6 +143,7 @@ def load_base_model(
     if quantization is not None:
         assert isinstance(dtype, torch.dtype), "of the sums; the files do not say"
         options |= quantization_options(quantization, dtype, device or default_device())
+    model: PreTrainedModel
     model, report = _from_pretrained(
         AutoModelForCausalLM,
         source.base,

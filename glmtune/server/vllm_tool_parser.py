@@ -25,7 +25,7 @@ LAYOUT = ReplyLayout(calls=ROLE_LINE)
 
 
 @ToolParserManager.register_module("glm4_role_line")
-class Glm4RoleLineParser(ToolParser):
+class Glm4RoleLineParser(ToolParser):  # type: ignore[misc, unused-ignore]  # of no type where vLLM is absent
     """Reads the calls of one answer."""
 
     supports_required_and_named = False

@@ -314,8 +314,8 @@ def _is_finished(chosen: Path, config: RunConfig) -> bool:
         return False
     arguments = {**training_fields(), **config.training_args}
     if arguments["max_steps"] > 0:
-        return state["global_step"] >= arguments["max_steps"]
-    return state["epoch"] >= arguments["num_train_epochs"]
+        return bool(state["global_step"] >= arguments["max_steps"])
+    return bool(state["epoch"] >= arguments["num_train_epochs"])
 
 
 def _refuse_without_steps(chosen: Path, config: RunConfig) -> None:

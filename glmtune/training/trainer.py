@@ -97,8 +97,8 @@ class GlmTrainer(Seq2SeqTrainer):
         self.collator: Collator = kwargs["data_collator"]
         kwargs["data_collator"] = functools.partial(collate_in_reader, self.collator)
         super().__init__(
-            train_dataset=train_data.dataset,  # type: ignore[arg-type]
-            eval_dataset=eval_data.dataset if eval_data else None,  # type: ignore[arg-type]
+            train_dataset=train_data.dataset,
+            eval_dataset=eval_data.dataset if eval_data else None,
             **kwargs,
         )
         self.run_folder = run_folder
@@ -228,12 +228,12 @@ class GlmTrainer(Seq2SeqTrainer):
     def tokens_per_second(self) -> float:
         """Return how fast tokens were trained since this was last asked, over all processes, padding not counted."""
         now = time.monotonic()
-        speed = self._num_tokens.item() / max(1e-9, now - self._speed_since)
+        speed: float = self._num_tokens.item() / max(1e-9, now - self._speed_since)
         self._num_tokens.zero_()
         self._speed_since = now
-        return speed * self.accelerator.num_processes
+        return speed * int(self.accelerator.num_processes)
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the micro-batches of this process, one epoch after the other."""
         args = self.args
         self.batches = step_batches(
@@ -244,7 +244,7 @@ class GlmTrainer(Seq2SeqTrainer):
             epoch=self._epoch,
         )
         self._steps_per_epoch = max(1, math.ceil(len(self.batches) / self.batches.batches_per_step))
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
@@ -253,7 +253,8 @@ class GlmTrainer(Seq2SeqTrainer):
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
         )
-        return self.accelerator.prepare_data_loader(loader)
+        prepared: DataLoader[Any] = self.accelerator.prepare_data_loader(loader)
+        return prepared
 
     def pad_rows(self) -> None:
         """Lay rows side by side from here on, and deal them out by their lengths, as rows that are padded."""

@@ -53,11 +53,12 @@ def adapter_config(folder: Path) -> PeftConfig:
         )
     _check_settings(settings, where)
     try:
-        return PeftConfig.from_pretrained(str(folder))
+        config: PeftConfig = PeftConfig.from_pretrained(str(folder))
     except WHILE_BUILDING as error:
         raise GlmtuneError(
             f"PEFT cannot use the adapter's settings: {reason_of(error)}", where=where, fix=install_hint(error)
         ) from error
+    return config
 
 
 def _check_settings(settings: Mapping[str, Any], where: str) -> None:

@@ -31,7 +31,8 @@ def adapt(
     """Return the model with only those weights trainable that the configuration asks for; all without one."""
     if peft_config is None:
         return model
-    settings = METHODS.get(peft_config["peft_type"], _other)(dict(peft_config), model, family, notify)
+    settings_for: Settings = METHODS.get(peft_config["peft_type"], _other)
+    settings = settings_for(dict(peft_config), model, family, notify)
     check_adapter_names(settings, model)
     is_tied = _is_tied(model)
     try:
@@ -139,7 +140,8 @@ def _other(settings: dict[str, Any], model: PreTrainedModel, family: Family, not
     return settings
 
 
-METHODS: dict[str, Callable[..., dict[str, Any]]] = {"LORA": _lora, "PREFIX_TUNING": _ptuning_v2}
+Settings = Callable[[dict[str, Any], PreTrainedModel, Family, Notify], dict[str, Any]]
+METHODS: dict[str, Settings] = {"LORA": _lora, "PREFIX_TUNING": _ptuning_v2}
 
 
 def _as_list(targets: tuple[str, ...] | str) -> list[str] | str:

@@ -51,7 +51,9 @@ class PrefixHooks:
     def __init__(self) -> None:
         self.cache: ReadOnlyCache | None = None
 
-    def keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def keep(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Before the base model runs: make its cache read-only and remember it."""
         self.cache = None
         cache = kwargs.get(CACHE, kwargs.get(PEFT_CACHE))
@@ -62,7 +64,9 @@ class PrefixHooks:
             kwargs = others | {CACHE: self.cache, "use_cache": False}
         return args, kwargs
 
-    def give(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def give(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Before an attention module runs: give it the prefix that the checkpoint took away."""
         if module.training and self.cache is not None:
             kwargs = kwargs | {CACHE: self.cache}
@@ -140,7 +144,7 @@ class _Arrived(Exception):
 
 
 def _cache_in_forward(model: PeftModel) -> Any:
-    def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Arrived(kwargs.get(CACHE))
 
     base: Any = model.get_base_model()

@@ -14,7 +14,7 @@ import torch
 
 def state_is_on_disk(engine: Any) -> bool:
     """Whether the optimizer's state lies on an NVMe disk, from where each group of weights is read for its step."""
-    return engine.zero_optimization_partition_weights() and engine.optimizer.swap_optimizer
+    return bool(engine.zero_optimization_partition_weights() and engine.optimizer.swap_optimizer)
 
 
 @contextmanager

@@ -218,9 +218,9 @@ def _gathered(weight: Any, key: str) -> torch.Tensor:
     """Return a weight's state of all processes in one piece, in the weight's shape; all processes must ask for it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    if key == MASTER:
-        return safe_get_full_fp32_param(weight)
-    return safe_get_full_optimizer_state(weight, key)
+    is_master = key == MASTER
+    state: torch.Tensor = safe_get_full_fp32_param(weight) if is_master else safe_get_full_optimizer_state(weight, key)
+    return state
 
 
 def _fill(weight: Any, key: str, file: Any, name: str) -> None:

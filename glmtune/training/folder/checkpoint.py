@@ -240,4 +240,5 @@ def write_state(checkpoint: Path, state: TrainerState) -> None:
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Return transformers' record of a checkpoint: steps done, steps planned."""
-    return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return state

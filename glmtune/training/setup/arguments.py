@@ -34,7 +34,7 @@ class _Arguments(Seq2SeqTrainingArguments):
     """Arguments that trackers are told, and logs print, without what is secret in them, however deep it stands."""
 
     def to_dict(self) -> dict[str, Any]:
-        return hidden(super().to_dict())  # type: ignore[no-any-return]
+        return hidden(super().to_dict())  # type: ignore[no-any-return, no-untyped-call]
 
     def __str__(self) -> str:
         return f"Seq2SeqTrainingArguments({self.to_dict()})"
