@@ -36,7 +36,14 @@ ROOMS = [
         "evaluation",
         "reports",
     ),
-    *("training.folder", "training.distributed", "training.events", "training.setup", "training.trainer"),
+    *(
+        "training.folder",
+        "training.distributed",
+        "training.events",
+        "training.methods",
+        "training.setup",
+        "training.trainer",
+    ),
     *("training.callbacks", "training", "memory", "datatools", "chat", "server", "exporting", "cli", "__main__"),
 ]
 MOST_FILES = 15

@@ -35,7 +35,7 @@ METHOD_NAMES = {"LORA": "LoRA", "PREFIX_TUNING": "P-Tuning v2"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class TrainedMethod:
     """How a checkpoint was trained, and what becomes of it."""
 
     name: str
@@ -59,16 +59,16 @@ class Written:
     """How far the adapter moves the logits; None where none was merged."""
 
 
-def method_of(source: ModelSource) -> Method:
+def method_of(source: ModelSource) -> TrainedMethod:
     """Return how a checkpoint was trained; prefixes and other virtual tokens cannot become weights."""
     if source.adapter is None:
-        return Method(name="full", kind=FULL)
+        return TrainedMethod(name="full", kind=FULL)
     config: Any = adapter_config(source.adapter)
     name = METHOD_NAMES.get(str(config.peft_type.value), str(config.peft_type.value))
-    return Method(name=name, kind=ADAPTER if config.is_prompt_learning else MERGED)
+    return TrainedMethod(name=name, kind=ADAPTER if config.is_prompt_learning else MERGED)
 
 
-def check_base(source: ModelSource, method: Method, *, trust_remote_code: bool) -> None:
+def check_base(source: ModelSource, method: TrainedMethod, *, trust_remote_code: bool) -> None:
     """Raise where an adapter would have to be merged into weights whose files are quantized already."""
     if method.kind != MERGED:
         return
@@ -85,7 +85,7 @@ def check_base(source: ModelSource, method: Method, *, trust_remote_code: bool) 
 
 def write_model(
     source: ModelSource,
-    method: Method,
+    method: TrainedMethod,
     folder: Path,
     *,
     dtype: torch.dtype | None,

@@ -12,6 +12,7 @@ from typing import Any
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 from glmtune.files.cache_files import require_matplotlib
+from glmtune.files.durable import put_in_place
 
 from .metrics_file import METRICS_FILE, NOT_JSON, read_lines
 
@@ -75,7 +76,7 @@ def try_draw_loss_curve(run_folder: Path) -> Path | None:
     try:
         staged = run_folder / ".loss.png"
         draw_loss_curve(run_folder / METRICS_FILE, staged)
-        staged.replace(run_folder / "loss.png")
+        put_in_place(staged, run_folder / "loss.png")
     except GlmtuneError:
         return None  # a run shorter than its first log has no curve
     return run_folder / "loss.png"

@@ -11,7 +11,6 @@ from transformers import PrinterCallback, ProgressCallback, Seq2SeqTrainingArgum
 
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice, say
-from glmtune.encoded.collating import Collator
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.predictions import GenerationPlan
 from glmtune.generation.generate import generation_config
@@ -117,10 +116,11 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         trainer = GlmTrainer(
             model=model,
             args=arguments,
-            data_collator=Collator(
+            data_collator=prepared.method.collator(
                 pad_token_id=prepared.tokenizer.pad_token_id,
                 is_packed=config.packing and reason_to_pad(config, base.config) is None,
             ),
+            loss_function=prepared.method.loss,
             tokens_per_batch=config.tokens_per_batch,
             # What is compiled must not change from call to call, as the output layer does.
             arithmetic=prepared.arithmetic,

@@ -30,6 +30,8 @@ from glmtune.modeling.loading import load_family, load_model_config, load_tokeni
 from glmtune.modeling.quantization import check_quantized_can_be_read
 from glmtune.python_arguments import expect_paths
 from glmtune.training.folder.run_folder import DataRecord, RunRequest
+from glmtune.training.methods.method import Method
+from glmtune.training.methods.sft import SFT
 
 from .run_data import RunFiles, as_records, find_run_files, load_data
 
@@ -39,6 +41,7 @@ class Prepared:
     """Everything a run needs that can be had without a process group: done before one starts, which would time out."""
 
     request: RunRequest
+    method: Method
     source: ModelSource
     tokenizer: PreTrainedTokenizerBase
     family: Family
@@ -53,7 +56,7 @@ class Prepared:
     """What a CPU multiplies in; None where there is nothing to choose, and before it is chosen."""
 
 
-def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
+def prepare_run(request: RunRequest, files: RunFiles | None = None, *, method: Method = SFT) -> Prepared:
     """Find the model, load its tokenizer, read and encode the data; its files are looked for where none are given."""
     config = request.config
     check_start(config.peft_config)
@@ -69,7 +72,7 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     _check_lengths(config, limit)
     _check_generation(config, model_config, limit)
     family = family_of(model_config.model_type)
-    encoder = Encoder.from_config(tokenizer, family, config)
+    encoder = method.encoder(tokenizer, family, config)
     data = load_data(files, config, encoder)
     layout = reply_layout(encoder.renderer)
     _check_metric(config, data.get("val"), tokenizer, layout)
@@ -78,6 +81,7 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     say(*f"first row, trained parts in [[ ]]: {text}".split("\n"))
     return Prepared(
         request=request,
+        method=method,
         source=source,
         tokenizer=tokenizer,
         family=family,
