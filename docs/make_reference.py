@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 import yaml
@@ -69,6 +69,7 @@ class Parameter(NamedTuple):
 
     names: list[str]
     value: str
+    is_required: bool
     default: str
     help: str
 
@@ -97,28 +98,34 @@ def _verb(name: str, callback: Callable[..., Any]) -> Verb:
     arguments, options = [], []
     types = get_type_hints(callback, include_extras=True)
     for parameter, signature in inspect.signature(callback).parameters.items():
-        info = next(each for each in types[parameter].__metadata__ if isinstance(each, (ArgumentInfo, OptionInfo)))
-        kind = _bare(types[parameter].__origin__)
-        default = None if signature.default is inspect.Parameter.empty else signature.default
+        annotated = _annotated(types[parameter])
+        info = next(each for each in annotated.__metadata__ if isinstance(each, (ArgumentInfo, OptionInfo)))
+        is_required = signature.default is inspect.Parameter.empty
         if isinstance(info, ArgumentInfo):
-            optional = signature.default is not inspect.Parameter.empty
-            arguments.append(Parameter([parameter.upper()], "", "[]" if optional else "", info.help or ""))
+            arguments.append(Parameter([parameter.upper()], "", is_required, "", info.help or ""))
             continue
-        # Inside of `Annotated`, the first name that is given stands where a default would.
-        names = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
-        if not names:
-            names = [f"--{parameter.replace('_', '-')}"]
-        if kind is bool and names == [f"--{parameter.replace('_', '-')}"] and not isinstance(info.default, str):
-            names = [f"{names[0]}/--no-{names[0].removeprefix('--')}"]
+        kind = _bare(annotated.__origin__)
         value = "" if kind is bool else info.metavar or METAVARS[kind]
-        shown = info.show_default if isinstance(info.show_default, str) else _shown(default)
-        options.append(Parameter(names, value, shown, info.help or ""))
+        default = info.show_default if isinstance(info.show_default, str) else _shown(signature.default)
+        options.append(Parameter(_names(parameter, info, kind), value, is_required, default, info.help or ""))
     return Verb(name, _first_paragraph(callback), arguments, options)
+
+
+def _names(parameter: str, info: OptionInfo, kind: type) -> list[str]:
+    # Inside of `Annotated`, the first name that is given stands where a default would.
+    given = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
+    name = parameter.replace("_", "-")
+    return given or ([f"--{name}/--no-{name}"] if kind is bool else [f"--{name}"])
+
+
+def _annotated(hint: Any) -> Any:
+    """Return the `Annotated` of a parameter, which Python 3.10 wraps in an `Optional` where its default is None."""
+    return hint if get_origin(hint) is Annotated else next(each for each in get_args(hint) if each is not type(None))
 
 
 def _bare(annotation: Any) -> Any:
     """Return the type inside of `list[str] | None` and the like."""
-    inner = [each for each in getattr(annotation, "__args__", ()) if each is not type(None)]
+    inner = [each for each in get_args(annotation) if each is not type(None)]
     return _bare(inner[0]) if inner else annotation
 
 
@@ -134,7 +141,7 @@ def command_line(say: Translate) -> str:
     """Return the page of all verbs with their arguments and options."""
     lines = [f"# {say('Command line')}", "", say(COMMAND_LINE)]
     for verb in verbs():
-        behind = " ".join(f"[{each.names[0]}]" if each.default else each.names[0] for each in verb.arguments)
+        behind = " ".join(each.names[0] if each.is_required else f"[{each.names[0]}]" for each in verb.arguments)
         lines += ["", f"## {verb.name}", "", say(verb.help), "", "```text", f"{verb.name} {behind}".rstrip(), "```"]
         if verb.arguments:
             rows = [[f"`{each.names[0]}`", say(each.help)] for each in verb.arguments]

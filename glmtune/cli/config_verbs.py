@@ -14,11 +14,6 @@ config_app = typer.Typer(
 )
 
 
-@config_app.callback()
-def _verbs() -> None:
-    """What a configuration may say."""
-
-
 @config_app.command()
 def schema() -> None:
     """Print the JSON Schema of a configuration, by which editors complete and check its keys."""
