@@ -10,6 +10,9 @@ from dataclasses import dataclass
 IGNORE_INDEX = -100
 """The label of a position that is not trained on; the loss skips it."""
 
+SYSTEM, USER, ASSISTANT, OBSERVATION = "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"
+"""GLM's role tokens: each begins a message, and the one after an answer ends it."""
+
 LLAMA_STYLE_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -39,21 +42,21 @@ class Family:
     """Default `target_modules` of LoRA."""
 
 
-GLM_STOPS = ("<|endoftext|>", "<|user|>", "<|observation|>")
+GLM_STOPS = ("<|endoftext|>", USER, OBSERVATION)
 
 GLM = Family(
     name="glm",
     model_types=("glm", "glm4", "glm4v", "chatglm"),
-    stop_after_answer="<|user|>",
-    stop_after_tool_call="<|observation|>",
+    stop_after_answer=USER,
+    stop_after_tool_call=OBSERVATION,
     stop_tokens=GLM_STOPS,
     lora_targets=(*ATTENTION_TARGETS, "gate_up_proj", "down_proj"),
 )
 GLM_MOE = Family(
     name="glm_moe",
     model_types=("glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "glm46v", "glm5_next"),
-    stop_after_answer="<|user|>",
-    stop_after_tool_call="<|observation|>",
+    stop_after_answer=USER,
+    stop_after_tool_call=OBSERVATION,
     stop_tokens=GLM_STOPS,
     # The experts are stacked tensors, not linear layers; adapters sit on the attention alone.
     lora_targets=ATTENTION_TARGETS,

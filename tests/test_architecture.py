@@ -10,6 +10,7 @@ import itertools
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,14 @@ ROOMS = [
         "evaluation",
         "reports",
     ),
-    *("training.folder", "training.distributed", "training.events", "training.setup", "training.trainer"),
+    *(
+        "training.folder",
+        "training.distributed",
+        "training.events",
+        "training.methods",
+        "training.setup",
+        "training.trainer",
+    ),
     *("training.callbacks", "training", "memory", "datatools", "chat", "server", "exporting", "cli", "__main__"),
 ]
 MOST_FILES = 15
@@ -163,6 +171,32 @@ def test_every_shipped_configuration_loads() -> None:
     configs = sorted((PACKAGE.parent / "configs").glob("*.yaml"))
     assert [path.name for path in configs] == ["lora.yaml", "ptuning_v2.yaml", "sft.yaml"]
     assert [load_config(path).method for path in configs] == ["lora", "ptuning_v2", "sft"]
+
+
+def test_no_two_modules_and_no_two_classes_have_one_name() -> None:
+    """But for `run.py`, the page that a room begins with, and what every package has."""
+    modules = Counter(path.stem for path in MODULES.values())
+    del modules["__init__"], modules["run"]
+    classes = Counter(
+        node.name
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in (modules + classes).items() if count > 1] == []
+
+
+def test_role_tokens_are_named_in_one_place() -> None:
+    """Not in docstrings and comments, nor in the demo's chat template."""
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and id(node) not in docs and re.search(r"<\|[a-z]+\|>", str(node.value))
+        ]
+        assert not found or module in ("glmtune.family", "glmtune.demo.model"), (module, found)
 
 
 def test_token_ids_are_never_written_as_numbers() -> None:

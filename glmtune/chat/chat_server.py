@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from glmtune.chatformat.replies import CutOff, Piece, ToolCall
+from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.errors import GlmtuneError, RunFailure, require
 
 from .chat_session import BEGIN_ANEW, Answers, Event, Message
@@ -67,7 +67,7 @@ def server_answers(
 def _first_model(client: Any, url: str) -> str:
     """Return the name of the first model that the server lists."""
     try:
-        names = [each.id for each in client.models.list()]
+        names: list[str] = [each.id for each in client.models.list()]
     except AttributeError:  # of the text that openai takes a page for
         raise GlmtuneError(
             f"the server at `{url}` does not speak OpenAI's protocol",
@@ -121,12 +121,12 @@ def _events(chunks: Iterator[Any]) -> Generator[Event]:
             more = delta.model_extra or {}
             reasoning = more.get("reasoning_content") or more.get("reasoning")
             if isinstance(reasoning, str) and reasoning:
-                yield Piece(text=_whole(reasoning), is_reasoning=True)
+                yield Delta(text=_whole(reasoning), is_reasoning=True)
             # Of GLM-4 servers hand on the newline that begins every plain answer.
             text = (delta.content or "") if has_text else (delta.content or "").lstrip()
             if text:
                 has_text = True
-                yield Piece(text=_whole(text))
+                yield Delta(text=_whole(text))
             for part in delta.tool_calls or ():
                 place = part.index if part.index is not None else len(calls)
                 call = calls.setdefault(place, ["", ""])
@@ -142,13 +142,13 @@ def _events(chunks: Iterator[Any]) -> Generator[Event]:
         yield CutOff()
 
 
-def _call(name: str, arguments: str) -> ToolCall | Piece:
+def _call(name: str, arguments: str) -> ToolCall | Delta:
     """Return a call; what is no call, because its arguments are broken, is text here as everywhere."""
     try:
         is_object = isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):
         is_object = False
-    return ToolCall(name=name, arguments=arguments) if is_object else Piece(text=_whole(f"{name}\n{arguments}"))
+    return ToolCall(name=name, arguments=arguments) if is_object else Delta(text=_whole(f"{name}\n{arguments}"))
 
 
 def _whole(text: str) -> str:

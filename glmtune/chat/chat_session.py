@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from glmtune.chatformat.replies import CutOff, Piece, ToolCall
+from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 
@@ -24,7 +24,7 @@ from .function_worker import error_text
 from .functions import Tools, call_problem
 
 Message = dict[str, Any]
-Event = Piece | ToolCall | CutOff
+Event = Delta | ToolCall | CutOff
 Answers = Callable[[Sequence[Message], Sequence[dict[str, Any]]], Generator[Event]]
 """Messages and schemas of tools to an answer while it is written; who closes the generator stops the writing."""
 
@@ -98,7 +98,7 @@ class Chat:
         try:
             with closing(self.answers(self.messages, self.tools.schemas)) as events:
                 for event in events:
-                    if isinstance(event, Piece):
+                    if isinstance(event, Delta):
                         (reasoning if event.is_reasoning else text).append(event.text)
                         (self.terminal.write_aside if event.is_reasoning else self.terminal.write)(event.text)
                     elif isinstance(event, ToolCall):

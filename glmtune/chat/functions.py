@@ -112,7 +112,8 @@ class FunctionWorker:
         if "schemas" not in told:
             self._end()
             raise GlmtuneError(told["what"], where=told["where"], fix=told["fix"])
-        return told["schemas"]
+        schemas: list[dict[str, Any]] = told["schemas"]
+        return schemas
 
     def call(self, name: str, arguments: str) -> str:
         """Call a function; returns the observation. What goes wrong is told in it, nothing is raised but Ctrl-C.

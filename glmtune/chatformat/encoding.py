@@ -25,7 +25,7 @@ from glmtune.data.conversation import TEXT, Conversation, Message, RowError
 from glmtune.family import IGNORE_INDEX, Family
 
 from .examples import Example, Part, join_parts
-from .pieces import Step, StepTokenizer
+from .pieces import Piece, PieceTokenizer
 from .pipeline import garbage_collection_paused, tokenized
 from .rendering import ChatRenderer
 from .skeletons import Skeletons
@@ -42,9 +42,9 @@ class Planned(NamedTuple):
     """Rows whose text is known, on the way to the tokenizer."""
 
     conversations: Sequence[Conversation]
-    rows: list[list[Step] | RowError]
+    rows: list[list[Piece] | RowError]
     texts: list[str]
-    """The text of every step that has any, in order."""
+    """The text of every piece that has any, in order."""
 
 
 class TooLong(RowError):
@@ -87,14 +87,14 @@ class Encoder:
         self.max_length_tokens = max_length_tokens
         self.truncation = truncation
         self.renderer = ChatRenderer(tokenizer, family, train_reasoning=train_reasoning)
-        self._step_tokenizer = StepTokenizer(tokenizer, self.renderer.controls)
+        self._piece_tokenizer = PieceTokenizer(tokenizer, self.renderer.controls)
         names = {*family.stop_tokens, self.renderer.end_token or tokenizer.eos_token, tokenizer.eos_token}
-        self.stop_ids = {id for name, id in self._step_tokenizer.control_ids.items() if name in names}
+        self.stop_ids = {id for name, id in self._piece_tokenizer.control_ids.items() if name in names}
         """Ids that may end what the model writes."""
         self._skeletons: Skeletons | None = None
         if use_skeletons:
             controls = self.renderer.control_tokens
-            self._skeletons = Skeletons(tokenizer.chat_template, self._template_steps, controls)
+            self._skeletons = Skeletons(tokenizer.chat_template, self._template_pieces, controls)
         self._num_planned = 0
         self._known_ids: dict[str, list[int]] = {}
 
@@ -145,13 +145,13 @@ class Encoder:
 
     def plan(self, conversations: Sequence[Conversation]) -> Planned:
         """Render rows: the first of the three parts of `encode_batch`."""
-        rows: list[list[Step] | RowError] = []
+        rows: list[list[Piece] | RowError] = []
         for conversation in conversations:
             try:
-                rows.append(self._steps(conversation))
+                rows.append(self._pieces(conversation))
             except RowError as error:
                 rows.append(error)
-        texts = [step.text for row in rows if isinstance(row, list) for step in row if not step.ids]
+        texts = [piece.text for row in rows if isinstance(row, list) for piece in row if not piece.ids]
         return Planned(conversations, rows, texts)
 
     def tokenize(self, planned: Planned) -> list[list[int]]:
@@ -159,7 +159,7 @@ class Encoder:
         counts = Counter(planned.texts)
         known = self._known_ids
         new = [text for text in counts if text not in known]
-        ids = dict(zip(new, self._step_tokenizer.ids(new)))
+        ids = dict(zip(new, self._piece_tokenizer.ids(new)))
         result = [ids[text] if text in ids else known[text] for text in planned.texts]
         if len(known) > MAX_KNOWN_TEXTS:
             known = self._known_ids = {}  # not emptied: another thread may be reading it
@@ -183,7 +183,7 @@ class Encoder:
             if isinstance(row, RowError):
                 yield row
                 continue
-            parts = [(step.ids if step.ids else next(encoded), step.weight) for step in row]
+            parts = [(piece.ids if piece.ids else next(encoded), piece.weight) for piece in row]
             length = sum([len(ids) for ids, _ in parts])
             yield parts if limit is None or length <= limit else self._shortened(parts, length, limit, conversation)
 
@@ -194,9 +194,11 @@ class Encoder:
         """
         if conversation.messages[-1].role == "assistant":
             raise RowError("the last message is the assistant's; a prompt ends with the user or an observation")
-        steps = self._step_tokenizer.steps(self.renderer.prompt_pieces(conversation, thinking=thinking))
-        encoded: Iterator[Sequence[int]] = iter(self._step_tokenizer.ids([step.text for step in steps if not step.ids]))
-        return join_parts([(step.ids if step.ids else next(encoded), 0.0) for step in steps]).input_ids
+        pieces = self._piece_tokenizer.pieces(self.renderer.prompt_stretches(conversation, thinking=thinking))
+        encoded: Iterator[Sequence[int]] = iter(
+            self._piece_tokenizer.ids([piece.text for piece in pieces if not piece.ids])
+        )
+        return join_parts([(piece.ids if piece.ids else next(encoded), 0.0) for piece in pieces]).input_ids
 
     def unfold(self, conversation: Conversation) -> list[Conversation]:
         """Return one conversation for every question, where the template forgets what was thought about earlier ones.
@@ -214,7 +216,7 @@ class Encoder:
             questions = [index for index, message in enumerate(messages) if message.role == "user"]
             if len(questions) < 2 or not any(message.may_reason for message in messages[: questions[-1]]):
                 return [conversation]
-            self.renderer.pieces(conversation, weights)
+            self.renderer.stretches(conversation, weights)
         except ChangedTurn:
             parts = list(zip(questions, [*questions[1:], len(messages)]))
             return [_trained_from(messages[:end], start) for start, end in parts if any(weights[start:end])]
@@ -233,23 +235,23 @@ class Encoder:
         return [
             row
             if isinstance(row, RowError)
-            else join_parts([(step.ids if step.ids else next(encoded), step.weight) for step in row])
+            else join_parts([(piece.ids if piece.ids else next(encoded), piece.weight) for piece in row])
             for row in planned.rows
         ]
 
-    def _steps(self, conversation: Conversation) -> list[Step]:
-        """Return the steps of a row, in the quick way where that is sure to be right."""
+    def _pieces(self, conversation: Conversation) -> list[Piece]:
+        """Return the pieces of a row, in the quick way where that is sure to be right."""
         conversation.check_trainable()
         weights = self.weights_of(conversation)
         if conversation.is_plain_text:
-            return self._step_tokenizer.plain_steps([message.content for message in conversation.messages], weights)
-        steps = self._skeletons.steps(conversation, weights) if self._skeletons else None
-        if steps is None:
-            return self._template_steps(conversation, weights)
+            return self._piece_tokenizer.plain_pieces([message.content for message in conversation.messages], weights)
+        pieces = self._skeletons.pieces(conversation, weights) if self._skeletons else None
+        if pieces is None:
+            return self._template_pieces(conversation, weights)
         self._num_planned += 1
         if self._num_planned % SAMPLE_EVERY == 1:
             self.check_quick_way(conversation)
-        return steps
+        return pieces
 
     def check_quick_way(self, conversation: Conversation) -> None:
         """Raise `QuickWayFailed` where the quick way differs from the template's own."""
@@ -259,22 +261,22 @@ class Encoder:
         try:
             conversation.check_trainable()
             weights = self.weights_of(conversation)
-            quick = self._skeletons.steps(conversation, weights)
-            agrees = quick is None or quick == self._template_steps(conversation, weights)
+            quick = self._skeletons.pieces(conversation, weights)
+            agrees = quick is None or quick == self._template_pieces(conversation, weights)
         except RowError:  # of a row without a trained message, or of the template alone
             agrees = quick is None
         if not agrees:
             raise QuickWayFailed
 
-    def _template_steps(self, conversation: Conversation, weights: Sequence[float]) -> list[Step]:
-        """Return the steps of a row that the template itself renders."""
-        steps = self._step_tokenizer.steps(self.renderer.pieces(conversation, weights))
-        for step, following in zip(steps, [*steps[1:], None]):
-            is_last = step.weight and not (following and following.weight)
-            if is_last and (not step.ids or step.ids[-1] not in self.stop_ids):
-                shown = self.tokenizer.convert_ids_to_tokens(list(step.ids))
-                raise RowError(f"a trained answer ends with {shown or repr(step.text[-20:])}, which is no stop token")
-        return steps
+    def _template_pieces(self, conversation: Conversation, weights: Sequence[float]) -> list[Piece]:
+        """Return the pieces of a row that the template itself renders."""
+        pieces = self._piece_tokenizer.pieces(self.renderer.stretches(conversation, weights))
+        for piece, following in zip(pieces, [*pieces[1:], None]):
+            is_last = piece.weight and not (following and following.weight)
+            if is_last and (not piece.ids or piece.ids[-1] not in self.stop_ids):
+                shown = self.tokenizer.convert_ids_to_tokens(list(piece.ids))
+                raise RowError(f"a trained answer ends with {shown or repr(piece.text[-20:])}, which is no stop token")
+        return pieces
 
     def weights_of(self, conversation: Conversation) -> list[float]:
         """Return the weight of every message in the loss."""

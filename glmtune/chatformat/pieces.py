@@ -1,4 +1,4 @@
-"""Rendered text to steps: control tokens by name, and between them plain text that the tokenizer has yet to cut."""
+"""Rendered text to pieces: control tokens by name, and between them plain text that the tokenizer has yet to cut."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from .control_tokens import ControlTokens
-from .rendering import Piece
+from .rendering import Stretch
 
 
-class Step(NamedTuple):
+class Piece(NamedTuple):
     """The next tokens of a row: known ids, or text."""
 
     ids: tuple[int, ...]
-    """Empty where the step is text."""
+    """Empty where the piece is text."""
     text: str
     weight: float
     """Of the tokens in the loss; 0 is not trained."""
 
 
-class StepTokenizer:
-    """Turns pieces into steps, and the text of many steps into ids with one call."""
+class PieceTokenizer:
+    """Turns stretches into pieces, and the text of many pieces into ids with one call."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, controls: ControlTokens) -> None:
         self.tokenizer = tokenizer
@@ -31,24 +31,24 @@ class StepTokenizer:
         self.control_ids = dict(zip(controls.names, ids))
         self._row_start: list[int] = tokenizer("", add_special_tokens=True)["input_ids"]  # type: ignore[assignment]
 
-    def steps(self, pieces: Iterable[Piece]) -> list[Step]:
-        """Return the steps of one row: only the template's own control tokens become control tokens."""
-        steps: list[Step] = []
-        for piece in pieces:
-            for index, part in enumerate(self.controls.pattern.split(piece.text)):
+    def pieces(self, stretches: Iterable[Stretch]) -> list[Piece]:
+        """Return the pieces of one row: only the template's own control tokens become control tokens."""
+        pieces: list[Piece] = []
+        for stretch in stretches:
+            for index, part in enumerate(self.controls.pattern.split(stretch.text)):
                 if index % 2:
-                    steps.append(Step((self.control_ids[part],), "", piece.weight))
+                    pieces.append(Piece((self.control_ids[part],), "", stretch.weight))
                 elif part:
-                    text = part.replace(piece.guard, "") if piece.guard else part
-                    steps.append(Step((), text, piece.weight))
-        return steps
+                    text = part.replace(stretch.guard, "") if stretch.guard else part
+                    pieces.append(Piece((), text, stretch.weight))
+        return pieces
 
-    def plain_steps(self, texts: Sequence[str], weights: Sequence[float]) -> list[Step]:
-        """Return the steps of text without roles: what the tokenizer puts before any text, and its end token."""
+    def plain_pieces(self, texts: Sequence[str], weights: Sequence[float]) -> list[Piece]:
+        """Return the pieces of text without roles: what the tokenizer puts before any text, and its end token."""
         start = tuple(token for token in self._row_start if token != self.tokenizer.eos_token_id)
-        steps = [Step(start, "", 0.0)] if start else []
-        steps += [Step((), text, weight) for text, weight in zip(texts, weights) if text]
-        return [*steps, Step((self.tokenizer.eos_token_id,), "", weights[-1])]
+        pieces = [Piece(start, "", 0.0)] if start else []
+        pieces += [Piece((), text, weight) for text, weight in zip(texts, weights) if text]
+        return [*pieces, Piece((self.tokenizer.eos_token_id,), "", weights[-1])]
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of every text; a control token written in it is text like any other."""

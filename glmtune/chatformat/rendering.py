@@ -29,7 +29,7 @@ from .template_facts import find_facts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Stretch:
     """A stretch of rendered text that is trained as a whole, or not at all."""
 
     text: str
@@ -45,7 +45,7 @@ CLOSING_TAG = r"\s*</\w+>\s*"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class TrainedAnswer:
     """Where an assistant message stands in the rendered text."""
 
     message: Message
@@ -145,9 +145,9 @@ class ChatRenderer:
             }
         return rendered
 
-    def pieces(
+    def stretches(
         self, conversation: Conversation, weights: Sequence[float], *, thinking: bool | None = None
-    ) -> list[Piece]:
+    ) -> list[Stretch]:
         """Return the conversation's text, cut before and behind every answer.
 
         Args:
@@ -167,14 +167,14 @@ class ChatRenderer:
         whole = self._render_row(messages, **options)
         self._check_shown(conversation)
         if not any(message.role == "assistant" for message in conversation.messages):
-            return [Piece(text=whole, guard=guard)]
+            return [Stretch(text=whole, guard=guard)]
         numbers = [conversation.number_of(index) for index in ends]
         spans = spans_joined(messages, whole, self.render, self.facts.prefix)
         if spans is None:
             own = [weights[index] for index in ends]
             spans = spans_by_prefix(messages, whole, partial(self._render_row, **options), numbers, own)
         answers = [
-            Answer(
+            TrainedAnswer(
                 message=conversation.messages[index],
                 number=number,
                 span=span,
@@ -186,23 +186,23 @@ class ChatRenderer:
         ]
         return self._cut(whole, answers, guard)
 
-    def prompt_pieces(self, conversation: Conversation, *, thinking: bool | None = None) -> list[Piece]:
+    def prompt_stretches(self, conversation: Conversation, *, thinking: bool | None = None) -> list[Stretch]:
         """Return the text that inference starts from, cut exactly as training cuts it.
 
         `thinking` switches reasoning on or off where the template knows `enable_thinking`; None leaves it alone.
         """
-        pieces = self.pieces(conversation, [0.0] * len(conversation.messages), thinking=thinking)
+        stretches = self.stretches(conversation, [0.0] * len(conversation.messages), thinking=thinking)
         guard = self.controls.guard_for(conversation)
         messages, _ = self._template_messages(conversation, guard)
         options = self._options(conversation, guard, thinking)
         text = self._render_row(messages, add_generation_prompt=True, **options)
-        shown = "".join(piece.text for piece in pieces)
+        shown = "".join(stretch.text for stretch in stretches)
         if not text.startswith(shown):
             raise RowError("the chat template renders the prompt differently: " + first_difference(shown, text))
-        return [*pieces, Piece(text=text[len(shown) :], guard=guard)]
+        return [*stretches, Stretch(text=text[len(shown) :], guard=guard)]
 
-    def _pieces_behind_prompt(self, conversation: Conversation, weights: Sequence[float]) -> list[Piece]:
-        """Return the pieces of a row whose last answer goes on where the prompt opens a block of reasoning.
+    def _pieces_behind_prompt(self, conversation: Conversation, weights: Sequence[float]) -> list[Stretch]:
+        """Return the stretches of a row whose last answer goes on where the prompt opens a block of reasoning.
 
         The template itself leaves the reasoning of answers out; the text between the two is that of GLM-Z1's kind of
         model: `<think>`, newline, reasoning, newline, `</think>`, empty line, answer.
@@ -220,9 +220,9 @@ class ChatRenderer:
             reasoning += tag
         weight = weights[-1]
         return [
-            *self.prompt_pieces(Conversation(messages=tuple(context))),
-            Piece(text=self.controls.guarded(reasoning, guard), weight=weight * self.train_reasoning, guard=guard),
-            Piece(text=self.controls.guarded(content, guard) + self._final_stop(answer), weight=weight, guard=guard),
+            *self.prompt_stretches(Conversation(messages=tuple(context))),
+            Stretch(text=self.controls.guarded(reasoning, guard), weight=weight * self.train_reasoning, guard=guard),
+            Stretch(text=self.controls.guarded(content, guard) + self._final_stop(answer), weight=weight, guard=guard),
         ]
 
     def plain_text(self, conversation: Conversation) -> str:
@@ -265,9 +265,9 @@ class ChatRenderer:
             number = conversation.number_of(index)
             raise RowError(f"message {number} is {kind}, which this model's chat template does not show")
 
-    def _cut(self, whole: str, answers: Sequence[Answer], guard: str) -> list[Piece]:
+    def _cut(self, whole: str, answers: Sequence[TrainedAnswer], guard: str) -> list[Stretch]:
         """Cut the text at the borders of every answer; its stop token belongs to it."""
-        pieces: list[Piece] = []
+        stretches: list[Stretch] = []
         position = 0
         for answer in answers:
             start, end = answer.span
@@ -287,15 +287,15 @@ class ChatRenderer:
                 end += len(self._next_role_token(whole, end, answer.number))
             elif answer.weight:
                 appended = self._final_stop(answer.message)
-            pieces.append(Piece(text=whole[position:start], guard=guard))
+            stretches.append(Stretch(text=whole[position:start], guard=guard))
             if answer.weight and answer.reasoning and not self.train_reasoning:
                 behind = _end_of_reasoning(whole, (start, end), answer)
-                pieces.append(Piece(text=whole[start:behind], guard=guard))
+                stretches.append(Stretch(text=whole[start:behind], guard=guard))
                 start = behind
-            pieces.append(Piece(text=whole[start:end] + appended, weight=answer.weight, guard=guard))
+            stretches.append(Stretch(text=whole[start:end] + appended, weight=answer.weight, guard=guard))
             position = end
-        pieces.append(Piece(text=whole[position:], guard=guard))
-        return [piece for piece in pieces if piece.text]
+        stretches.append(Stretch(text=whole[position:], guard=guard))
+        return [stretch for stretch in stretches if stretch.text]
 
     def _next_role_token(self, whole: str, end: int, number: int) -> str:
         """Return the control token that stands behind an answer."""
@@ -317,7 +317,7 @@ def _reasoning_in(content: str) -> str:
     return reasoning.rpartition("<think>")[2] if tag else ""
 
 
-def _end_of_reasoning(whole: str, span: tuple[int, int], answer: Answer) -> int:
+def _end_of_reasoning(whole: str, span: tuple[int, int], answer: TrainedAnswer) -> int:
     """Return the place behind an answer's reasoning and the tag that closes it."""
     found = re.compile(re.escape(answer.reasoning.strip()) + CLOSING_TAG).search(whole, *span)
     if found is None:

@@ -39,7 +39,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Delta:
     """A stretch of text that is certain while the rest is still being written."""
 
     text: str
@@ -165,24 +165,24 @@ class ReplyReader:
             tool_calls=tuple(self._calls),
         )
 
-    def feed(self, text: str) -> list[Piece | ToolCall]:
+    def feed(self, text: str) -> list[Delta | ToolCall]:
         """Take more text; returns what has become certain."""
         self._text += text
-        events: list[Piece | ToolCall] = []
+        events: list[Delta | ToolCall] = []
         while self._step(events):
             pass
         return events
 
-    def border(self) -> list[Piece | ToolCall]:
+    def border(self) -> list[Delta | ToolCall]:
         """Take the `<|assistant|>` token that ends a section."""
         events = self.finish()
         self._state = "start"
         self._is_fresh[False] = True
         return events
 
-    def finish(self) -> list[Piece | ToolCall]:
+    def finish(self) -> list[Delta | ToolCall]:
         """Take the end of the answer; returns what was held back."""
-        events: list[Piece | ToolCall] = []
+        events: list[Delta | ToolCall] = []
         if self._state == "call" and self.layout.calls != ROLE_LINE:
             self._text = OPEN_CALL + self._text
         events += self.take_complete_call()
@@ -199,7 +199,7 @@ class ReplyReader:
         self._text, self._state = "", "text"
         return [call]
 
-    def _step(self, events: list[Piece | ToolCall]) -> bool:
+    def _step(self, events: list[Delta | ToolCall]) -> bool:
         """Go on from the present state; returns whether the next one may go on at once."""
         if self._state == "start":
             return self._begin()
@@ -239,7 +239,7 @@ class ReplyReader:
             self._state = "call"
         return False
 
-    def _read_to(self, tag: str, following: str, events: list[Piece | ToolCall]) -> bool:
+    def _read_to(self, tag: str, following: str, events: list[Delta | ToolCall]) -> bool:
         """Give out the text before a tag, but for an end that may become the tag."""
         is_reasoning = self._state == "reasoning"
         before, found, behind = self._text.partition(tag)
@@ -254,7 +254,7 @@ class ReplyReader:
         self._text = before[len(before) - held :]
         return False
 
-    def _read_tagged_call(self, events: list[Piece | ToolCall]) -> bool:
+    def _read_tagged_call(self, events: list[Delta | ToolCall]) -> bool:
         if self.layout.calls == ROLE_LINE:
             return False
         body, found, behind = self._text.partition(CLOSE_CALL)
@@ -269,7 +269,7 @@ class ReplyReader:
         self._text, self._state = behind, "text"
         return True
 
-    def _give(self, text: str, events: list[Piece | ToolCall], *, is_reasoning: bool = False) -> None:
+    def _give(self, text: str, events: list[Delta | ToolCall], *, is_reasoning: bool = False) -> None:
         """Give out text, but no white space at its beginning nor, before more follows, at its end."""
         given = self._given[is_reasoning]
         if self._is_fresh[is_reasoning]:
@@ -279,11 +279,11 @@ class ReplyReader:
         if not shown:
             self._blank[is_reasoning] += text
             return
-        piece = Piece(text=self._blank[is_reasoning] + shown, is_reasoning=is_reasoning)
+        delta = Delta(text=self._blank[is_reasoning] + shown, is_reasoning=is_reasoning)
         self._blank[is_reasoning] = text[len(shown) :]
         self._is_fresh[is_reasoning] = False
-        given.append(piece.text)
-        events.append(piece)
+        given.append(delta.text)
+        events.append(delta)
 
     @property
     def _no_tools(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.family import Family
+from glmtune.family import ASSISTANT, Family
 
 from .rendering import ChatRenderer
 from .replies import (
@@ -65,7 +65,7 @@ def response_template(layout: ReplyLayout, *, prompts: Sequence[str], stops: Seq
     """
     if layout.calls is None and not layout.has_reasoning:
         return None
-    borders = [*stops, "<|assistant|>"] if layout.calls == ROLE_LINE else stops
+    borders = [*stops, ASSISTANT] if layout.calls == ROLE_LINE else stops
     end = "|".join(re.escape(token) for token in borders)
     fields: dict[str, Any] = {}
     if layout.has_reasoning:

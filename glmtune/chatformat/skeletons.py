@@ -24,7 +24,7 @@ import jinja2.nodes
 
 from glmtune.data.conversation import Conversation, Message, RowError
 
-from .pieces import Step
+from .pieces import Piece
 from .tool_lists import FIRST, SECOND, ToolLists
 
 # A noncharacter on both sides of a number; such characters never stand in real text.
@@ -63,24 +63,24 @@ class Slot(NamedTuple):
     weight: float
 
 
-Skeleton = list[Step | Slot]
+Skeleton = list[Piece | Slot]
 
-SlowSteps = Callable[[Conversation, Sequence[float]], list[Step]]
+SlowPieces = Callable[[Conversation, Sequence[float]], list[Piece]]
 """Renders a row with the template itself."""
 
 
 class Skeletons:
     """Fills rows into the skeletons of their shapes, where that is sure to equal the template's own rendering."""
 
-    def __init__(self, chat_template: Any, slow_steps: SlowSteps, control_tokens: Sequence[str]) -> None:
+    def __init__(self, chat_template: Any, slow_pieces: SlowPieces, control_tokens: Sequence[str]) -> None:
         """Find out what the template does to texts, by probing it.
 
         Args:
             chat_template: The tokenizer's.
-            slow_steps: Renders a row with the template itself; raises `RowError`.
+            slow_pieces: Renders a row with the template itself; raises `RowError`.
             control_tokens: Names of the tokens that only the template may write.
         """
-        self._slow_steps = slow_steps
+        self._slow_pieces = slow_pieces
         self._known: dict[tuple, Skeleton | None] = {}
         self._tool_lists: dict[tuple, ToolLists | None] = {}
         # A token's first two characters: quicker to look for than all of the tokens.
@@ -93,8 +93,8 @@ class Skeletons:
         # Some templates take white space off the ends of a text.
         self._keeps_edges = self.works and self._are_written_as_they_stand(EDGE_PROBES)
 
-    def steps(self, conversation: Conversation, weights: Sequence[float]) -> list[Step] | None:
-        """Return the row's steps, or None where only the template itself can tell."""
+    def pieces(self, conversation: Conversation, weights: Sequence[float]) -> list[Piece] | None:
+        """Return the row's pieces, or None where only the template itself can tell."""
         if not self.works:
             return None
         texts: list[str] = []
@@ -117,7 +117,7 @@ class Skeletons:
         if skeleton is None:
             return None
         return [
-            part if isinstance(part, Step) else Step((), _fill(part.parts, texts), part.weight) for part in skeleton
+            part if isinstance(part, Piece) else Piece((), _fill(part.parts, texts), part.weight) for part in skeleton
         ]
 
     def _known_or(self, key: tuple, make: Callable[[], Skeleton | None]) -> Skeleton | None:
@@ -162,19 +162,19 @@ class Skeletons:
             self._tool_lists[shape] = ToolLists.learn(lambda tools: self._first_message(replace(first, tools=tools)))
         lists, tools = self._tool_lists[shape], first.tools or ""
         assert self._rules is not None, "asked only where skeletons work"
-        steps = None
+        pieces = None
         if lists is not None and not any(part in tools.lower() for part in self._rules.parts):
-            steps = lists.steps(tools, self._is_plain_text)
-        return _with_slots(self._first_message(first) if steps is None else steps, _num_texts(first))
+            pieces = lists.pieces(tools, self._is_plain_text)
+        return _with_slots(self._first_message(first) if pieces is None else pieces, _num_texts(first))
 
-    def _first_message(self, first: Message) -> list[Step] | None:
+    def _first_message(self, first: Message) -> list[Piece] | None:
         """Return what the template writes of the first message, up to the control token of the question behind it."""
-        steps = self._marked_steps(Conversation(messages=(first, QUESTION)), [0.0, 0.0])
+        pieces = self._marked_pieces(Conversation(messages=(first, QUESTION)), [0.0, 0.0])
         mark = f"{MARK}{_num_texts(first)}{MARK}"
-        question = next((index for index, step in enumerate(steps or ()) if mark in step.text), 0)
+        question = next((index for index, piece in enumerate(pieces or ()) if mark in piece.text), 0)
         # Text that went on there would be cut into tokens otherwise.
-        borders = [index for index, step in enumerate((steps or [])[:question]) if step.ids]
-        return steps[: borders[-1]] if steps and borders else None
+        borders = [index for index, piece in enumerate((pieces or [])[:question]) if piece.ids]
+        return pieces[: borders[-1]] if pieces and borders else None
 
     def _is_plain(self, message: Message) -> bool:
         """Whether the template writes the message's text as it stands."""
@@ -201,9 +201,9 @@ class Skeletons:
 
     def _skeleton(self, conversation: Conversation, weights: Sequence[float], num_texts: int) -> Skeleton | None:
         """Return the skeleton of the row's shape; None where the marks do not come out once each and in order."""
-        return _with_slots(self._marked_steps(conversation, weights), num_texts)
+        return _with_slots(self._marked_pieces(conversation, weights), num_texts)
 
-    def _marked_steps(self, conversation: Conversation, weights: Sequence[float]) -> list[Step] | None:
+    def _marked_pieces(self, conversation: Conversation, weights: Sequence[float]) -> list[Piece] | None:
         """Return what the template writes with a mark in the place of each text."""
         number = itertools.count()
         marked = tuple(
@@ -215,7 +215,7 @@ class Skeletons:
             for message in conversation.messages
         )
         try:
-            return self._slow_steps(Conversation(messages=marked), weights)
+            return self._slow_pieces(Conversation(messages=marked), weights)
         except RowError:
             return None
 
@@ -238,11 +238,11 @@ class Skeletons:
 
     def _agrees(self, conversation: Conversation) -> bool:
         weights = [float(message.role == "assistant") for message in conversation.messages]
-        quick = self.steps(conversation, weights)
+        quick = self.pieces(conversation, weights)
         if quick is None:
             return True
         try:
-            return quick == self._slow_steps(conversation, weights)
+            return quick == self._slow_pieces(conversation, weights)
         except RowError:
             return False
 
@@ -298,17 +298,17 @@ def _num_texts(message: Message) -> int:
     return int(bool(message.content)) + bool(message.metadata)
 
 
-def _with_slots(steps: list[Step] | None, num_texts: int) -> Skeleton | None:
+def _with_slots(pieces: list[Piece] | None, num_texts: int) -> Skeleton | None:
     """Return the skeleton with slots for marks; None where these do not come out once each and in order."""
     skeleton: Skeleton = []
     seen: list[int] = []
-    for step in steps or ():
-        pieces = _MARKED.split(step.text)
-        parts = [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)]
+    for piece in pieces or ():
+        split = _MARKED.split(piece.text)
+        parts = [int(part) if index % 2 else part for index, part in enumerate(split)]
         numbers = [part for part in parts if isinstance(part, int)]
         seen += numbers
-        skeleton.append(Slot(tuple(part for part in parts if part != ""), step.weight) if numbers else step)
-    return skeleton if steps is not None and seen == list(range(num_texts)) else None
+        skeleton.append(Slot(tuple(part for part in parts if part != ""), piece.weight) if numbers else piece)
+    return skeleton if pieces is not None and seen == list(range(num_texts)) else None
 
 
 def _fill(parts: tuple[str | int, ...], texts: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from glmtune.errors import GlmtuneError
-from glmtune.family import Family
+from glmtune.family import OBSERVATION, Family
 
 Render = Callable[..., str]
 """Messages and the template's variables to text; raises `jinja2.TemplateError`."""
@@ -82,7 +82,7 @@ def find_facts(render: Render, control_tokens: Sequence[str], family: Family, na
         hidden = THINK
     tail = answer[len(question) :].partition(NAME)[2]
     # A template that writes any role by its name shows both.
-    names = ("observation", "tool") if "<|observation|>" in control_tokens else ("tool", "observation")
+    names = ("observation", "tool") if OBSERVATION in control_tokens else ("tool", "observation")
     roles = [role for role in names if _shows_result(render, role)]
     return TemplateFacts(
         generation_prompts=prompts,

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .pieces import Step
+from .pieces import Piece
 
 NAME, JSON = "\ufdef0\ufdef", "\ufdef1\ufdef"  # noncharacters, which never stand in real text
 INDENTS = (None, 2, 4)
@@ -72,16 +72,16 @@ class Writing(NamedTuple):
 class ToolLists(NamedTuple):
     """Writes a message that offers tools."""
 
-    message: list[Step]
+    message: list[Piece]
     """With some tools."""
     place: int
-    """Of the step that shows them."""
+    """Of the piece that shows them."""
     before: str
     after: str
     writing: Writing
 
     @classmethod
-    def learn(cls, render: Callable[[str], list[Step] | None]) -> ToolLists | None:
+    def learn(cls, render: Callable[[str], list[Piece] | None]) -> ToolLists | None:
         """Find out how the template writes tools; None where it is not one after the other.
 
         Args:
@@ -102,9 +102,9 @@ class ToolLists(NamedTuple):
             return None
         lists = cls(one, place, shorter[:cut].removesuffix(writing.fill(FIRST)), shorter[cut:], writing)
         probes = [json.dumps(tools, ensure_ascii=False) for tools in PROBES]
-        return lists if all(lists.steps(probe) == render(probe) for probe in probes) else None
+        return lists if all(lists.pieces(probe) == render(probe) for probe in probes) else None
 
-    def steps(self, tools: str, is_plain: Callable[[str], bool] = bool) -> list[Step] | None:
+    def pieces(self, tools: str, is_plain: Callable[[str], bool] = bool) -> list[Piece] | None:
         """Return the message with these tools; None where one of them is not as the probes are.
 
         Args:
@@ -115,9 +115,9 @@ class ToolLists(NamedTuple):
         if not offered or not all(_is_usual(tool) and is_plain(tool["function"]["name"]) for tool in offered):
             return None
         text = self.before + "".join(map(self.writing.fill, offered)) + self.after
-        steps = list(self.message)
-        steps[self.place] = steps[self.place]._replace(text=text)
-        return steps
+        pieces = list(self.message)
+        pieces[self.place] = pieces[self.place]._replace(text=text)
+        return pieces
 
 
 def _is_usual(tool: Any) -> bool:

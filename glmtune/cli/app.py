@@ -42,6 +42,7 @@ from .options import (
     MaxNewTokens,
     RepetitionPenalty,
     Seed,
+    Strict,
     Temperature,
     Thinking,
     TopK,
@@ -50,6 +51,7 @@ from .options import (
     check_model,
     given,
     sampling_options,
+    strict_setting,
 )
 from .serve_verb import serve
 
@@ -89,10 +91,7 @@ def train(
         str | None, typer.Option(help="Start a new run from this checkpoint's weights (new data, new rate).")
     ] = None,
     base_model: BaseModel = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Stop at the first row that cannot be trained on, instead of leaving it out."),
-    ] = False,
+    strict: Strict = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="A step, an evaluation, a save and a reload on the longest batch; no run.")
     ] = False,
@@ -106,7 +105,7 @@ def train(
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import train as run_training
 
-    settings = [*(overrides or ()), *(["data_config.strict=true"] if strict else []), *_setting(deepspeed)]
+    settings = [*(overrides or ()), *strict_setting(strict), *_setting(deepspeed)]
     run_training(
         data_dir, model, config, overrides=settings, base_model=base_model, init_from=init_from, dry_run=dry_run
     )

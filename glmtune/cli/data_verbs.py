@@ -15,6 +15,8 @@ from glmtune.files.new_file import check_new
 from glmtune.files.user_paths import user_path
 from glmtune.text.plain_json import plain_json
 
+from .options import Strict, strict_setting
+
 data_app = typer.Typer(
     help="Look at data before it is trained on, convert it, encode it ahead.",
     no_args_is_help=True,
@@ -128,7 +130,7 @@ def convert(
         list[str] | None,
         typer.Option(metavar="KEY=NAME", help="What the file calls a key of the format: instruction=question."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be converted.")] = False,
+    strict: Strict = False,
 ) -> None:
     """Write rows of any format as GLM-4 messages. Formats are listed by `glmtune data formats`."""
     from glmtune.data.conversion import convert_data
@@ -160,12 +162,12 @@ def prepare(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in `glmtune train`.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be trained on.")] = False,
+    strict: Strict = False,
 ) -> None:
     """Encode and keep the rows of a run, so that it starts at once."""
     from glmtune.training.setup.preparation import prepare_data
 
-    settings = [*(overrides or ()), *(["data_config.strict=true"] if strict else [])]
+    settings = [*(overrides or ()), *strict_setting(strict)]
     say(f"encoded rows are kept in {prepare_data(data_dir, model, config, overrides=settings)}")
 
 

@@ -22,6 +22,9 @@ Thinking = Annotated[
     typer.Option("--thinking/--no-thinking", help="Switch reasoning on or off, where the chat template knows how."),
 ]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first row that cannot be used, instead of leaving it out.")
+]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 
 
@@ -32,6 +35,11 @@ def check_model(name: str, *, base_model: str | None = None, needs_weights: bool
     # A group of processes tells its errors once, by means that are imported with the rest.
     if name != DEMO and "RANK" not in os.environ:
         find_model(name, base_model=base_model, needs_weights=needs_weights)
+
+
+def strict_setting(strict: bool) -> list[str]:
+    """Return the override that `--strict` stands for."""
+    return ["data_config.strict=true"] if strict else []
 
 
 def given(**options: Any) -> dict[str, Any]:

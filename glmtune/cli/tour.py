@@ -6,7 +6,6 @@ random model ──SFT──▶ plain copy ─┬─LoRA────────
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.evaluation.evaluate import evaluate
 from glmtune.files.user_paths import user_path
 from glmtune.generation.generate import generate
+from glmtune.reports.metrics_file import METRICS_FILE, read_logs
 from glmtune.text.text_table import format_table
 from glmtune.training.run import resume, train
 
@@ -108,18 +108,16 @@ def _scores(name: str, style: str, model: str, folder: Path) -> list[str]:
 def _show_resume(run: Path) -> None:
     """Throw the end of a run away, resume it, and compare the losses."""
     last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
-    log = run / "metrics.jsonl"
-    before = log.read_text(encoding="utf-8")
+    expected = _losses(run)
     shutil.rmtree(last)
     resume(run)
-    expected, again = _losses(before), _losses(log.read_text(encoding="utf-8").removeprefix(before))
+    again = _losses(run)
     num_equal = sum(expected[step] == loss for step, loss in again.items())
     print(f"removed {last.name}, resumed: {num_equal} of {len(again)} logged losses are equal to the last digit")
 
 
-def _losses(log: str) -> dict[int, float]:
-    lines = [json.loads(line) for line in log.splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+def _losses(run: Path) -> dict[int, float]:
+    return {log["step"]: log["loss"] for log in read_logs(run / METRICS_FILE) if "loss" in log}
 
 
 def _headline(text: str) -> None:

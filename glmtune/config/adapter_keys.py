@@ -70,7 +70,7 @@ REFUSED = {
     "alora_invocation_tokens": "an activated LoRA trains only rows that hold these tokens, each by itself",
     "arrow_config": "it mixes adapters that were trained before",
     "runtime_config": "it holds settings of a program, which no file can give",
-    "megatron_config": "models divided by Megatron are not supported",
+    "megatron_config": "models sharded by Megatron are not supported",
 }
 """Keys of PEFT that ask for another kind of training."""
 
@@ -116,7 +116,7 @@ def _settle_dependent(source: Source, arguments: Mapping[str, Any]) -> None:
     if arguments.get("use_qalora") and source.values.get("quantization") is None:
         source.complain(
             f"{SECTION}.use_qalora",
-            "is for a model whose weights GPTQ has rounded, and `quantization` says no such thing",
+            "is for a model whose weights GPTQ has quantized, and `quantization` says no such thing",
             "leave it out",
         )
 

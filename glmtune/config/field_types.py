@@ -36,7 +36,13 @@ class Mismatch(Exception):
 
 
 def check_fields(
-    source: Source, section: str, given: Mapping[str, Any], cls: type, *, hidden: Container[str] = (), homes: Mapping
+    source: Source,
+    section: str,
+    given: Mapping[str, Any],
+    cls: type,
+    *,
+    hidden: Container[str] = (),
+    homes: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the values of one section as the dataclass `cls` wants them; complain of unknown keys and wrong types.
 
@@ -104,7 +110,7 @@ def one_of(value: Any, options: Sequence[Any]) -> Any:
     raise Mismatch(f"one of {shown}{more}{nearest(str(value), [str(option) for option in options])}")
 
 
-def _fit_field(value: Any, field: Field, annotation: Any) -> Any:
+def _fit_field(value: Any, field: Field[Any], annotation: Any) -> Any:
     if value is None and field.default is None:  # PEFT writes `token_dim: int = None`
         return None
     choices = field.metadata.get("choices")

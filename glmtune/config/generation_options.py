@@ -157,7 +157,7 @@ UNSUPPORTED = {
 """Options that an answer cannot be made with."""
 
 
-class Problem(NamedTuple):
+class OptionProblem(NamedTuple):
     """What is wrong with one option."""
 
     option: str
@@ -174,7 +174,7 @@ def known_options() -> list[str]:
 
 def find_problems(
     options: Mapping[str, Any], *, do_sample: bool | None = None, vocabulary: int | None = None
-) -> list[Problem]:
+) -> list[OptionProblem]:
     """Return all that is wrong with the options that were written.
 
     Args:
@@ -191,29 +191,29 @@ def find_problems(
     return problems or list(_refusals(options))
 
 
-def _problem(name: str, value: Any, known: list[str]) -> Problem | None:
+def _problem(name: str, value: Any, known: list[str]) -> OptionProblem | None:
     """Return what is wrong with one option by itself."""
     if name not in known:
-        return Problem(name, f"unknown key{nearest(name, known)}")
+        return OptionProblem(name, f"unknown key{nearest(name, known)}")
     if name in UNSUPPORTED:
         unsupported = UNSUPPORTED[name]
         if any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in unsupported.neutral):
             return None
-        return Problem(name, f"is not supported: {unsupported.reason}", unsupported.fix)
+        return OptionProblem(name, f"is not supported: {unsupported.reason}", unsupported.fix)
     if value is None:
         return None
     try:
         fit(value, TYPES.get(name, Any))
     except Mismatch as mismatch:
         fix = "give a token's id; the stop tokens of the model always count" if name in TOKEN_IDS else None
-        return Problem(name, f"expected {mismatch}, found {found(value)}", fix)
+        return OptionProblem(name, f"expected {mismatch}, found {found(value)}", fix)
     numbers = value if isinstance(value, list) else [value]
     if name in RANGES and not all(RANGES[name].holds(number) for number in numbers):
-        return Problem(name, f"expected {RANGES[name].expected}, found {found(value)}")
+        return OptionProblem(name, f"expected {RANGES[name].expected}, found {found(value)}")
     return None
 
 
-def absurd_values(options: Mapping[str, Any]) -> Iterator[Problem]:
+def absurd_values(options: Mapping[str, Any]) -> Iterator[OptionProblem]:
     """Yield the options of a model's own file that nothing can be answered with.
 
     What does nothing, or contradicts another option, is left alone: many a published file holds such values.
@@ -223,20 +223,20 @@ def absurd_values(options: Mapping[str, Any]) -> Iterator[Problem]:
         try:
             fit(value, Any if value is None else TYPES.get(name, Any))
         except Mismatch as mismatch:
-            yield Problem(name, f"expected {mismatch}, found {found(value)}")
+            yield OptionProblem(name, f"expected {mismatch}, found {found(value)}")
             continue
         if any(isinstance(number, (int, float)) and not abs(number) < MOST_OF_ANYTHING for number in numbers):
-            yield Problem(name, f"expected a finite number below 10^15, found {found(value)}")
+            yield OptionProblem(name, f"expected a finite number below 10^15, found {found(value)}")
         elif name in FILE_RANGES and value is not None and not FILE_RANGES[name].holds(value):
-            yield Problem(name, f"expected {FILE_RANGES[name].expected}, found {found(value)}")
+            yield OptionProblem(name, f"expected {FILE_RANGES[name].expected}, found {found(value)}")
 
 
-def unknown_ids(options: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:
+def unknown_ids(options: Mapping[str, Any], vocabulary: int) -> Iterator[OptionProblem]:
     """Yield the options that name a token which a model of so many ids does not have."""
     for name in (*TOKEN_IDS, *LISTS_OF_IDS):
         for token_id in _flat(options.get(name)):
             if not isinstance(token_id, int) or not 0 <= token_id < vocabulary:
-                yield Problem(
+                yield OptionProblem(
                     name,
                     f"has {found(token_id)}, and the model has the ids 0 to {vocabulary - 1:,}",
                     "give ids of the tokenizer, or leave it out",
@@ -252,24 +252,24 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _contradictions(options: Mapping[str, Any], *, do_sample: bool) -> Iterator[Problem]:
+def _contradictions(options: Mapping[str, Any], *, do_sample: bool) -> Iterator[OptionProblem]:
     """Yield the options that would do nothing, or cannot hold beside others."""
     if not do_sample:
         for name, neutral in WITH_SAMPLING.items():
             if options.get(name) not in (None, neutral):
-                yield Problem(
+                yield OptionProblem(
                     name, "does nothing where answers are not sampled", "set `do_sample: true`, too, or leave it out"
                 )
     if (options.get("num_beams") or 1) == 1:
         for name, neutral in WITH_BEAMS.items():
             if options.get(name) not in (None, neutral):
-                yield Problem(name, "does nothing without beam search", "set `num_beams`, too, or leave it out")
+                yield OptionProblem(name, "does nothing without beam search", "set `num_beams`, too, or leave it out")
     least, most = options.get("min_new_tokens"), options.get("max_new_tokens")
     if least is not None and most is not None and least > most:
-        yield Problem("min_new_tokens", f"`{least}` is more than `max_new_tokens`, `{most}`")
+        yield OptionProblem("min_new_tokens", f"`{least}` is more than `max_new_tokens`, `{most}`")
 
 
-def _refusals(options: Mapping[str, Any]) -> Iterator[Problem]:
+def _refusals(options: Mapping[str, Any]) -> Iterator[OptionProblem]:
     """Yield what transformers itself refuses."""
     from transformers import GenerationConfig
 
@@ -277,7 +277,7 @@ def _refusals(options: Mapping[str, Any]) -> Iterator[Problem]:
         GenerationConfig(**options)
     except (ValueError, TypeError, AttributeError) as error:
         option = next((name for name in options if f"`{name}`" in str(error)), "")
-        yield Problem(option, f"transformers refuses it: {error}")
+        yield OptionProblem(option, f"transformers refuses it: {error}")
 
 
 def drop_idle_options(config: Any) -> None:

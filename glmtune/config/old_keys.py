@@ -26,9 +26,10 @@ def _switch(*, on: Any, off: Any) -> Callable[[Any], Any]:
 
 def _share_of_all_steps(value: Any) -> float:
     # Transformers 5 takes `warmup_steps` below 1 for a share; from 1 on it would be a number of steps.
-    if not 0 <= fit(value, float) < 1:
+    share: float = fit(value, float)
+    if not 0 <= share < 1:
         raise Mismatch("a share of all steps, from 0 to below 1")
-    return value
+    return share
 
 
 RENAMED = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from glmtune.files.user_paths import user_path
 from glmtune.python_arguments import expect_overrides, expect_paths
 from glmtune.text.secret_values import without_secrets
 
+from .deepspeed import read_deepspeed
 from .field_types import check_fields
 from .old_keys import modernize
 from .sections import (
@@ -153,7 +155,7 @@ class RunConfig:
     """Type of the loaded weights; `auto`: float32 for what is trained, bfloat16 for what is frozen where the device
     computes in it. GLM-4-9B: 19 GB in bfloat16, 38 GB in float32."""
     quantization: Literal["4bit", "8bit"] | None = None
-    """Round the frozen weights by bitsandbytes when they are loaded (QLoRA): `4bit` is NF4, its scales rounded, too.
+    """Quantize the frozen weights by bitsandbytes as they are loaded (QLoRA): `4bit` is NF4, its scales quantized, too.
     GLM-4-9B: 7 GB in 4 bits, 11 GB in 8, 19 GB in bfloat16; a step takes longer. Needs `glmtune[quant]`."""
     training_args: Mapping[str, Any]
     """Any field of `transformers.Seq2SeqTrainingArguments`, and `generation_config`."""
@@ -175,7 +177,14 @@ class RunConfig:
         """`sft`, `lora`, `ptuning_v2`, or PEFT's name of another method in lower case."""
         if self.peft_config is None:
             return "sft"
-        return METHODS.get(self.peft_config["peft_type"], self.peft_config["peft_type"].lower())
+        peft_type: str = self.peft_config["peft_type"]
+        return METHODS.get(peft_type, peft_type.lower())
+
+    @cached_property
+    def deepspeed(self) -> dict[str, Any] | None:
+        """What `training_args.deepspeed` holds, or the file that it names, read once; None without DeepSpeed."""
+        given = self.training_args.get("deepspeed")
+        return read_deepspeed(given) if given else None
 
 
 DERIVED = ("generation_config", "source", "notices")
@@ -455,7 +464,7 @@ def _quantization_rules(config: RunConfig) -> Iterator[_Rule]:
     yield _Rule(
         ("quantization", "peft_config"),
         config.quantization is None or config.peft_config is not None,
-        "rounded weights cannot be trained, and `peft_config: null` trains every weight",
+        "quantized weights cannot be trained, and `peft_config: null` trains every weight",
         "add a `peft_config` (LoRA, P-Tuning v2), or leave `quantization` out",
     )
 

@@ -92,7 +92,7 @@ REFUSED = {
     "parallelism_config": Refused(
         (None,),
         "tensor, context and sequence parallelism are not supported",
-        "divide the model by ZeRO-3 (`--deepspeed configs/ds_zero3.json`) or FSDP",
+        "shard the model by ZeRO-3 (`--deepspeed configs/ds_zero3.json`) or FSDP",
     ),
     "prediction_loss_only": Refused(
         (None, False),

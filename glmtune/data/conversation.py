@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 ROLES = ("system", "user", "assistant", "observation")
 
@@ -77,7 +78,7 @@ class Conversation:
         return self.messages[0].role == TEXT
 
     @property
-    def tools(self) -> list | None:
+    def tools(self) -> list[Any] | None:
         """The tools that the conversation offers first, parsed; None where it offers none."""
         texts = [message.tools for message in self.messages if message.tools]
         return json.loads(texts[0]) if texts else None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from glmtune.data.reading.read_rows import read_rows
-from glmtune.data.reading.rows import Reject
+from glmtune.data.reading.row import Reject
 from glmtune.data.reading.sources import DataFile, command_line_files
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.files.durable import put_in_place

@@ -16,7 +16,7 @@ from glmtune.console import notice
 from glmtune.data.conversation import TEXT, Conversation, RowError
 from glmtune.data.formats import AUTO, RowFormat
 from glmtune.data.reading.read_rows import read_rows
-from glmtune.data.reading.rows import Row
+from glmtune.data.reading.row import Row
 from glmtune.data.reading.sources import DataFile, command_line_files, find_data_files
 from glmtune.data.unused import AS_TEXT
 from glmtune.errors import GlmtuneError

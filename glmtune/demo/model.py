@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import GenerationConfig, GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
 
 from glmtune.errors import GlmtuneError
-from glmtune.family import GLM_STOPS
+from glmtune.family import ASSISTANT, GLM_STOPS, OBSERVATION, SYSTEM, USER
 from glmtune.files.cache_files import ELSEWHERE, cache_folder, make_folder, remove, share
 
 from . import rows
@@ -36,10 +36,10 @@ SPECIAL_TOKENS = [
     "[sMASK]",
     "<sop>",
     "<eop>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|observation|>",
+    SYSTEM,
+    USER,
+    ASSISTANT,
+    OBSERVATION,
 ]
 """GLM-4's text tokens, in its order."""
 

@@ -24,7 +24,7 @@ from glmtune.console import notice
 from glmtune.data.conversation import Conversation
 from glmtune.data.formats import AUTO, RowFormat
 from glmtune.data.reading.read_rows import read_rows
-from glmtune.data.reading.rows import Reject, Row
+from glmtune.data.reading.row import Reject, Row
 from glmtune.data.unused import Unread, total
 from glmtune.errors import GlmtuneError
 
@@ -55,7 +55,7 @@ class EncodedData:
 
     def numbers(self, column: str) -> np.ndarray:
         """Return a column of plain numbers."""
-        return self.dataset.with_format("arrow")[column][:].to_numpy()
+        return np.asarray(self.dataset.with_format("arrow")[column][:].to_numpy())
 
     def turns(self) -> list[tuple[str, Turn]]:
         """Return every stretch that the model has to write, with the row it stands in."""

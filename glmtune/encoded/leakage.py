@@ -275,7 +275,7 @@ def _parts(rows: np.ndarray, sizes: np.ndarray) -> Iterator[slice]:
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Return part over whole; 0 of nothing is 0."""
-    return part / np.maximum(whole, 1)
+    return np.asarray(part / np.maximum(whole, 1))
 
 
 def _distinct(rows: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -294,4 +294,4 @@ def _is_new(values: np.ndarray) -> np.ndarray:
 def _kept(rows: np.ndarray, is_common: np.ndarray, num_rows: int) -> np.ndarray:
     """Return which grams count: those that are not common, and all of a row that has no other."""
     has_others = np.bincount(rows[~is_common], minlength=num_rows) > 0
-    return ~is_common | ~has_others[rows]
+    return np.asarray(~is_common | ~has_others[rows])

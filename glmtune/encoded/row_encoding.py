@@ -23,7 +23,7 @@ from glmtune.chatformat.examples import Example, Part
 from glmtune.chatformat.pipeline import tokenized
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.formats import RowFormat
-from glmtune.data.reading.rows import Reject, Row
+from glmtune.data.reading.row import Reject, Row
 from glmtune.data.unused import Unread
 from glmtune.errors import RunFailure
 from glmtune.family import IGNORE_INDEX

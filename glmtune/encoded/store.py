@@ -31,7 +31,7 @@ from filelock import FileLock
 import glmtune
 from glmtune.chatformat.encoding import Encoder
 from glmtune.data.formats import RowFormat
-from glmtune.data.reading.rows import Reject
+from glmtune.data.reading.row import Reject
 from glmtune.data.reading.streams import unreadable
 from glmtune.data.unused import Unread
 from glmtune.errors import GlmtuneError

@@ -66,7 +66,7 @@ def mean_loss(
                 total += torch.tensor([loss.item(), (labels[:, 1:] != IGNORE_INDEX).sum().item()], dtype=torch.float64)
             on_batch()
     sums = gather(total.tolist())
-    return sum(entry[0] for entry in sums) / max(1.0, sum(entry[1] for entry in sums))
+    return float(sum(entry[0] for entry in sums) / max(1.0, sum(entry[1] for entry in sums)))
 
 
 def _unwrapped(model: Any) -> Any:

@@ -219,7 +219,8 @@ def _ask(worker: subprocess.Popen[str], pairs: list[Pair]) -> list[Row]:
     assert worker.stdout is not None, "its output, too"
     worker.stdin.write(json.dumps(pairs) + "\n")
     worker.stdin.flush()
-    return json.loads(worker.stdout.readline())
+    scores: list[Row] = json.loads(worker.stdout.readline())
+    return scores
 
 
 def _work() -> None:

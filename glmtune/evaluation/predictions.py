@@ -20,7 +20,7 @@ from glmtune.data.reading.read_rows import Reject
 from glmtune.encoded.dataset import EncodedData
 from glmtune.files.durable import put_in_place
 from glmtune.generation.answering import answer_prompts
-from glmtune.generation.generate import decode_sections, join_sections
+from glmtune.generation.decoding import decode_sections, join_sections
 from glmtune.processes.groups import gather, rank, world_size
 from glmtune.text.plain_json import plain_json
 

@@ -29,7 +29,7 @@ had lost the adapter would be at 8 to 15 times in bfloat16, but at 3.5 where it 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ComparedAnswer:
     """What a model wrote, and what it thought at each token."""
 
     prompt: list[int]
@@ -81,21 +81,21 @@ class Check:
         )
 
 
-def ask(model: Any, prompts: Sequence[Sequence[int]]) -> list[Answer]:
+def ask(model: Any, prompts: Sequence[Sequence[int]]) -> list[ComparedAnswer]:
     """Return the greedy answers of a model, one after another."""
     answers = []
     for prompt in prompts:
         ids = _greedy(model, prompt)
-        answers.append(Answer(prompt=[*prompt], ids=ids, logits=_logits(model, prompt, ids)))
+        answers.append(ComparedAnswer(prompt=[*prompt], ids=ids, logits=_logits(model, prompt, ids)))
     return answers
 
 
-def distance_to(model: Any, answers: Sequence[Answer]) -> Distance:
+def distance_to(model: Any, answers: Sequence[ComparedAnswer]) -> Distance:
     """Return how far a model's logits are from those of the answers, over the same tokens."""
     return _distance(_all_logits(model, answers), [answer.logits for answer in answers])
 
 
-def compare(answers: Sequence[Answer], model: Any, tokenizer: Any, changed: Sequence[str] | None) -> Check:
+def compare(answers: Sequence[ComparedAnswer], model: Any, tokenizer: Any, changed: Sequence[str] | None) -> Check:
     """Return how a model's answers and logits compare with those of another.
 
     Args:
@@ -134,10 +134,11 @@ def _greedy(model: Any, prompt: Sequence[int]) -> list[int]:
             )
     finally:
         logging.set_verbosity(verbosity)
-    return output[0, len(prompt) :].tolist()
+    ids: list[int] = output[0, len(prompt) :].tolist()
+    return ids
 
 
-def _all_logits(model: Any, answers: Sequence[Answer]) -> list[torch.Tensor]:
+def _all_logits(model: Any, answers: Sequence[ComparedAnswer]) -> list[torch.Tensor]:
     return [_logits(model, answer.prompt, answer.ids) for answer in answers]
 
 
@@ -145,7 +146,7 @@ def _logits(model: Any, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tens
     """Return the logits (A, V) of an answer's tokens, each computed from all before it."""
     input_ids = torch.tensor([[*prompt, *ids]], device=model.device)
     with torch.no_grad():
-        logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
+        logits: torch.Tensor = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
     return logits[0, -len(ids) - 1 : -1].cpu()
 
 
@@ -160,7 +161,7 @@ def _distance(logits: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) ->
     return Distance(largest=float(largest), typical=math.sqrt(squares / count))
 
 
-def _first_difference(number: int, answer: Answer, ids: Sequence[int], tokenizer: Any) -> Difference:
+def _first_difference(number: int, answer: ComparedAnswer, ids: Sequence[int], tokenizer: Any) -> Difference:
     """Return where another answer leaves this one, and how close the two tokens were there."""
     place = next((i for i, (old, new) in enumerate(zip(answer.ids, ids)) if old != new), min(len(answer.ids), len(ids)))
     names, gap = ["the end", "the end"], math.inf

@@ -25,7 +25,7 @@ from glmtune.modeling.finding.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHT
 from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel, load_model, load_model_config, set_stop_tokens
 
-from .export_check import Answer, Distance, ask, distance_to
+from .export_check import ComparedAnswer, Distance, ask, distance_to
 from .sample_prompts import QUESTIONS, sample_prompts
 
 MERGED, FULL, ADAPTER = "merged", "full", "adapter"
@@ -35,7 +35,7 @@ METHOD_NAMES = {"LORA": "LoRA", "PREFIX_TUNING": "P-Tuning v2"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class TrainedMethod:
     """How a checkpoint was trained, and what becomes of it."""
 
     name: str
@@ -48,7 +48,7 @@ class Written:
     """What is known of a model after it was written, when it itself is gone from memory."""
 
     dtype: torch.dtype
-    answers: list[Answer]
+    answers: list[ComparedAnswer]
     prompts: str
     """Where the prompts come from, in words."""
     questions: list[list[int]]
@@ -59,17 +59,17 @@ class Written:
     """How far the adapter moves the logits; None where none was merged."""
 
 
-def method_of(source: ModelSource) -> Method:
+def method_of(source: ModelSource) -> TrainedMethod:
     """Return how a checkpoint was trained; prefixes and other virtual tokens cannot become weights."""
     if source.adapter is None:
-        return Method(name="full", kind=FULL)
+        return TrainedMethod(name="full", kind=FULL)
     config: Any = adapter_config(source.adapter)
     name = METHOD_NAMES.get(str(config.peft_type.value), str(config.peft_type.value))
-    return Method(name=name, kind=ADAPTER if config.is_prompt_learning else MERGED)
+    return TrainedMethod(name=name, kind=ADAPTER if config.is_prompt_learning else MERGED)
 
 
-def check_base(source: ModelSource, method: Method, *, trust_remote_code: bool) -> None:
-    """Raise where an adapter would have to be merged into weights whose files are rounded already."""
+def check_base(source: ModelSource, method: TrainedMethod, *, trust_remote_code: bool) -> None:
+    """Raise where an adapter would have to be merged into weights whose files are quantized already."""
     if method.kind != MERGED:
         return
     config = load_model_config(source, trust_remote_code=trust_remote_code).to_dict()
@@ -77,7 +77,7 @@ def check_base(source: ModelSource, method: Method, *, trust_remote_code: bool) 
     if rounding:
         how = rounding.get("quant_method")
         raise GlmtuneError(
-            f"the base model's files are rounded (`{how}`), and merging would round them again",
+            f"the base model's files are quantized (`{how}`), and merging would quantize them again",
             where=source.base,
             fix="give the model that they were made of with `--base-model`",
         )
@@ -85,7 +85,7 @@ def check_base(source: ModelSource, method: Method, *, trust_remote_code: bool) 
 
 def write_model(
     source: ModelSource,
-    method: Method,
+    method: TrainedMethod,
     folder: Path,
     *,
     dtype: torch.dtype | None,
@@ -98,7 +98,7 @@ def write_model(
     say(f"loading {source.base}" + (f" with the adapter {source.adapter}" if source.adapter else ""))
     quantization = record.get("asked", {}).get("config", {}).get("quantization")
     if quantization and method.kind == MERGED:
-        notice(f"the run trained beside weights in {quantization}; the adapter is merged into the unrounded ones")
+        notice(f"the run trained beside weights in {quantization}; the adapter is merged into the unquantized ones")
     loaded = load_model(source, dtype=dtype or "auto", trust_remote_code=trust_remote_code)
     _set_trained_stops(loaded, source)
     tokenizer = loaded.tokenizer

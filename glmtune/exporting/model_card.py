@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from glmtune.compat import PLAIN_PEFT_LOSES_PREFIX
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.finding.links import refuse_links
 from glmtune.modeling.finding.run_record import read_run_file
+from glmtune.reports.metrics_file import METRICS_FILE, read_logs
 
 from .export_check import Check
 from .merging import METHOD_NAMES
@@ -64,7 +64,7 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 def read_record(run_folder: Path) -> dict[str, Any]:
     """Return a run's `run.yaml`."""
     path = run_folder / "run.yaml"
-    refuse_links(run_folder, [path.name, "metrics.jsonl"])
+    refuse_links(run_folder, [path.name, METRICS_FILE])
     record = read_run_file(path)
     if not isinstance(record, dict):
         raise GlmtuneError("`run.yaml` cannot be read: it holds no mapping", where=str(path))
@@ -193,25 +193,14 @@ def _data(record: Mapping[str, Any]) -> Iterator[Sequence[str]]:
 
 def _evaluations(run_folder: Path, step: int | None) -> Iterator[Sequence[str]]:
     """Yield the last evaluation up to the checkpoint's step and, where it is another, the one with the lowest loss."""
-    path = run_folder / "metrics.jsonl"
-    if not path.is_file():
-        return
-    found = [line for line in _logged(path) if "eval_loss" in line and (step is None or line["step"] <= step)]
+    logs = [log for log in read_logs(run_folder / METRICS_FILE) if _is_number(log.get("eval_loss"))]
+    found = [log for log in logs if step is None or log["step"] <= step]
     if not found:
         return
     last, best = found[-1], min(found, key=lambda line: line["eval_loss"])
     yield str(last["step"]), _figures(last)
     if best["step"] != last["step"]:
         yield f"{best['step']} (lowest loss)", _figures(best)
-
-
-def _logged(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a `metrics.jsonl`; a run that was killed may have left half of one."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, RecursionError):
-            log = json.loads(line)
-            if isinstance(log, dict) and isinstance(log.get("step"), int) and _is_number(log.get("eval_loss", 0)):
-                yield log
 
 
 def _is_number(value: Any) -> bool:

@@ -36,7 +36,7 @@ from . import gguf as gguf_file
 from .export_check import Check, Difference, Distance, compare
 from .merging import (
     ADAPTER,
-    Method,
+    TrainedMethod,
     Written,
     check_base,
     free_memory,
@@ -57,7 +57,7 @@ class Exported:
     """What an export has made."""
 
     folder: Path
-    method: Method
+    method: TrainedMethod
     base: str
     """Where the base model is; the model itself where there is no other."""
     dtype: str
@@ -175,7 +175,7 @@ def _check_options(folder: Path, dtype: str | None, max_shard_size: str) -> None
         raise GlmtuneError(f"folder `{folder.parent}` does not exist", fix="make it first")
 
 
-def _check_method(method: Method, dtype: str | None) -> None:
+def _check_method(method: TrainedMethod, dtype: str | None) -> None:
     """Raise where an adapter that stays one is to get another dtype."""
     if dtype is not None and method.kind == ADAPTER:
         raise GlmtuneError(
@@ -183,7 +183,7 @@ def _check_method(method: Method, dtype: str | None) -> None:
         )
 
 
-def _find_converter(gguf: str | None, method: Method) -> list[str] | None:
+def _find_converter(gguf: str | None, method: TrainedMethod) -> list[str] | None:
     """Return the command of the converter to GGUF, where one is asked for; raises where it could not be used."""
     if gguf is None:
         return None
@@ -219,7 +219,9 @@ def _make_public(staged: Path, card: str) -> None:
         shutil.copymode(path, weights)
 
 
-def _check(written: Written, source: ModelSource, method: Method, staged: Path, trust_remote_code: bool) -> Check:
+def _check(
+    written: Written, source: ModelSource, method: TrainedMethod, staged: Path, trust_remote_code: bool
+) -> Check:
     """Load the written folder as any other program would, and compare; raises where it is another model."""
     say("loading what was written, without glmtune, and asking it the same")
     options: dict[str, Any] = {"dtype": "auto", "trust_remote_code": trust_remote_code}

@@ -1,4 +1,4 @@
-"""Answers to many prompts: in flight where the model and the options allow it, else batch by batch."""
+"""Answers to many prompts: by continuous batching where the model and the options allow it, else batch by batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glmtune.kernels.virtual_tokens import num_tokens_before_rows
 from glmtune.modeling.context import context_tokens
 from glmtune.processes.groups import rank, world_size
 
-from .continuous_batching import Answer, answer_in_flight, reason_against_flight
+from .continuous_batching import Completion, answer_continuously, reason_against_continuous_batching
 
 OnAnswers = Callable[[list[tuple[int, list[int]]]], None]
 """Takes pairs: the place of a prompt, and the ids of its answer."""
@@ -43,7 +43,7 @@ def answer_prompts(
     synced_gpus: bool = False,
     on_answers: OnAnswers,
 ) -> None:
-    """Answer prompts, the longest first, and report the answers as they come.
+    """Completion prompts, the longest first, and report the answers as they come.
 
     Args:
         model: Possibly with an adapter.
@@ -63,7 +63,7 @@ def answer_prompts(
     reports = num_reports(len(prompts), batch_size, num_processes)
     if not reports:
         return
-    reason = reason_against_flight(model, config)
+    reason = reason_against_continuous_batching(model, config)
     if reason is not None:
         say_once_that_batches_wait(reason)
         for number in range(reports):
@@ -85,11 +85,11 @@ def answer_prompts(
             on_answers(fresh.copy())
             fresh.clear()
 
-    def on_pass(ended: list[Answer], num_unfinished: int) -> None:
+    def on_pass(ended: list[Completion], num_unfinished: int) -> None:
         report((most - num_unfinished) // batch_size)
         fresh.extend((share[answer.index], answer.written) for answer in ended)
 
-    answer_in_flight(
+    answer_continuously(
         model,
         [prompts[place] for place in share],
         config,

@@ -1,4 +1,4 @@
-"""Answers in flight: a row that has its answer leaves the batch, and the next prompt takes its place.
+"""Continuous batching: a row that has its answer leaves the batch, and the next prompt takes its place.
 
 `model.generate` goes on until the longest answer of a batch is written, and a row that is done is computed all the
 same. Here it only prepares: logits processors, stop tokens and adapters are its own, and the loop below takes the
@@ -8,7 +8,7 @@ Memory has a limit in tokens, rows times the width of the cache. Prompts come in
 as wide as it is expected to become; where a row grows wider, so that the limit would be passed, it is put back to the
 end of the queue and goes on there, with others of its kind, from what it has written.
 
-Shape legend: B rows in flight, P tokens of a trained prefix (P-Tuning v2), W tokens of prompt and answer, padded on
+Shape legend: B rows in the batch, P tokens of a trained prefix (P-Tuning v2), W tokens of prompt and answer, padded on
 the left; H key/value heads, D head size, V vocabulary. Keys and values are (B, H, P + W, D).
 
 Under ZeRO-3 and FSDP each forward pass is a meeting of all processes, and so is the encoder of a trained prefix, which
@@ -64,7 +64,7 @@ NEUTRAL = {
 
 
 @dataclass(eq=False)
-class Answer:
+class Completion:
     """A prompt, and what is written behind it so far."""
 
     index: int
@@ -76,20 +76,20 @@ class Answer:
 
     @property
     def length(self) -> int:
-        """Tokens of prompt and answer; while it is in flight, keys and values are kept of all but the last."""
+        """Tokens of prompt and answer; while it is in the batch, keys and values are kept of all but the last."""
         return len(self.prompt) + len(self.written)
 
 
-Choose = Callable[[Sequence[Answer], torch.Tensor], torch.Tensor]
+Choose = Callable[[Sequence[Completion], torch.Tensor], torch.Tensor]
 """Takes rows and the logits behind each of them, (B, V) in float32; returns their next tokens, (B,)."""
 
 
-def can_fly(model: Any, config: GenerationConfig) -> bool:
+def can_batch_continuously(model: Any, config: GenerationConfig) -> bool:
     """Whether rows can come and go."""
-    return reason_against_flight(model, config) is None
+    return reason_against_continuous_batching(model, config) is None
 
 
-def reason_against_flight(model: Any, config: GenerationConfig) -> str | None:
+def reason_against_continuous_batching(model: Any, config: GenerationConfig) -> str | None:
     """Return why rows cannot come and go; None where the cache holds plain keys and values, and all options fit."""
     active = {name for name, value in config.to_dict().items() if value and value != NEUTRAL.get(name)}
     if unfit := sorted(active - KNOWN_OPTIONS):
@@ -113,7 +113,7 @@ def _arguments(model: Any) -> Collection[str]:
     return inspect.signature(model.forward).parameters
 
 
-def answer_in_flight(
+def answer_continuously(
     model: Any,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
@@ -122,14 +122,14 @@ def answer_in_flight(
     batch_size: int,
     max_tokens: int,
     in_group: bool,
-    on_pass: Callable[[list[Answer], int], None],
+    on_pass: Callable[[list[Completion], int], None],
 ) -> None:
-    """Answer all prompts, in their order where that is possible; the longest had better come first.
+    """Completion all prompts, in their order where that is possible; the longest had better come first.
 
     Args:
         model: Possibly with an adapter.
         prompts: Ids; under several processes those of this one, perhaps none.
-        config: Whose options `can_fly` found fit.
+        config: Whose options `can_batch_continuously` found fit.
         rooms: How many tokens the answer to each prompt may have.
         batch_size: Rows at once where all are as long as the longest; the fewest that `MAX_ROWS` may not cut down.
         max_tokens: Rows times tokens, prefixes not counted, that the cache may hold.
@@ -137,16 +137,16 @@ def answer_in_flight(
         on_pass: Called after every forward pass, equally often on all processes, with the answers that it finished
             and the number of prompts that were unfinished before it, on the process that has most of them left.
     """
-    answers = [Answer(index, prompt, room) for index, (prompt, room) in enumerate(zip(prompts, rooms))]
+    answers = [Completion(index, prompt, room) for index, (prompt, room) in enumerate(zip(prompts, rooms))]
 
-    def fly(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
-        def choose(rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+    def run(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
+        def choose(rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
             scores = logits_processor(input_ids.expand(len(rows), -1), logits)
             if config.do_sample:
                 return torch.multinomial(F.softmax(scores, dim=-1), num_samples=1).squeeze(1)
             return scores.argmax(dim=-1)
 
-        flight = Flight(
+        batch = ContinuousBatch(
             model,
             answers,
             choose,
@@ -156,11 +156,11 @@ def answer_in_flight(
             keeps_last_logits="logits_to_keep" in model_kwargs,
         )
         while True:
-            state = [flight.num_unfinished, int(flight.wants_prompts())]
+            state = [batch.num_unfinished, int(batch.wants_prompts())]
             num_unfinished, is_taking_in = highest(state, model.device) if in_group else state
             if not num_unfinished:
                 return input_ids
-            on_pass(flight.take_in() if is_taking_in else flight.write(), num_unfinished)
+            on_pass(batch.take_in() if is_taking_in else batch.write(), num_unfinished)
 
     # Of the prompt that `generate` sees nothing is used.
     nothing = torch.full((1, 1), config.pad_token_id or 0, device=model.device)
@@ -169,17 +169,17 @@ def answer_in_flight(
             input_ids=nothing,
             attention_mask=torch.ones_like(nothing),
             generation_config=config,
-            custom_generate=fly,
+            custom_generate=run,
         )
 
 
-class Flight:
+class ContinuousBatch:
     """The rows that are being answered, their keys and values, and the prompts that wait."""
 
     def __init__(
         self,
         model: Any,
-        answers: Iterable[Answer],
+        answers: Iterable[Completion],
         choose: Choose,
         *,
         stops: Iterable[int],
@@ -198,7 +198,7 @@ class Flight:
         self.waiting = deque(answers)
         self.num_unfinished = len(self.waiting)
         self.finished_lengths: list[int] = []
-        self.rows: list[Answer] = []
+        self.rows: list[Completion] = []
         self.cache: Any = None
         self.num_prefix = 0
         self.tokens = torch.empty((0, 1), dtype=torch.long, device=model.device)  # (B, 1), the last of each row
@@ -211,11 +211,11 @@ class Flight:
         return num_new > 0 and num_new * SHARE_TO_CHANGE >= len(active)
 
     def has_room(self) -> bool:
-        """Whether a prompt that waits could come in at once, without regard to what it costs those in flight."""
+        """Whether a prompt that waits could come in at once, without regard to what it costs those in the batch."""
         return self._num_to_take([row for row in self.rows if not row.is_done]) > 0
 
-    def drop(self, row: Answer) -> None:
-        """Give a row up, in flight or waiting."""
+    def drop(self, row: Completion) -> None:
+        """Give a row up, in the batch or waiting."""
         if not row.is_done:
             row.is_done = True
             self.num_unfinished -= 1
@@ -223,18 +223,18 @@ class Flight:
             self.waiting.remove(row)
 
     def clear(self) -> None:
-        """Give up all rows in flight, and their keys and values, whatever state a failure left them in."""
+        """Give up all rows in the batch, and their keys and values, whatever state a failure left them in."""
         for row in self.rows:
             self.drop(row)
         self.rows, self.cache = [], None
         self.tokens, self.lengths = self.tokens[:0], self.lengths[:0]
 
-    def take_in(self) -> list[Answer]:
+    def take_in(self) -> list[Completion]:
         """Let prompts come in and write the first token of each; returns the answers that ended with it."""
         self._let_go()
         new = [self.waiting.popleft() for _ in range(self._num_to_take(self.rows))]
         if not new:  # it is another process that has room
-            self._read([Answer(-1, [0], 1)])
+            self._read([Completion(-1, [0], 1)])
             return []
         logits, cache = self._read(new)
         tokens = self._choose(new, logits)
@@ -252,7 +252,7 @@ class Flight:
         self.rows += new
         return self._note(new, tokens)
 
-    def write(self) -> list[Answer]:
+    def write(self) -> list[Completion]:
         """Write the next token of every row; returns the answers that ended with it."""
         num_done = sum(row.is_done for row in self.rows)
         width = self._width() + 1
@@ -274,7 +274,7 @@ class Flight:
         self.lengths = self.lengths + 1
         return self._note(self.rows, self.tokens)
 
-    def _read(self, rows: Sequence[Answer]) -> tuple[torch.Tensor, Any]:
+    def _read(self, rows: Sequence[Completion]) -> tuple[torch.Tensor, Any]:
         """Return the logits behind each row's text, (B, 1, V), and the cache of what stands there."""
         texts = [[*row.prompt, *row.written] for row in rows]
         width = max(len(text) for text in texts)
@@ -293,11 +293,11 @@ class Flight:
         self.num_prefix = cache.get_seq_length() - width
         return output.logits, cache
 
-    def _choose(self, rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+    def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         """Return the next token of each row, (B, 1)."""
         return self.choose(rows, logits[:, -1].float())[:, None]
 
-    def _note(self, rows: Sequence[Answer], tokens: torch.Tensor) -> list[Answer]:
+    def _note(self, rows: Sequence[Completion], tokens: torch.Tensor) -> list[Completion]:
         """Write the tokens down; returns the answers that ended."""
         ended = []
         for row, token in zip(rows, tokens.squeeze(1).tolist()):
@@ -314,7 +314,7 @@ class Flight:
         self.num_unfinished -= len(ended)
         return ended
 
-    def _num_to_take(self, active: Sequence[Answer]) -> int:
+    def _num_to_take(self, active: Sequence[Completion]) -> int:
         """Return how many of the waiting prompts there is room for, beside the active rows."""
         widest = max(map(self._expected_width, active), default=0)
         number = 0
@@ -326,7 +326,7 @@ class Flight:
             number += 1
         return number
 
-    def _expected_width(self, row: Answer) -> int:
+    def _expected_width(self, row: Completion) -> int:
         """Return how many tokens the row is expected to hold at its end; before any is finished, the most it may."""
         expected = row.max_new_tokens
         if self.finished_lengths:

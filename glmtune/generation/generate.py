@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase, TextIteratorStreamer
+from transformers import GenerationConfig
+from transformers.generation import BaseStreamer
 
 from glmtune.chatformat.encoding import Encoder
-from glmtune.chatformat.replies import CutOff, Piece, ReplyLayout, ReplyReader, ToolCall
+from glmtune.chatformat.replies import CutOff, Delta, ReplyLayout, ReplyReader, ToolCall
 from glmtune.config.generation_options import UNSUPPORTED, check_seed, drop_idle_options, find_problems
 from glmtune.console import notice, quiet_libraries
 from glmtune.data.conversation import Conversation, RowError
@@ -26,6 +29,7 @@ from glmtune.modeling.out_of_memory import LESS_IN_ANSWERING, memory_errors_expl
 from glmtune.python_arguments import expect_counts
 
 from .answering import answer_prompts, generate_batch
+from .decoding import AnswerReader, border_of, decode_answer
 
 
 @quiet_libraries()
@@ -164,14 +168,40 @@ def encode_question(
     if system:
         messages = [{"role": "system", "content": system}, *messages]
     try:
-        conversation = to_conversation({"messages": messages, "tools": list(tools)})
-        while conversation.messages and conversation.messages[-1].role == "assistant":
-            conversation = Conversation(messages=conversation.messages[:-1])
-        if not conversation.messages:
-            raise RowError("the prompt has no message to answer")
-        return encoder.encode_prompt(conversation, thinking=thinking)
+        return encode_messages(encoder, messages, tools=tools, thinking=thinking, leaves_out_answer=True)
     except RowError as error:
         raise GlmtuneError(f"cannot ask this: {error}") from None
+
+
+def encode_messages(
+    encoder: Encoder,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None,
+    thinking: bool | None,
+    leaves_out_answer: bool = False,
+) -> list[int]:
+    """Return the ids that ask for an answer, exactly as training would have written the conversation before it.
+
+    Args:
+        encoder: Of the model.
+        messages: In OpenAI's or GLM-4's form.
+        tools: Schemas of the functions that are offered.
+        thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
+        leaves_out_answer: Whether messages of the assistant at the end are left out; otherwise they are an error.
+
+    Raises:
+        RowError: The messages are no conversation, or an answer is the last of them.
+    """
+    conversation = to_conversation({"messages": list(messages), **({"tools": list(tools)} if tools else {})})
+    asked = conversation.messages
+    while leaves_out_answer and asked and asked[-1].role == "assistant":
+        asked = asked[:-1]
+    if not asked:
+        raise RowError("the prompt has no message to answer")
+    if asked[-1].role == "assistant":
+        raise RowError("the last message is the assistant's; expected one to answer")
+    return encoder.encode_prompt(Conversation(messages=asked), thinking=thinking)
 
 
 def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:
@@ -205,11 +235,11 @@ def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfi
 
 def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[str]:
     """Yield the answer to one prompt piece by piece while the model writes it; closed, it stops the model."""
-    streamer = AnswerStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+    reader = AnswerReader(loaded.tokenizer, border=border_of(loaded.tokenizer))
     is_first = True
-    with closing(_written(loaded, prompt_ids, config, streamer)) as texts:
-        for text in texts:
-            shown = text.lstrip() if is_first else text
+    with closing(_written(loaded, prompt_ids, config)) as tokens:
+        for event in _read(reader, tokens):
+            shown = event.text.lstrip() if is_first else event.text
             if shown:
                 is_first = False
                 yield shown
@@ -221,7 +251,7 @@ def stream_reply(
     config: GenerationConfig,
     layout: ReplyLayout,
     tools: Sequence[dict[str, Any]] | None = None,
-) -> Generator[Piece | ToolCall | CutOff]:
+) -> Generator[Delta | ToolCall | CutOff]:
     """Yield what stands in the answer to one prompt while the model writes it; closed, it stops the model.
 
     Args:
@@ -231,38 +261,57 @@ def stream_reply(
         layout: How the model writes calls and reasoning.
         tools: Schemas of the functions that were offered, as `parse_reply` takes them.
     """
-    streamer = SectionStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
-    reader = ReplyReader(layout, tools)
-    with closing(_written(loaded, prompt_ids, config, streamer)) as texts:
-        for text in texts:
-            yield from reader.border() if text is BORDER else reader.feed(text)
-    yield from reader.finish()
-    if len(streamer.ids) == config.max_new_tokens and streamer.ids[-1] not in config.eos_token_id:
+    border = border_of(loaded.tokenizer)
+    reader = AnswerReader(loaded.tokenizer, reader=ReplyReader(layout, tools), border=border)
+    with closing(_written(loaded, prompt_ids, config)) as tokens:
+        yield from _read(reader, tokens, keeps_broken=False)
+    if reader.num_tokens == config.max_new_tokens:
         yield CutOff()
 
 
-def _written(
-    loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig, streamer: AnswerStreamer
-) -> Generator[Any]:
-    """Yield what the streamer gives out while a thread lets the model write; closed, it stops the model."""
-    from threading import Event, Thread
+def _read(reader: AnswerReader, tokens: Iterable[int], *, keeps_broken: bool = True) -> Generator[Any]:
+    for token in tokens:
+        yield from reader.add(token)
+    yield from reader.end(keeps_broken=keeps_broken)
 
+
+class _TokenQueue(BaseStreamer):
+    """Hands on what the model writes, token by token, without the prompt; None at its end."""
+
+    def __init__(self) -> None:
+        self.tokens: Queue[int | None] = Queue()
+        self._is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt or the next token."""
+        if not self._is_prompt:
+            for token in value.tolist():
+                self.tokens.put(token)
+        self._is_prompt = False
+
+    def end(self) -> None:
+        """Take the end of the answer."""
+        self.tokens.put(None)
+
+
+def _written(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[int]:
+    """Yield the ids of an answer, its stop token left out, while a thread lets the model write; closed, it stops it."""
     failures: list[BaseException] = []
     is_closed = Event()
+    queue = _TokenQueue()
+    stops = set(config.eos_token_id or [])
 
     def write() -> None:
         try:
-            generate_batch(
-                loaded.model, loaded.tokenizer, [prompt_ids], config, streamer=streamer, stop=is_closed.is_set
-            )
+            generate_batch(loaded.model, loaded.tokenizer, [prompt_ids], config, streamer=queue, stop=is_closed.is_set)
         except BaseException as error:
             failures.append(error)
-            streamer.end()
+            queue.end()
 
     thread = Thread(target=write, daemon=True)
     thread.start()
     try:
-        yield from streamer
+        yield from (token for token in iter(queue.tokens.get, None) if token not in stops)
     finally:
         # Python must not end while the thread computes: torch would abort the process.
         is_closed.set()
@@ -270,78 +319,3 @@ def _written(
     if failures:
         with memory_errors_explained("answering", LESS_IN_ANSWERING), answering_explained(loaded.model):
             raise failures[0]
-
-
-def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Return the text of an answer, special tokens and outer white space removed.
-
-    An answer may say something before it calls a tool, with `<|assistant|>` between: a newline stands there instead.
-    """
-    return join_sections(decode_sections(tokenizer, ids))
-
-
-def decode_sections(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Return the texts between the `<|assistant|>` tokens of an answer, special tokens removed."""
-    parts: list[list[int]] = [[]]
-    border = _assistant_id(tokenizer)
-    for token in ids:
-        if token == border:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return [str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts]
-
-
-def join_sections(sections: Sequence[str]) -> str:
-    """Return the text of an answer, given as its sections, without outer white space."""
-    texts = [section.strip() for section in sections]
-    return "\n".join(text for text in texts if text)
-
-
-class AnswerStreamer(TextIteratorStreamer):
-    """Streams an answer; where `decode_answer` keeps two texts apart, it does so, too."""
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt or the next token."""
-        super().put(value)
-        if value.tolist() == [_assistant_id(self.tokenizer)]:
-            # What is held back for want of a whole word is whole now.
-            text = str(self.tokenizer.decode(self.token_cache, **self.decode_kwargs))
-            self.on_finalized_text(text[self.print_len :])
-            self.token_cache, self.print_len = [], 0
-            self.on_border()
-
-    def on_border(self) -> None:
-        """Take the token between two texts."""
-        self.on_finalized_text("\n")
-
-
-BORDER = object()
-"""What a `SectionStreamer` gives out between two sections of an answer."""
-
-
-class SectionStreamer(AnswerStreamer):
-    """Streams an answer that is going to be taken apart."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.ids: list[int] = []
-        """Written so far."""
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt or the next token."""
-        if not self.next_tokens_are_prompt:
-            self.ids += value.tolist()
-        super().put(value)
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Give out text, but not the half of a character with which an answer was cut off."""
-        super().on_finalized_text(text.rstrip("\ufffd") if stream_end else text, stream_end)
-
-    def on_border(self) -> None:
-        """Take the token between two sections."""
-        self.text_queue.put(BORDER)
-
-
-def _assistant_id(tokenizer: Any) -> int | None:
-    return tokenizer.added_tokens_encoder.get("<|assistant|>")

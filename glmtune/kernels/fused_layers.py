@@ -46,7 +46,7 @@ class FusedLayers:
         """Find them.
 
         Args:
-            model: Of transformers, possibly under PEFT, as it is trained: with weights dealt out where they will be.
+            model: Of transformers, possibly under PEFT, as it is trained: with weights sharded where they will be.
             recomputes: Whether whole layers are recomputed in the backward pass (gradient checkpointing).
             kinds: What to look for, of `KINDS`.
             is_wide: Whether linear layers compute in float32 what autocast would compute in half.
@@ -121,7 +121,7 @@ def _is_whole(module: nn.Module) -> bool:
 @contextmanager
 def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     for module, forward in forwards.items():
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
     try:
         yield
     finally:

@@ -93,12 +93,15 @@ def _added(
     # As autocast would: in the type of the result. Without it only where all of them have that type.
     fits = torch.is_autocast_enabled(x.device.type) or result.dtype == x.dtype == down.weight.dtype
     if not fits or not result.is_contiguous():
-        return result + up(down(x.to(down.weight.dtype))) * scaling
+        product: torch.Tensor = up(down(x.to(down.weight.dtype))) * scaling
+        return result + product
     if result._base is not None:  # a view from inside of bitsandbytes' function for 8 bits: not to be written to
         result = result.clone()
     dtype = torch.float32 if is_wide else result.dtype
     with torch.autocast(x.device.type, enabled=False):
-        added = _AddProduct.apply(result, x, down.weight, up.weight, scaling, dtype)
+        added = _AddProduct.apply(  # type: ignore[no-untyped-call]
+            result, x, down.weight, up.weight, scaling, dtype
+        )
     assert isinstance(added, torch.Tensor)
     return added
 

@@ -100,7 +100,7 @@ def fused_cross_entropy(
     if hidden.device.type != "cpu" and torch.is_autocast_enabled(hidden.device.type):
         half = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(half), weight.to(half)
-    loss = _FusedCrossEntropy.apply(
+    loss = _FusedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, targets, weights, label_smoothing, buffer or LogitsBuffer(), cpu_dtype
     )
     assert isinstance(loss, torch.Tensor)

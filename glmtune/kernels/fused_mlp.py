@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.autograd.function import once_differentiable
 
 
@@ -34,8 +33,11 @@ def split_mlp(mlp: Any, states: torch.Tensor, *, remakes: bool) -> torch.Tensor:
     return _project(mlp.down_proj, [mlp.gate_proj(states), mlp.up_proj(states)], remakes=remakes)
 
 
-def _project(layer: nn.Module, parts: Sequence[torch.Tensor], *, remakes: bool) -> torch.Tensor:
-    product: Any = _GatedProduct.apply(*parts)
+Layer = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _project(layer: Layer, parts: Sequence[torch.Tensor], *, remakes: bool) -> torch.Tensor:
+    product: Any = _GatedProduct.apply(*parts)  # type: ignore[no-untyped-call]
     if not remakes or not product.requires_grad:
         return layer(product)
     # Autograd keeps the hooks, and they must not keep the product: hence the number of its storage, not the storage.

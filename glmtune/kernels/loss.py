@@ -98,7 +98,8 @@ class LabelledLoss:
                 output = model(**inputs, use_cache=False)
             if head.is_last:
                 self._has_been_fused = True
-                return output.logits
+                loss: torch.Tensor = output.logits  # what stands in the place of the head has put it there
+                return loss
             self._do_without()
         return self._from_logits(model, inputs, targets, weights, label_smoothing)
 
@@ -233,7 +234,8 @@ def _liger_cross_entropy(
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     kernel = LigerFusedLinearCrossEntropyLoss(reduction="sum", label_smoothing=label_smoothing)
-    return kernel(weight, hidden.to(weight.dtype), targets).float()
+    loss: torch.Tensor = kernel(weight, hidden.to(weight.dtype), targets)
+    return loss.float()
 
 
 def _plain_head(base: Any) -> nn.Linear | None:

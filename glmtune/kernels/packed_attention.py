@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,7 +44,8 @@ def mask_unless_packed(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """Return the mask of transformers' `sdpa`; none for rows laid end to end, which come without a mask of padding."""
     if kwargs.get("attention_mask") is None:
         return None
-    return ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+    mask: torch.Tensor | None = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+    return mask
 
 
 def packed_sdpa(
@@ -80,7 +82,7 @@ def packed_sdpa(
         if attention_mask is None and 1 < query.shape[2] < key.shape[2]:
             attention_mask = _seen(query.shape[2], key.shape[2] - query.shape[2], query.device)
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
-        attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        attention: Callable[..., tuple[torch.Tensor, None]] = ALL_ATTENTION_FUNCTIONS["sdpa"]
         if computed == dtype or query.device.type != "cpu" or query.shape[2] == 1:
             return attention(module, query, key, value, attention_mask, **options)
         states = [each.to(computed) for each in (query, key, value)]

@@ -89,7 +89,8 @@ def _logits_of_last(model: nn.Module, rows: list[list[int]], device: torch.devic
     batch = collate_packed([{"input_ids": ids, "labels": ids} for ids in rows])
     inputs = {name: batch[name] for name in PACKED_INPUTS}
     inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
-    return model(**inputs, use_cache=False).logits[0, -len(rows[-1]) :]
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    return logits[0, -len(rows[-1]) :]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Weights that are divided over the processes: told from others, and made whole for as long as that is needed."""
+"""Weights that are sharded over the processes: told from others, and made whole for as long as that is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_whole(weight: torch.Tensor) -> bool:
     return not isinstance(weight, DTensor) and not hasattr(weight, "ds_id")
 
 
-def divide_again(model: nn.Module) -> None:
+def shard_again(model: nn.Module) -> None:
     """Give up the whole weights that FSDP keeps after a forward without a backward, as in an evaluation."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -30,17 +30,17 @@ def whole_trained_weights(model: nn.Module) -> Iterator[None]:
     All processes enter and leave together. It is for the weights of adapters, which are small; those of a whole
     model would need its whole memory.
     """
-    divide_again(model)
-    divided = [
+    shard_again(model)
+    sharded = [
         (owner, name, weight)
         for owner in model.modules()
         for name, weight in owner.named_parameters(recurse=False)
         if weight.requires_grad and isinstance(weight, DTensor)
     ]
-    for owner, name, weight in divided:
+    for owner, name, weight in sharded:
         setattr(owner, name, nn.Parameter(weight.full_tensor().detach()))
     try:
         yield
     finally:
-        for owner, name, weight in divided:
+        for owner, name, weight in sharded:
             setattr(owner, name, weight)

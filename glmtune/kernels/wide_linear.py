@@ -42,7 +42,7 @@ def wide_linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
     else:  # torch says what is wrong
         return F.linear(states, layer.weight, layer.bias)
     with torch.autocast(device, enabled=False):
-        product = _WideProduct.apply(states, layer.weight, layer.bias, dtype)
+        product = _WideProduct.apply(states, layer.weight, layer.bias, dtype)  # type: ignore[no-untyped-call]
     assert isinstance(product, torch.Tensor)
     return product
 

@@ -1,4 +1,4 @@
-"""Memory of one device in training: what weights, gradients and optimizer take under each way of dividing them.
+"""Memory of one device in training: what weights, gradients and optimizer take under each way of sharding them.
 
 N is the number of devices, P the number of all weights, T of the trained ones. Without DeepSpeed every device holds
 everything: weights as they were loaded, gradients in the type of their weights, AdamW's two averages in that type, too.
@@ -38,7 +38,7 @@ FEWEST_IN_8_BIT = 4096
 BLOCK_8_BIT = 256
 """Numbers of an 8-bit average that share one float32 scale."""
 SCALE_4_BIT = 1 / 64 + 4 / (64 * 256)
-"""Bytes of scale for each 4-bit number: one for 64, itself rounded to 8 bits, 256 of them with a float32 scale."""
+"""Bytes of scale for each 4-bit number: one for 64, itself quantized to 8 bits, 256 of them with a float32 scale."""
 
 AVERAGES = {"sgd": 0, "lion": 1, "adagrad": 1, "rmsprop": 1, "adafactor": 0, "ademamix": 3, "adamw": 2, "adam": 2}
 """How many numbers an optimizer keeps for each trained one; Adafactor's rows and columns are counted apart."""
@@ -51,7 +51,7 @@ NCCL_BYTES = 0.4e9
 
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """How weights, gradients and optimizer are dealt out."""
+    """How weights, gradients and optimizer are sharded."""
 
     stage: int = 0
     """Of ZeRO; 0 is without DeepSpeed: one device, or several with DDP."""
@@ -179,12 +179,12 @@ def device_memory(
     Args:
         weights: In the types that they are trained in: under DeepSpeed all in that of the computation.
         step: Of the same model.
-        sharding: How all of it is dealt out.
+        sharding: How all of it is sharded.
         optim: As in `training_args.optim`.
         bits: Of quantized weights.
         device: `cpu` or `cuda`.
     """
-    resident = (_undivided if sharding.stage == 0 else _divided)(weights, sharding, optim, bits)
+    resident = (_replicated if sharding.stage == 0 else _sharded)(weights, sharding, optim, bits)
     if "paged" in optim and device == "cuda":
         resident = replace(resident, optimizer=0, host=resident.host + resident.optimizer)
     runtime = 0.0
@@ -230,7 +230,7 @@ class _Resident:
     host: float = 0
 
 
-def _undivided(weights: Sequence[Weight], sharding: Sharding, optim: str, bits: int | None) -> _Resident:
+def _replicated(weights: Sequence[Weight], sharding: Sharding, optim: str, bits: int | None) -> _Resident:
     gradients = sum(each.num_bytes for each in weights if each.is_trained)
     return _Resident(
         weights=weight_bytes(weights, bits),
@@ -241,7 +241,7 @@ def _undivided(weights: Sequence[Weight], sharding: Sharding, optim: str, bits: 
     )
 
 
-def _divided(weights: Sequence[Weight], sharding: Sharding, optim: str, bits: int | None) -> _Resident:
+def _sharded(weights: Sequence[Weight], sharding: Sharding, optim: str, bits: int | None) -> _Resident:
     n, stage = sharding.num_devices, sharding.stage
     trained = [each for each in weights if each.is_trained]
     num_trained = sum(each.num_elements for each in trained) / n  # a device's share

@@ -67,7 +67,7 @@ def _reduced_by(part: str, estimate: Estimate, row: EstimateRow) -> str:
             )
     ways = {
         "weights": [
-            "`quantization: 4bit` rounds frozen ones" if row.method != "sft" else "LoRA can train on rounded ones"
+            "`quantization: 4bit` quantizes frozen ones" if row.method != "sft" else "LoRA can train on quantized ones"
         ],
         "gradients": ["LoRA has few"],
         "optimizer": ["`optim: adamw_bnb_8bit` needs a quarter"],

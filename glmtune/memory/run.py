@@ -7,7 +7,7 @@ weights, gradients and optimizer take, and `modeling/step_memory.py` counts the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig, as_config
 from glmtune.console import notice, quiet_libraries
 from glmtune.errors import GlmtuneError
@@ -152,7 +151,7 @@ class _Plan:
     def rows(self, method: str, num_devices: int) -> list[EstimateRow]:
         """Return every way to train with a method, the configured one among them."""
         arguments = self.config.training_args
-        content = _deepspeed_content(arguments.get("deepspeed"))
+        content = self.config.deepspeed
         asked = sharding_of(content, num_devices, self.model_config.get_text_config().hidden_size)
         shardings = [asked if asked.name == each.name else each for each in self._shardings(asked)]
         if asked not in shardings:
@@ -209,14 +208,14 @@ class _Plan:
         """Return weights and step, in the types that DeepSpeed trains in or those without it."""
         config = replace(self.config, peft_config=self.methods[method])
         half = self.compute_dtype
-        is_divided = zero_stage > 0
+        is_sharded = zero_stage > 0
         settings: Any = SimpleNamespace(
-            bf16=half is torch.bfloat16, fp16=half is torch.float16, deepspeed=is_divided or None
+            bf16=half is torch.bfloat16, fp16=half is torch.float16, deepspeed=is_sharded or None
         )
         dtype = load_dtype(config, settings)
-        accumulates = config.training_args.get("gradient_accumulation_steps", 1) > 1 and not is_divided
-        everything = (half or torch.float32) if is_divided else None
-        autocast = None if is_divided else half
+        accumulates = config.training_args.get("gradient_accumulation_steps", 1) > 1 and not is_sharded
+        everything = (half or torch.float32) if is_sharded else None
+        autocast = None if is_sharded else half
         key = (method, everything or dtype, autocast, accumulates, zero_stage == 3)
         if key not in self._counted:
             arithmetic = self._arithmetic(everything or dtype, is_head_trained=config.peft_config is None)
@@ -275,12 +274,6 @@ def _compute_dtype(config: RunConfig, device: str) -> torch.dtype | None:
     if arguments.get("bf16") or (is_open and device == "cuda"):
         return DTYPES["bfloat16"]
     return DTYPES["float16"] if arguments.get("fp16") and device == "cuda" else None
-
-
-def _deepspeed_content(given: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if not given:
-        return None
-    return read_deepspeed(given)
 
 
 def _not_counted(config: RunConfig) -> list[str]:

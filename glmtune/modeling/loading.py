@@ -44,7 +44,7 @@ from glmtune.tested_versions import note_untested_versions
 from .context import check_vocabulary
 from .finite import check_finite
 from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
-from .quantization import check_rounded_can_be_read, check_rounding, make_trainable, quantization_options
+from .quantization import check_quantization_method, check_quantized_can_be_read, make_trainable, quantization_options
 
 MISSING = "missing adapter keys"
 """What PEFT warns of, and goes on with numbers of its own."""
@@ -102,7 +102,7 @@ def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -
     if path is not None and path.is_file():
         check_model_config(path, read_config(path))
     config = _from_pretrained(AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code)
-    check_rounding(config, source.base)
+    check_quantization_method(config, source.base)
     return config
 
 
@@ -124,14 +124,14 @@ def load_base_model(
 
     Args:
         source: Where its files are.
-        dtype: Of its weights; of the sums over them where they are rounded. `auto` is that of the files.
+        dtype: Of its weights; of the sums over them where they are quantized. `auto` is that of the files.
         trust_remote_code: Whether to run Python code that lies beside the weights.
         attn_implementation: A name that transformers knows; None lets it choose.
-        quantization: `4bit` or `8bit` rounds the weights of all linear layers but the last, on `device`: rounded
+        quantization: `4bit` or `8bit` quantizes the weights of all linear layers but the last, on `device`: quantized
             weights stay where they are.
-        device: Where rounded weights go; others are loaded on the CPU, and moved by whoever needs them.
+        device: Where quantized weights go; others are loaded on the CPU, and moved by whoever needs them.
     """
-    check_rounded_can_be_read(load_model_config(source, trust_remote_code=trust_remote_code), source.base)
+    check_quantized_can_be_read(load_model_config(source, trust_remote_code=trust_remote_code), source.base)
     check_weight_files(ModelSource(base=source.base))
     if not Path(source.base).is_dir() and (index := hub_file(source.base, INDEX)) is not None:
         files_of_index(index)

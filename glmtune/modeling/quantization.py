@@ -1,11 +1,11 @@
 """Frozen weights in 4 or 8 bits, by bitsandbytes.
 
 QLoRA (Dettmers et al. 2023, section 3): each weight of a linear layer becomes the nearest of 16 values that suit a
-normal distribution (NF4), scaled for every 64 weights; the scales are rounded to 8 bits, too ("double
+normal distribution (NF4), scaled for every 64 weights; the scales are quantized to 8 bits, too ("double
 quantization"). In the forward and the backward they are made whole layer by layer, and the adapter is trained as
 ever. Embeddings, norms and the last layer stay as they are.
 
-PEFT's `prepare_model_for_kbit_training` is not used. It turns what is not rounded into float32: for GLM-4-9B's
+PEFT's `prepare_model_for_kbit_training` is not used. It turns what is not quantized into float32: for GLM-4-9B's
 embeddings and last layer 2.5 GB more, and a slow last matrix product. Norms compute in float32 by themselves; the
 weights that it freezes PEFT freezes again; and inputs need no gradients for a checkpoint of the non-reentrant kind,
 the only one that a run uses.
@@ -25,11 +25,11 @@ from glmtune.errors import GlmtuneError, install_hint, require
 
 from .library_errors import REFUSALS, reason_of
 
-UNROUNDED = "take the model's unrounded weights"
+UNQUANTIZED = "take the model's unquantized weights"
 
 
-def check_rounding(config: PretrainedConfig, name: str) -> None:
-    """Raise where the weights of a model's files are rounded in a way that transformers does not know.
+def check_quantization_method(config: PretrainedConfig, name: str) -> None:
+    """Raise where the weights of a model's files are quantized in a way that transformers does not know.
 
     It would take them for ordinary weights, with a warning.
     """
@@ -39,15 +39,15 @@ def check_rounding(config: PretrainedConfig, name: str) -> None:
     method = settings.get("quant_method")
     if method is None and not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
         raise GlmtuneError(
-            "the model's weights are rounded, and `quantization_config` has no `quant_method` that says how",
+            "the model's weights are quantized, and `quantization_config` has no `quant_method` that says how",
             where=_config_of(name),
-            fix=UNROUNDED,
+            fix=UNQUANTIZED,
         )
     if method is not None and method not in [*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"]:
         raise GlmtuneError(
-            f"the model's weights are rounded by the method `{method}`, which transformers does not know",
+            f"the model's weights are quantized by the method `{method}`, which transformers does not know",
             where=_config_of(name),
-            fix=f"{UNROUNDED}; or see whether a newer transformers knows it (`pip install -U transformers`)",
+            fix=f"{UNQUANTIZED}; or see whether a newer transformers knows it (`pip install -U transformers`)",
         )
     try:
         AutoQuantizationConfig.from_dict(settings)
@@ -55,8 +55,8 @@ def check_rounding(config: PretrainedConfig, name: str) -> None:
         raise _unreadable(name, settings, error) from error
 
 
-def check_rounded_can_be_read(config: PretrainedConfig, name: str) -> None:
-    """Raise where a package or a device is missing that a model's rounded weights need: before anything is loaded."""
+def check_quantized_can_be_read(config: PretrainedConfig, name: str) -> None:
+    """Raise where a package or a device is missing that a model's quantized weights need: before anything is loaded."""
     settings = _rounding_of(config)
     if settings is None:
         return
@@ -71,9 +71,9 @@ def _unreadable(name: str, settings: dict[str, Any], error: Exception) -> Glmtun
     method = settings.get("quant_method", "bitsandbytes")
     hint = install_hint(error)
     return GlmtuneError(
-        f"the model's weights are rounded by the method `{method}`, and cannot be read here: {reason_of(error)}",
+        f"the model's weights are quantized by the method `{method}`, and cannot be read here: {reason_of(error)}",
         where=_config_of(name),
-        fix=f"{hint}, or {UNROUNDED}" if hint else UNROUNDED,
+        fix=f"{hint}, or {UNQUANTIZED}" if hint else UNQUANTIZED,
     )
 
 
@@ -82,7 +82,7 @@ def _config_of(name: str) -> str:
 
 
 def _rounding_of(config: PretrainedConfig) -> dict[str, Any] | None:
-    """Return what a model's configuration says of how its weights are rounded; None where they are not."""
+    """Return what a model's configuration says of how its weights are quantized; None where they are not."""
     settings = config.to_dict().get("quantization_config")
     return None if settings is None else dict(settings)
 

@@ -70,5 +70,5 @@ def _lives(process: object) -> bool:
 
     assert isinstance(process, psutil.Process)
     with contextlib.suppress(psutil.Error):
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False

@@ -38,7 +38,7 @@ EVERYWHERE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class ProcessFailure:
     """What ended a process, as the others get to know it."""
 
     rank: int
@@ -64,7 +64,7 @@ class Failure:
 class GroupFailure(SystemExit):
     """Another process of the group has failed; this one has nothing to add."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: ProcessFailure) -> None:
         super().__init__(failure.exit_code_of_others)
         self.failure = failure
 
@@ -98,11 +98,11 @@ class GroupWatch:
         if self._thread.is_alive():
             self._thread.join()
 
-    def fallen_sibling(self) -> Failure | None:
+    def fallen_sibling(self) -> ProcessFailure | None:
         """Return a process of this machine that has ended before the group did."""
         for rank, process in self.siblings.items():
             if not _is_alive(process):
-                return Failure(rank=rank, host=self.host, error="", exit_code=EXIT_FAILURE)
+                return ProcessFailure(rank=rank, host=self.host, error="", exit_code=EXIT_FAILURE)
         return None
 
     def fail(self, error: BaseException) -> None:
@@ -155,7 +155,7 @@ class GroupWatch:
             return False  # the store has gone with its process
         return count == size
 
-    def _failure(self, error: BaseException) -> Failure:
+    def _failure(self, error: BaseException) -> ProcessFailure:
         code = EXIT_FAILURE
         if isinstance(error, GlmtuneError):
             code = error.exit_code
@@ -163,9 +163,9 @@ class GroupWatch:
             code = EXIT_INTERRUPTED
         elif isinstance(error, SystemExit) and isinstance(error.code, int):
             code = error.code
-        return Failure(rank=self.rank, host=self.host, error=f"{type(error).__name__}: {error}", exit_code=code)
+        return ProcessFailure(rank=self.rank, host=self.host, error=f"{type(error).__name__}: {error}", exit_code=code)
 
-    def _main_has_same(self, store: TCPStore | None, own: Failure) -> bool:
+    def _main_has_same(self, store: TCPStore | None, own: ProcessFailure) -> bool:
         deadline = time.monotonic() + SAME_ERROR_SECONDS
         while store is not None and time.monotonic() < deadline:
             main = _read(store, f"{self.prefix}/0")
@@ -184,7 +184,7 @@ class GroupWatch:
                 undo_all()
                 os._exit(failure.exit_code_of_others)
 
-    def _look(self) -> Failure | None:
+    def _look(self) -> ProcessFailure | None:
         if not self.siblings:
             self._find_siblings()
         had_store = self._store is not None
@@ -195,7 +195,7 @@ class GroupWatch:
                 if store.check([f"{self.prefix}/first"]):
                     return _read(store, f"{self.prefix}/first")
             except RuntimeError:
-                return Failure(rank=-1, host=os.environ["MASTER_ADDR"], error="", exit_code=EXIT_FAILURE)
+                return ProcessFailure(rank=-1, host=os.environ["MASTER_ADDR"], error="", exit_code=EXIT_FAILURE)
         fallen = self.fallen_sibling()
         if fallen is not None:
             _write_first(store, f"{self.prefix}/first", fallen)
@@ -233,7 +233,7 @@ class GroupWatch:
         if len(found) == num_workers:
             self.siblings = found
 
-    def _name(self, failure: Failure) -> None:
+    def _name(self, failure: ProcessFailure) -> None:
         """Say, once on every machine, which process has failed."""
         living = [rank for rank, process in self.siblings.items() if _is_alive(process)]
         if self.rank == min(living, default=self.rank):
@@ -271,7 +271,7 @@ def leave() -> None:
         _watch = None
 
 
-def fallen_sibling() -> Failure | None:
+def fallen_sibling() -> ProcessFailure | None:
     """Return a process of this machine and group that has ended before the group did."""
     return _watch.fallen_sibling() if _watch is not None else None
 
@@ -283,28 +283,28 @@ def is_everywhere(event: str) -> bool:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
 
-def _read(store: TCPStore | None, key: str) -> Failure | None:
+def _read(store: TCPStore | None, key: str) -> ProcessFailure | None:
     if store is None:
         return None
     try:
-        return Failure(**json.loads(store.get(key))) if store.check([key]) else None
+        return ProcessFailure(**json.loads(store.get(key))) if store.check([key]) else None
     except RuntimeError:
         return None  # the store has gone with its process
 
 
-def _write(store: TCPStore, key: str, failure: Failure) -> None:
+def _write(store: TCPStore, key: str, failure: ProcessFailure) -> None:
     try:
         store.set(key, json.dumps(asdict(failure)))
     except RuntimeError:
         return  # as above: there is nobody left to tell
 
 
-def _write_first(store: TCPStore | None, key: str, failure: Failure) -> None:
+def _write_first(store: TCPStore | None, key: str, failure: ProcessFailure) -> None:
     """Write what failed first, unless that is known already."""
     if store is None:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -13,6 +12,9 @@ from typing import Any
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 from glmtune.files.cache_files import require_matplotlib
+from glmtune.files.durable import put_in_place
+
+from .metrics_file import METRICS_FILE, NOT_JSON, read_lines
 
 MIN_POINTS_TO_SMOOTH = 10  # below, the eye follows the points themselves
 SMOOTHED_SHARE = 20  # the smoothed line averages over a twentieth of the run: the trend stays, single batches go
@@ -73,8 +75,8 @@ def try_draw_loss_curve(run_folder: Path) -> Path | None:
         return None
     try:
         staged = run_folder / ".loss.png"
-        draw_loss_curve(run_folder / "metrics.jsonl", staged)
-        staged.replace(run_folder / "loss.png")
+        draw_loss_curve(run_folder / METRICS_FILE, staged)
+        put_in_place(staged, run_folder / "loss.png")
     except GlmtuneError:
         return None  # a run shorter than its first log has no curve
     return run_folder / "loss.png"
@@ -92,16 +94,14 @@ def read_loss_history(metrics_path: Path, damaged: list[str] | None = None) -> L
     if not metrics_path.is_file():
         raise GlmtuneError("there is no metrics file", where=str(metrics_path), fix="give the output folder of a run")
     history, last_step = LossHistory(), 0
-    lines = metrics_path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
-    for number, line in enumerate(lines, start=1):
+    rows = read_lines(metrics_path)
+    for number, row in enumerate(rows, start=1):
         where = f"{metrics_path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
+        if row is NOT_JSON:
+            if number == len(rows):
                 break
             if damaged is None:
-                raise GlmtuneError("this line is not JSON", where=where, fix="remove the line and try again") from error
+                raise GlmtuneError("this line is not JSON", where=where, fix="remove the line and try again")
             damaged.append(where)
             continue
         if not isinstance(row, dict) or not _is_step(row.get("step", last_step)):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from glmtune.console import say
-from glmtune.generation.continuous_batching import Answer, Flight
+from glmtune.generation.continuous_batching import Completion, ContinuousBatch
 from glmtune.generation.sampling import Logprobs, Sampler, Sampling, choose_tokens
 
 
@@ -36,14 +36,14 @@ class End:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class JobFailure:
     """The end of an answer that will not be finished."""
 
     reason: str
     is_shutdown: bool = False
 
 
-Event = Token | End | Failure
+Event = Token | End | JobFailure
 
 
 class Busy(Exception):
@@ -111,8 +111,8 @@ class Engine:
         """
         self.lanes = lanes
         self.max_waiting = max_waiting
-        self._flights = {
-            name: Flight(
+        self._batches = {
+            name: ContinuousBatch(
                 lane.model,
                 [],
                 self._choose,
@@ -143,7 +143,7 @@ class Engine:
     def num_waiting(self) -> int:
         """Answers that wait for their turn; one that is given up keeps no place."""
         # Copies: the engine's thread goes on meanwhile.
-        rows = [row for flight in self._flights.values() for row in flight.waiting.copy()]
+        rows = [row for batch in self._batches.values() for row in batch.waiting.copy()]
         jobs = [*self._inbox, *(self._jobs.get(row.index) for row in rows)]
         return sum(job is not None and not job.is_cancelled for job in jobs)
 
@@ -175,18 +175,18 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._take_jobs():
-                for name, flight in self._flights.items():
+                for name, batch in self._batches.items():
                     try:
-                        self._attend(name, flight)
+                        self._attend(name, batch)
                     except Exception as error:  # whatever it is: the server goes on, and those who wait are told
-                        self._fail(name, flight, error)
+                        self._fail(name, batch, error)
         finally:
             with self._wake:  # from here on `submit` takes nothing in
                 self._is_ending = True
                 left = [*self._jobs.values(), *self._inbox]
                 self._jobs, self._inbox = {}, []
             for job in left:
-                _tell(job, Failure(reason="the server is shutting down", is_shutdown=True))
+                _tell(job, JobFailure(reason="the server is shutting down", is_shutdown=True))
 
     def _take_jobs(self) -> bool:
         """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
@@ -198,29 +198,29 @@ class Engine:
             for job in self._inbox:
                 self._last_index += 1
                 self._jobs[self._last_index] = job
-                self._flights[job.lane].waiting.append(Answer(self._last_index, job.prompt, job.max_new_tokens))
+                self._batches[job.lane].waiting.append(Completion(self._last_index, job.prompt, job.max_new_tokens))
             self._inbox = []
         return True
 
-    def _attend(self, name: str, flight: Flight) -> None:
+    def _attend(self, name: str, batch: ContinuousBatch) -> None:
         """Do for a lane what there is to do, at most two forward passes."""
-        self._drop_cancelled(flight)
-        if flight.waiting or any(not row.is_done for row in flight.rows):
-            self._advance(name, flight)
-        elif flight.rows:
-            flight.clear()
+        self._drop_cancelled(batch)
+        if batch.waiting or any(not row.is_done for row in batch.rows):
+            self._advance(name, batch)
+        elif batch.rows:
+            batch.clear()
 
-    def _advance(self, name: str, flight: Flight) -> None:
+    def _advance(self, name: str, batch: ContinuousBatch) -> None:
         """Let new rows of a lane come in, and write the next token of all."""
         self.lanes[name].activate()
         with torch.no_grad():
-            if flight.has_room():
-                self._report(flight, flight.take_in())
-            if any(not row.is_done for row in flight.rows):
-                self._report(flight, flight.write())
+            if batch.has_room():
+                self._report(batch, batch.take_in())
+            if any(not row.is_done for row in batch.rows):
+                self._report(batch, batch.write())
 
-    def _report(self, flight: Flight, ended: Sequence[Answer]) -> None:
-        for row in flight.rows:
+    def _report(self, batch: ContinuousBatch, ended: Sequence[Completion]) -> None:
+        for row in batch.rows:
             if (job := self._jobs.get(row.index)) is not None and not job.waits_for_end:
                 self._report_tokens(row)
         for row in ended:
@@ -229,7 +229,7 @@ class Engine:
             if job is not None:
                 _tell(job, End(is_cut=len(row.written) >= row.max_new_tokens))
 
-    def _report_tokens(self, row: Answer) -> None:
+    def _report_tokens(self, row: Completion) -> None:
         job = self._jobs.get(row.index)
         if job is None:
             return
@@ -238,31 +238,31 @@ class Engine:
             _tell(job, Token(id=row.written[place], logprobs=logprobs))
         job.num_reported = len(row.written)
 
-    def _fail(self, name: str, flight: Flight, error: Exception) -> None:
-        """Give up what was in flight, or just coming in; what waits is tried, unless nothing else is left."""
-        waiting = {row.index for row in flight.waiting}
+    def _fail(self, name: str, batch: ContinuousBatch, error: Exception) -> None:
+        """Give up what was in the batch, or just coming in; what waits is tried, unless nothing else is left."""
+        waiting = {row.index for row in batch.waiting}
         own = [index for index, job in self._jobs.items() if job.lane == name]
         failed = [index for index in own if index not in waiting]
         if not failed:
             failed = own
-            flight.waiting.clear()
-        flight.clear()
+            batch.waiting.clear()
+        batch.clear()
         reason = "the model ran out of memory" if isinstance(error, torch.OutOfMemoryError) else "the model failed"
         for index in failed:
-            _tell(self._jobs.pop(index), Failure(reason=reason))
+            _tell(self._jobs.pop(index), JobFailure(reason=reason))
         _report_error(f"{len(failed)} answers failed: {type(error).__name__}: {error}")
 
-    def _drop_cancelled(self, flight: Flight) -> None:
-        for row in [*flight.rows, *flight.waiting]:
+    def _drop_cancelled(self, batch: ContinuousBatch) -> None:
+        for row in [*batch.rows, *batch.waiting]:
             job = self._jobs.get(row.index)
             if job is not None and job.is_cancelled:
                 del self._jobs[row.index]
-                flight.drop(row)
+                batch.drop(row)
 
-    def _choose(self, rows: Sequence[Answer], logits: torch.Tensor) -> torch.Tensor:
+    def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         return choose_tokens([self._sampler(row) for row in rows], logits)
 
-    def _sampler(self, row: Answer) -> Sampler:
+    def _sampler(self, row: Completion) -> Sampler:
         """Return the row's sampler; a row that nobody waits for goes along until there is room to leave it out."""
         job = self._jobs.get(row.index)
         return job.sampler if job is not None and not row.is_done else Sampler(Sampling(), ())

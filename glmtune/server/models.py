@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from glmtune.errors import GlmtuneError, install_hint
 from glmtune.family import Family
 from glmtune.files.user_paths import expand, user_path
-from glmtune.generation.continuous_batching import reason_against_flight
+from glmtune.generation.continuous_batching import reason_against_continuous_batching
 from glmtune.kernels.virtual_tokens import lays_tokens_before_rows
 from glmtune.modeling.adapting.adapter_config import adapter_config
 from glmtune.modeling.adapting.starts import check_saved_start
@@ -90,7 +90,9 @@ def load_models(
     loaded = load_model(ModelSource(base=source.base), trust_remote_code=trust_remote_code)
     base: Any = loaded.model
     watch_logits(base)
-    reason = reason_against_flight(base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id))
+    reason = reason_against_continuous_batching(
+        base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id)
+    )
     if reason is not None:
         raise GlmtuneError(
             f"{reason}, so that its rows cannot come and go",

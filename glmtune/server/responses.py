@@ -12,8 +12,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from glmtune.chatformat.replies import Piece, ToolCall
-from glmtune.generation.streaming import token_text
+from glmtune.chatformat.replies import Delta, ToolCall
+from glmtune.generation.decoding import token_text
 
 from .api_errors import ApiError
 from .engine import Token
@@ -170,9 +170,9 @@ def _message(updates: Sequence[Update]) -> dict[str, Any]:
     return message
 
 
-def _deltas(found: Piece | ToolCall, num_calls: int) -> list[dict[str, Any]]:
+def _deltas(found: Delta | ToolCall, num_calls: int) -> list[dict[str, Any]]:
     """Return what a piece adds to the message; a call comes as its name first, and its arguments behind."""
-    if isinstance(found, Piece):
+    if isinstance(found, Delta):
         return [{"reasoning_content" if found.is_reasoning else "content": found.text}]
     function = {"name": found.name, "arguments": ""}
     begin = {"index": num_calls, "id": _call_id(), "type": "function", "function": function}
@@ -189,7 +189,7 @@ def _text(updates: Sequence[Update], *, is_reasoning: bool = False) -> str:
         found.text
         for update in updates
         for found in update.events
-        if isinstance(found, Piece) and found.is_reasoning == is_reasoning
+        if isinstance(found, Delta) and found.is_reasoning == is_reasoning
     )
 
 

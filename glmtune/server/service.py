@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from glmtune.chatformat.encoding import Encoder
-from glmtune.chatformat.replies import Piece, ReplyReader, ToolCall, reply_layout
+from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall, reply_layout
 from glmtune.data.conversation import RowError
-from glmtune.data.formats import to_conversation
+from glmtune.generation.decoding import AnswerReader, border_of
+from glmtune.generation.generate import encode_messages
 from glmtune.generation.sampling import Sampling
-from glmtune.generation.streaming import AnswerReader
 
 from .api_errors import ApiError
-from .engine import Busy, End, Ended, Engine, Event, Failure, Job, Token
+from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Token
 from .models import ServedModels
 from .requests import ChatRequest, CompletionRequest, NamedToolChoice, Request
 
@@ -32,7 +32,7 @@ class Update:
     """What has become certain of a choice."""
 
     choice: int
-    events: list[Piece | ToolCall]
+    events: list[Delta | ToolCall]
     tokens: list[Token] = field(default_factory=list)
     """Those with logprobs."""
     finish_reason: str | None = None
@@ -76,8 +76,7 @@ class Service:
         self.max_length = max_length
         self.encoder = Encoder(models.tokenizer, models.family, use_skeletons=False)
         self.layout = reply_layout(self.encoder.renderer)
-        border = "<|assistant|>"
-        self.border = models.tokenizer.get_vocab().get(border)
+        self.border = border_of(models.tokenizer)
 
     def start_chat(self, request: ChatRequest) -> Choices:
         """Begin to answer a conversation."""
@@ -133,7 +132,7 @@ class Service:
                 finish_reason = None
                 if choices.jobs[number].is_cancelled:
                     continue
-                if isinstance(event, Failure):
+                if isinstance(event, JobFailure):
                     raise ApiError(event.reason, status=503 if event.is_shutdown else 500)
                 if isinstance(event, End):
                     events = reader.end()
@@ -217,10 +216,7 @@ class Service:
         is_reasoning_shown = facts.shows_reasoning or bool(facts.hidden_reasoning)
         messages = [_as_trained(message, is_reasoning_shown=is_reasoning_shown) for message in messages]
         try:
-            conversation = to_conversation({"messages": messages, **({"tools": tools} if tools else {})})
-            if conversation.messages[-1].role == "assistant":
-                raise RowError("the last message is the assistant's; expected one to answer")
-            return self.encoder.encode_prompt(conversation, thinking=thinking)
+            return encode_messages(self.encoder, messages, tools=tools, thinking=thinking)
         except RowError as error:
             raise ApiError(str(error), param="messages") from None
 

@@ -17,10 +17,9 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.tool_parsers import hermes_tool_parser as protocol
 from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
 
-from glmtune.chatformat.replies import ROLE_LINE, Piece, ReplyLayout, ReplyReader, ToolCall, parse_reply
-from glmtune.family import GLM_STOPS
+from glmtune.chatformat.replies import ROLE_LINE, Delta, ReplyLayout, ReplyReader, ToolCall, parse_reply
+from glmtune.family import ASSISTANT, GLM_STOPS
 
-BORDER = "<|assistant|>"
 STOPS = re.compile("|".join(map(re.escape, GLM_STOPS)))
 LAYOUT = ReplyLayout(calls=ROLE_LINE)
 
@@ -51,7 +50,7 @@ class Glm4RoleLineParser(ToolParser):
     def extract_tool_calls(self, model_output: str, request: Any) -> Any:
         """Return what a whole answer holds."""
         text = STOPS.split(model_output)[0]
-        reply = parse_reply(text.split(BORDER), LAYOUT, _tools(request))
+        reply = parse_reply(text.split(ASSISTANT), LAYOUT, _tools(request))
         calls = [
             protocol.ToolCall(type="function", function=protocol.FunctionCall(name=call.name, arguments=call.arguments))
             for call in reply.tool_calls
@@ -73,12 +72,12 @@ class Glm4RoleLineParser(ToolParser):
         """Return what has become certain, or None."""
         if self.reader is None:
             self.reader = ReplyReader(LAYOUT, _tools(request))
-        events: list[Piece | ToolCall] = []
-        for number, section in enumerate(STOPS.split(delta_text)[0].split(BORDER)):
+        events: list[Delta | ToolCall] = []
+        for number, section in enumerate(STOPS.split(delta_text)[0].split(ASSISTANT)):
             events += self.reader.border() if number else []
             events += self.reader.feed(section)
         events += self.reader.take_complete_call()
-        text = "".join(event.text for event in events if isinstance(event, Piece))
+        text = "".join(event.text for event in events if isinstance(event, Delta))
         deltas = [self._delta(event) for event in events if isinstance(event, ToolCall)]
         return protocol.DeltaMessage(content=text or None, tool_calls=deltas) if text or deltas else None
 

@@ -11,14 +11,14 @@ from transformers import PrinterCallback, ProgressCallback, Seq2SeqTrainingArgum
 
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice, say
-from glmtune.encoded.collating import Collator
 from glmtune.errors import GlmtuneError
-from glmtune.evaluation.evaluate import GenerationPlan
+from glmtune.evaluation.predictions import GenerationPlan
 from glmtune.generation.generate import generation_config
 from glmtune.kernels.arithmetic import Arithmetic
 from glmtune.modeling.adapting.adapters import adapt, freeze_vision, prepare
 from glmtune.modeling.finding.model_source import ModelSource, find_model
 from glmtune.modeling.loading import load_adapter, load_adapter_weights, load_base_model, set_stop_tokens
+from glmtune.reports.metrics_file import METRICS_FILE
 from glmtune.training.callbacks.around_steps import (
     CheckpointMover,
     FirstEvaluation,
@@ -67,7 +67,7 @@ def build_model(prepared: Prepared, arguments: Seq2SeqTrainingArguments, resume_
     else:
         adapted = adapt(model, config.peft_config, prepared.family, gradient_checkpointing=checkpointing, notify=notice)
     if resume_from is not None and config.peft_config is not None:
-        # Before DeepSpeed divides the weights; without DeepSpeed transformers loads them once more.
+        # Before DeepSpeed shards the weights; without DeepSpeed transformers loads them once more.
         load_adapter_weights(adapted, resume_from)
     trained, total = count_weights(adapted)
     if not trained:
@@ -92,7 +92,7 @@ def count_weights(model: Any) -> tuple[int, int]:
     """Return how many numbers are trained, and how many the model has."""
     if isinstance(model, PeftModel):
         return model.get_nb_trainable_parameters()  # which knows that four bits are half a byte
-    # Under ZeRO-3 a weight is dealt out when it is loaded and keeps its size in `ds_numel`.
+    # Under ZeRO-3 a weight is sharded when it is loaded and keeps its size in `ds_numel`.
     sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
     return sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes)
 
@@ -116,10 +116,11 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
         trainer = GlmTrainer(
             model=model,
             args=arguments,
-            data_collator=Collator(
+            data_collator=prepared.method.collator(
                 pad_token_id=prepared.tokenizer.pad_token_id,
                 is_packed=config.packing and reason_to_pad(config, base.config) is None,
             ),
+            loss_function=prepared.method.loss,
             tokens_per_batch=config.tokens_per_batch,
             # What is compiled must not change from call to call, as the output layer does.
             arithmetic=prepared.arithmetic,
@@ -155,7 +156,7 @@ def add_callbacks(trainer: GlmTrainer, config: RunConfig, run_folder: Path) -> N
         Learning(trainer),  # before a checkpoint and an evaluation are tried, which take their time
         FirstEvaluation(trainer),
         ProgressLine(trainer),
-        MetricsFile(run_folder / "metrics.jsonl"),
+        MetricsFile(run_folder / METRICS_FILE),
         LastStep(),
         CheckpointMover(trainer, run_folder, config.training_args.get("save_total_limit")),
         # Last: what a stopped run must make up for is known before it is stopped.

@@ -92,7 +92,7 @@ def _compare(model: Any, saved: Path) -> int:
     num_compared = 0
     for path in paths:
         for name, tensor in load_file(path).items():
-            if name in live and live[name].numel() == tensor.numel():  # under ZeRO-3 the live ones are dealt out
+            if name in live and live[name].numel() == tensor.numel():  # under ZeRO-3 the live ones are sharded
                 if not torch.equal(live[name].cpu().to(tensor.dtype), tensor):
                     raise RunFailure(f"weight `{name}` does not come back as it was saved", where=str(path))
                 num_compared += 1

@@ -13,10 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from glmtune.console import is_main_process, notice, say
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.modeling.finding.model_source import checkpoints_of
+from glmtune.reports.metrics_file import METRICS_FILE, read_logs
 from glmtune.training.callbacks.around_steps import LastStep
 from glmtune.training.callbacks.learning import Learning
 from glmtune.training.folder.checkpoint import find_damage, step_of
-from glmtune.training.folder.metrics_file import read_logs
 from glmtune.training.setup.arguments import training_arguments
 from glmtune.training.setup.preparation import Prepared
 from glmtune.training.setup.run_arithmetic import arithmetic_of_run
@@ -42,7 +42,7 @@ class StopAt(TrainerCallback):
 
 def logged_losses(folder: Path) -> dict[int, float]:
     """Return the loss that was logged at each step; the last one where a step was trained twice."""
-    logs = read_logs(folder / "metrics.jsonl")
+    logs = read_logs(folder / METRICS_FILE)
     return {log["step"]: log["loss"] for log in logs if isinstance(log.get("loss"), (int, float))}
 
 
@@ -106,7 +106,7 @@ def _compare(expected: list[tuple[int, float]], found: dict[int, float], run_fol
     if largest > TOLERANCE:
         raise RunFailure(
             f"the replayed losses differ from the logged ones by up to {100 * largest:.2g} %",
-            where=str(run_folder / "metrics.jsonl"),
+            where=str(run_folder / METRICS_FILE),
             fix="look for what differs from the machine and the packages in `run.yaml`",
         )
     equal = "equal to the last digit" if largest == 0 else f"equal to within {largest:.1e}"

@@ -23,7 +23,6 @@ from glmtune.console import is_main_process, notice, quiet_libraries, say
 from glmtune.encoded.dataset import EncodedData
 from glmtune.errors import GlmtuneError
 from glmtune.files.user_paths import refuse_unreadable_name, user_path
-from glmtune.kernels.loss import check_loss_kernel
 from glmtune.modeling.finding.links import refuse_links
 from glmtune.modeling.finding.model_source import DEMO, checkpoints_of
 from glmtune.processes.group_watch import watch_group
@@ -36,8 +35,6 @@ from glmtune.text.secret_values import masked_argument
 from glmtune.training.callbacks.unfinished import remains
 from glmtune.training.distributed.fsdp import with_accelerates_fsdp
 from glmtune.training.distributed.global_batch import keep_global_batch
-from glmtune.training.distributed.sharding import check_sharding
-from glmtune.training.folder import checkpoint
 from glmtune.training.folder.changes import changes_since, refuse_changes, refuse_moving, refuse_unfit, saves_model_only
 from glmtune.training.folder.foreign_code import refuse_code
 from glmtune.training.folder.known_files import refuse_unknown_files
@@ -55,15 +52,15 @@ from glmtune.training.folder.run_folder import (
 from glmtune.training.folder.run_lock import hold_run
 from glmtune.training.folder.saved_state import check_state
 from glmtune.training.setup.arguments import training_arguments, use_one_gpu
+from glmtune.training.setup.checks import check_run
 from glmtune.training.setup.consent import Consent, check_consent, remember
 from glmtune.training.setup.epochs import check_epoch
-from glmtune.training.setup.machine import check_machine
 from glmtune.training.setup.preparation import Prepared, absolute, model_source, prepare_run
 from glmtune.training.setup.run_arithmetic import arithmetic_of_run
 from glmtune.training.setup.run_data import as_records, find_run_files
-from glmtune.training.setup.trackers import check_reporters
 
 from .building import build_model, build_trainer
+from .folder import checkpoint
 from .replay import choose_for_replay, replay
 from .trainer import GlmTrainer, record_left_out
 
@@ -109,10 +106,7 @@ def train(
     refuse_unreadable_name(run_folder, "run")
     with nullcontext(False) if dry_run else hold_run(run_folder) as is_new_folder:
         refuse_used_folder(run_folder)
-        check_reporters(config)
-        check_sharding(config)
-        check_loss_kernel(config.loss_kernel)
-        check_machine(config)
+        check_run(config)
         if config.data_config.has_val_rows and config.training_args.get("eval_strategy", "no") == "no":
             notice("the validation rows are never evaluated in the run: `eval_strategy` is `no`")
         if str(model) == DEMO and config.peft_config is not None and init_from is None:
@@ -219,10 +213,7 @@ def _go_on(
     config, told = keep_global_batch(request.config, record, world_size())
     if told:
         notice(told)
-    check_reporters(config)
-    check_sharding(config)
-    check_loss_kernel(config.loss_kernel)
-    check_machine(config)
+    check_run(config)
     prepared = prepare_run(replace(request, config=config), files)
     if verify:
         return replay(prepared, run_folder, chosen, record)

@@ -25,25 +25,26 @@ from glmtune.config.run_config import METRICS
 from glmtune.encoded.collating import Collator
 from glmtune.encoded.dataset import EncodedData, write_rejects
 from glmtune.errors import GlmtuneError, RunFailure
-from glmtune.evaluation.evaluate import GenerationPlan, Scores, score_model
-from glmtune.family import IGNORE_INDEX
-from glmtune.files.durable import replace_file
+from glmtune.evaluation.evaluate import Scores, score_model
+from glmtune.evaluation.predictions import GenerationPlan
+from glmtune.files.durable import put_in_place, replace_file
 from glmtune.kernels.arithmetic import Arithmetic
 from glmtune.kernels.fused_layers import FusedLayers
 from glmtune.kernels.loss import LabelledLoss
-from glmtune.kernels.packing import PACKED_INPUTS
-from glmtune.modeling.adapting.ptuning import save_dealt_out_prefix
+from glmtune.modeling.adapting.ptuning import save_sharded_prefix
 from glmtune.modeling.out_of_memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
 from glmtune.processes import group_watch
 from glmtune.processes.signals import collate_in_reader, stop_request
 from glmtune.training.distributed.fsdp import load_weights, no_pickled_copy
-from glmtune.training.distributed.zero_state import divisible_checkpoints
-from glmtune.training.events import AlreadyTrained, EvaluationBrokenOff, RunCallback
-from glmtune.training.folder import checkpoint
+from glmtune.training.distributed.zero_state import reshardable_checkpoints
 from glmtune.training.folder.changes import ASKED
 from glmtune.training.folder.loss_window import LossWindow
 from glmtune.training.folder.saved_state import state_explained
+from glmtune.training.methods.method import LossFunction
 from glmtune.training.setup.epochs import step_batches
+
+from .events import AlreadyTrained, EvaluationBrokenOff, RunCallback
+from .folder import checkpoint
 
 NUM_FIRST_EVALUATION_ROWS = 2
 NUM_FIRST_EVALUATION_TOKENS = 512
@@ -51,11 +52,9 @@ NUM_FIRST_EVALUATION_TOKENS = 512
 EVALUATION_ERRORS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, RuntimeError, ImportError)
 """What transformers raises where it cannot generate with the options that it is given."""
 
-MODEL_INPUTS = (*PACKED_INPUTS, "attention_mask")
-
 
 class GlmTrainer(Seq2SeqTrainer):
-    """Trains on labelled positions, evaluates by generation, stops at the first loss that is not a number."""
+    """Trains with the loss of a method, evaluates by generation, stops at the first loss that is not a number."""
 
     def __init__(
         self,
@@ -67,6 +66,7 @@ class GlmTrainer(Seq2SeqTrainer):
         test_data: EncodedData | None,
         plan: Callable[[], GenerationPlan] | None,
         asked: Mapping[str, Any],
+        loss_function: LossFunction,
         tokens_per_batch: int | None = None,
         loss_kernel: str = "auto",
         arithmetic: Arithmetic | None = None,
@@ -83,6 +83,7 @@ class GlmTrainer(Seq2SeqTrainer):
             test_data: Rows to evaluate on after the training.
             plan: Makes the plan of generation at evaluation time; None evaluates the loss alone.
             asked: The configuration, saved with every checkpoint: what a later one is compared with.
+            loss_function: Of the method.
             tokens_per_batch: Tokens to fill a micro-batch with; None for a number of rows.
             loss_kernel: As in the configuration.
             arithmetic: What a CPU multiplies in, where there was something to choose.
@@ -106,6 +107,7 @@ class GlmTrainer(Seq2SeqTrainer):
         self.trial_data = eval_data or test_data
         self.plan = plan
         self.asked = asked
+        self.loss_function = loss_function
         self.resumed_from: Path | None = None
         # The loss below is divided by `num_items_in_batch`, whatever the model's own forward can do.
         self.model_accepts_loss_kwargs = True
@@ -143,7 +145,7 @@ class GlmTrainer(Seq2SeqTrainer):
         with (
             checkpoint.disk_errors_explained(self.run_folder),
             memory_errors_explained("training", LESS_IN_TRAINING),
-            divisible_checkpoints() if self.is_deepspeed_enabled else nullcontext(),
+            reshardable_checkpoints() if self.is_deepspeed_enabled else nullcontext(),
         ):
             if self.resumed_from is not None:
                 self.loss_window.restore(self.resumed_from, self.args.process_index, self.args.world_size)
@@ -164,28 +166,15 @@ class GlmTrainer(Seq2SeqTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the mean cross entropy over the trained tokens of the whole global batch.
+        """Return the mean loss of the whole global batch, as far as it is in these inputs.
 
-        A message's `loss` weight multiplies the losses of its tokens; they count as tokens all the same.
-
-        `num_items_in_batch` counts them over accumulation steps and devices; each device adds its own share, and the
+        `num_items_in_batch` counts over accumulation steps and devices; each device adds its own share, and the
         average that DDP and DeepSpeed take of the gradients is undone by the number of processes.
         """
-        labels = inputs["labels"]
-        model_inputs = {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
-        loss = self.loss.summed(
-            model,
-            model_inputs,
-            labels,
-            label_smoothing=self.args.label_smoothing_factor,
-            weights=inputs.get("weights"),
-        )
-        if num_items_in_batch is None:
-            loss = loss / (labels[:, 1:] != IGNORE_INDEX).sum()
-        else:
-            loss = loss / num_items_in_batch
-            if self.args.average_tokens_across_devices:
-                loss = loss * self.accelerator.num_processes
+        smoothing = self.args.label_smoothing_factor
+        loss = self.loss_function(self.loss, model, inputs, num_items_in_batch, label_smoothing=smoothing)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -330,7 +319,7 @@ class GlmTrainer(Seq2SeqTrainer):
         if self.is_world_process_zero():
             checkpoint.check_space(self.run_folder)
         model = self.accelerator.unwrap_model(self.model)
-        if not save_dealt_out_prefix(model, folder, is_writer=self.args.should_save):
+        if not save_sharded_prefix(model, folder, is_writer=self.args.should_save):
             super().save_model(str(folder), _internal_call=_internal_call)
         self.loss_window.save(folder, is_writer=self.args.should_save)
         if not self.args.should_save:
@@ -353,7 +342,7 @@ class GlmTrainer(Seq2SeqTrainer):
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # Under FSDP the weights were loaded before they were divided.
+        # Under FSDP the weights were loaded before they were sharded.
         if not self.is_fsdp_enabled:
             with state_explained(resume_from_checkpoint, "weights"):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -452,4 +441,4 @@ def record_left_out(run_folder: Path, data: list[EncodedData]) -> None:
     if any(encoded.rejects or encoded.cuts for encoded in data):
         staged = run_folder / ".rejects.jsonl"
         write_rejects(staged, data)
-        staged.replace(run_folder / "rejects.jsonl")
+        put_in_place(staged, run_folder / "rejects.jsonl")

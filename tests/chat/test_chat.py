@@ -20,7 +20,7 @@ from glmtune.chat.chat_terminal import ChatTerminal
 from glmtune.chat.function_worker import functions_of, import_file, schema_of
 from glmtune.chat.functions import FunctionWorker, Tools
 from glmtune.chat.run import chat, run_chat
-from glmtune.chatformat.replies import CutOff, Piece, ToolCall
+from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.data.conversation import Conversation
 from glmtune.data.formats import to_conversations
 from glmtune.data.reading.read_rows import read_rows
@@ -152,7 +152,7 @@ def test_help_lists_every_command(talk: Talk, capsys) -> None:
 
 def test_an_error_leaves_the_history_and_the_question_can_be_asked_again(talk: Talk, capsys) -> None:
     answers = Written("hi", GlmtuneError("the server is away"), [GlmtuneError("still away")], "here I am")
-    answers.answers[1] = [Piece(text="he"), answers.answers[1]]
+    answers.answers[1] = [Delta(text="he"), answers.answers[1]]
     chat = talk(answers, "hello", "where are you?", "/retry", "/retry")
     assert [message["content"] for message in chat.history] == ["hello", "hi", "where are you?", "here I am"]
     written = capsys.readouterr()
@@ -172,7 +172,7 @@ def test_an_answer_without_text_is_told_and_not_kept(talk: Talk, capsys) -> None
 
 def test_an_answer_that_was_cut_off_is_told_and_not_trained(talk: Talk, capsys, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    talk(Written([Piece(text="once upon"), CutOff()]), "a story", f"/save {path}")
+    talk(Written([Delta(text="once upon"), CutOff()]), "a story", f"/save {path}")
     told = capsys.readouterr().err
     assert "note: cut off at the longest length of an answer; `--max-new-tokens` may allow more" in told
     assert "answers that were stopped or cut off have `loss: 0`: they are not trained\n" in told
@@ -180,14 +180,14 @@ def test_an_answer_that_was_cut_off_is_told_and_not_trained(talk: Talk, capsys, 
 
 
 def test_reasoning_is_shown_beside_the_answer_and_kept_with_it(talk: Talk, capsys) -> None:
-    chat = talk(Written([Piece(text="Hm.", is_reasoning=True), Piece(text="Yes.")]), "hello")
+    chat = talk(Written([Delta(text="Hm.", is_reasoning=True), Delta(text="Yes.")]), "hello")
     assert chat.history[1] == {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
     written = capsys.readouterr()
     assert (written.out, written.err) == ("Yes.\n", "> hello\nHm.\n> \n")
 
 
 def test_a_call_is_made_and_its_result_goes_back_to_the_model(talk: Talk, tools: Tools, capsys) -> None:
-    first = [Piece(text="I add."), call("add", a=1, b=2), call("add", a=3, b=4)]
+    first = [Delta(text="I add."), call("add", a=1, b=2), call("add", a=3, b=4)]
     answers = Written(first, "3 and 7")
     chat = talk(answers, "add", tools=tools)
     calls = [
@@ -275,7 +275,7 @@ def test_tools_can_be_loaded_while_chatting(talk: Talk, function_file: Path, tmp
 def test_a_saved_chat_is_read_back_with_its_tools(talk: Talk, tools: Tools, tmp_path: Path, capsys) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text('{"messages": []}', encoding="utf-8")  # and no newline at its end
-    answers = Written([Piece(text="I add."), call("add", a=1, b=2)], "3", "bye", [GlmtuneError("away")])
+    answers = Written([Delta(text="I add."), call("add", a=1, b=2)], "3", "bye", [GlmtuneError("away")])
     talk(answers, "add", "thanks", "still there?", f"/save {path}", f"/save {path}", tools=tools, system="Calculate.")
     assert capsys.readouterr().err.endswith(
         f"> /save {path}\na row added to {path}\nwhat stands behind the last answer was left out\n" * 2 + "> \n"

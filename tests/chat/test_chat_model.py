@@ -13,7 +13,7 @@ from glmtune.chat.chat_model import local_answers
 from glmtune.chat.chat_session import Chat
 from glmtune.chat.functions import FunctionWorker, Tools
 from glmtune.chatformat.encoding import Encoder
-from glmtune.chatformat.replies import CutOff, Piece, ToolCall
+from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.data.formats import to_conversation
 from glmtune.errors import GlmtuneError
 from glmtune.modeling.finding.model_source import find_model
@@ -81,7 +81,7 @@ def test_a_trained_model_calls_functions_and_answers(
 def test_a_call_comes_as_soon_as_it_is_whole(caller: str) -> None:
     events = list(local_answers(caller)([QUESTION], [TOOL]))
     assert events[-2:] == [ToolCall(**call["function"]) for call in CALLS]
-    assert "".join(event.text for event in events[:-2] if isinstance(event, Piece)) == "我查一下。"
+    assert "".join(event.text for event in events[:-2] if isinstance(event, Delta)) == "我查一下。"
 
 
 def test_an_answer_cut_in_the_midst_of_a_character_ends_before_it(caller: str, demo_tokenizer) -> None:
@@ -92,7 +92,7 @@ def test_an_answer_cut_in_the_midst_of_a_character_ends_before_it(caller: str, d
         *({"role": "tool", "content": json.dumps({"stock": 2})} for _ in CALLS),
     ]
     *pieces, last = local_answers(caller, max_new_tokens=len(start) - 1)(history, [TOOL])
-    assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == "各两件"
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Delta)) == "各两件"
     assert last == CutOff()
 
 

@@ -13,7 +13,7 @@ from written_server import OpenAIServer, chunk, texts
 
 from glmtune.chat.chat_server import server_answers
 from glmtune.chat.functions import Tools
-from glmtune.chatformat.replies import CutOff, Piece, ToolCall
+from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.errors import GlmtuneError, RunFailure
 
 ASK = [{"role": "user", "content": "hello"}]
@@ -38,7 +38,7 @@ def test_a_server_streams_text_and_reasoning(server: OpenAIServer) -> None:
         [chunk(role="assistant", content=""), chunk(reasoning_content="Hm."), *texts("\n", "\n雾 ", "里")]
     ]
     events = list(server_answers(server.url)(ASK, []))
-    assert events == [Piece(text="Hm.", is_reasoning=True), Piece(text="雾 "), Piece(text="里")]
+    assert events == [Delta(text="Hm.", is_reasoning=True), Delta(text="雾 "), Delta(text="里")]
     assert server.requests == [{"model": "tiny", "messages": ASK, "stream": True}]
 
 
@@ -51,7 +51,7 @@ def test_the_parts_of_tool_calls_are_put_together(server: OpenAIServer) -> None:
     server.answers = [parts]
     events = list(server_answers(server.url)(ASK, [TOOL]))
     assert events == [
-        Piece(text="I look."),
+        Delta(text="I look."),
         ToolCall(name="f", arguments='{"city": "Bath"}'),
         ToolCall(name="g", arguments="{}"),
     ]
@@ -60,12 +60,12 @@ def test_the_parts_of_tool_calls_are_put_together(server: OpenAIServer) -> None:
 
 def test_a_call_with_broken_arguments_is_text(server: OpenAIServer) -> None:
     server.answers = [[part(0, name="f", arguments='{"city": '), chunk("tool_calls")]]
-    assert list(server_answers(server.url)(ASK, [TOOL])) == [Piece(text='f\n{"city":')]
+    assert list(server_answers(server.url)(ASK, [TOOL])) == [Delta(text='f\n{"city":')]
 
 
 def test_an_answer_that_a_server_cuts_off_says_so(server: OpenAIServer) -> None:
     server.answers = [[chunk(content="once"), chunk("length")]]
-    assert list(server_answers(server.url)(ASK, [])) == [Piece(text="once"), CutOff()]
+    assert list(server_answers(server.url)(ASK, [])) == [Delta(text="once"), CutOff()]
 
 
 def test_sampling_goes_along_under_the_names_of_servers(server: OpenAIServer) -> None:
@@ -176,7 +176,7 @@ def test_an_error_in_the_midst_of_an_answer_is_told(server: OpenAIServer) -> Non
 def test_who_stops_an_answer_hangs_up(server: OpenAIServer) -> None:
     server.answers = [[chunk(content="once"), "wait"]]
     answer = server_answers(server.url)(ASK, [])
-    assert next(answer) == Piece(text="once")
+    assert next(answer) == Delta(text="once")
     answer.close()
     assert server.has_hung_up.wait(5)
 

@@ -16,7 +16,7 @@ from glmtune.chatformat.examples import turns_of
 from glmtune.chatformat.verification import verify
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.formats import to_conversation
-from glmtune.data.reading.rows import Reject
+from glmtune.data.reading.row import Reject
 from glmtune.encoded.dataset import encode_file
 from glmtune.errors import GlmtuneError
 from glmtune.family import GENERIC, GLM, GLM_MOE, IGNORE_INDEX, Family

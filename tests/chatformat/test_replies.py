@@ -16,7 +16,7 @@ from glmtune.chatformat.replies import (
     ARGUMENT_TAGS,
     JSON_TAGS,
     ROLE_LINE,
-    Piece,
+    Delta,
     Reply,
     ReplyLayout,
     ReplyReader,
@@ -144,9 +144,9 @@ def test_a_call_may_follow_reasoning() -> None:
 
 def test_a_plain_answer_is_given_out_at_once() -> None:
     reader = ReplyReader(GLM_4, [WEATHER])
-    assert reader.feed("\nHello") == [Piece(text="Hello")]
+    assert reader.feed("\nHello") == [Delta(text="Hello")]
     assert reader.feed(" \n") == []
-    assert reader.feed("you") == [Piece(text=" \nyou")]
+    assert reader.feed("you") == [Delta(text=" \nyou")]
 
 
 def test_what_may_become_a_call_is_held_back_until_it_is_one() -> None:
@@ -158,13 +158,13 @@ def test_what_may_become_a_call_is_held_back_until_it_is_one() -> None:
 def test_what_can_no_longer_become_a_call_is_given_out() -> None:
     reader = ReplyReader(GLM_4, [WEATHER])
     assert reader.feed("get_") == []
-    assert reader.feed("well soon!") == [Piece(text="get_well soon!")]
+    assert reader.feed("well soon!") == [Delta(text="get_well soon!")]
 
 
 def test_a_name_with_something_other_than_arguments_below_is_given_out_at_once() -> None:
     reader = ReplyReader(GLM_4, [WEATHER])
     assert reader.feed("get_weather\n") == []
-    assert reader.feed("is") == [Piece(text="get_weather\nis")]
+    assert reader.feed("is") == [Delta(text="get_weather\nis")]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_however_an_answer_arrives_it_is_the_same(
             events += reader.feed(character)
     events += reader.finish()
     assert reader.reply == whole
-    texts = [event for event in events if isinstance(event, Piece)]
+    texts = [event for event in events if isinstance(event, Delta)]
     assert "".join(piece.text for piece in texts if not piece.is_reasoning) == whole.content
     assert whole.content == whole.content.strip()
     assert tuple(event for event in events if isinstance(event, ToolCall)) == whole.tool_calls

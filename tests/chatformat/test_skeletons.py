@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_rendering import CHATML, CHATML_TOKENS, GLM_TOKENS, LAYOUTS, RENDERED, encoder_of, with_template
 
 from glmtune.chatformat.encoding import Encoder
-from glmtune.chatformat.pieces import Step
+from glmtune.chatformat.pieces import Piece
 from glmtune.chatformat.skeletons import MARK, TextRules
 from glmtune.data.conversation import Conversation, Message, RowError
 from glmtune.data.formats import to_conversation
@@ -73,10 +73,10 @@ def assert_both_ways_agree(encoder: Encoder, conversation: Conversation) -> None
     assert outcome(encoder, conversation) == outcome(encoder.without_skeletons(), conversation)
 
 
-def quick_steps(encoder: Encoder, conversation: Conversation) -> list[Step] | None:
+def quick_pieces(encoder: Encoder, conversation: Conversation) -> list[Piece] | None:
     assert encoder._skeletons is not None
     weights = [float(message.role == "assistant") for message in conversation.messages]
-    return encoder._skeletons.steps(conversation, weights)
+    return encoder._skeletons.pieces(conversation, weights)
 
 
 def turns(*texts: str) -> Conversation:
@@ -123,7 +123,7 @@ def test_plain_turns_go_the_quick_way_under_every_layout(layout: str) -> None:
     encoder = encoder_of(layout)
     assert encoder._skeletons is not None
     assert encoder._skeletons.works
-    assert quick_steps(encoder, turns("hello", "how are you", "well", "good")) is not None
+    assert quick_pieces(encoder, turns("hello", "how are you", "well", "good")) is not None
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -137,14 +137,14 @@ def test_both_ways_agree_on_every_row_of_the_rendering_tests(name: str) -> None:
     ["a<|user|>", "<|im_start|>", "</think>b", "<think>", f"a{MARK}b", f"{MARK}0{MARK}"],
 )
 def test_texts_that_a_template_may_look_into_go_the_slow_way(text: str) -> None:
-    assert quick_steps(encoder_of("glm-4.5"), turns("a", text)) is None or text == "<|im_start|>"
+    assert quick_pieces(encoder_of("glm-4.5"), turns("a", text)) is None or text == "<|im_start|>"
     assert_both_ways_agree(encoder_of("glm-4.5"), turns("a", text))
 
 
 def test_white_space_at_the_edges_goes_the_slow_way_where_the_template_takes_it_off() -> None:
-    assert quick_steps(encoder_of("llama"), turns("a ", "b")) is None
-    assert quick_steps(encoder_of("llama"), turns("a b", "c")) is not None
-    assert quick_steps(encoder_of("chatml"), turns("a ", "\nb")) is not None
+    assert quick_pieces(encoder_of("llama"), turns("a ", "b")) is None
+    assert quick_pieces(encoder_of("llama"), turns("a b", "c")) is not None
+    assert quick_pieces(encoder_of("chatml"), turns("a ", "\nb")) is not None
 
 
 # Templates that do something to texts: none of them may go the quick way where it matters.
@@ -199,7 +199,7 @@ def test_what_a_template_does_to_texts_is_the_same_in_both_ways(name: str) -> No
 @pytest.mark.parametrize("name", ["numbers its turns", "writes the last message otherwise", "looks for a text"])
 def test_a_template_that_does_not_change_texts_goes_the_quick_way(name: str) -> None:
     encoder = Encoder(with_template(CHATML.replace(M, LOOKING[name][0]), CHATML_TOKENS), GENERIC)
-    assert quick_steps(encoder, turns("good", "well")) is not None
+    assert quick_pieces(encoder, turns("good", "well")) is not None
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_the_rules_of_a_template_are_the_texts_in_it(template: Any, rules: TextR
 
 def test_a_template_that_cannot_be_read_is_rendered_row_by_row() -> None:
     several = Encoder(with_template({"default": CHATML}, CHATML_TOKENS), GENERIC)
-    assert quick_steps(several, turns("a", "b")) is None
+    assert quick_pieces(several, turns("a", "b")) is None
     assert several.encode(turns("a", "b")) == encoder_of("chatml").encode(turns("a", "b"))
 
 

@@ -48,17 +48,17 @@ def usual(name: str = "查询", description: str = "d", **parameters: Any) -> di
     return {"type": "function", "function": function}
 
 
-def steps_and_renderings(encoder: Encoder, conversation: Conversation) -> tuple[Any, int]:
-    """Return the row's steps, and how often the template was asked for them."""
+def pieces_and_renderings(encoder: Encoder, conversation: Conversation) -> tuple[Any, int]:
+    """Return the row's pieces, and how often the template was asked for them."""
     skeletons = encoder._skeletons
     assert skeletons is not None
     asked: list[Conversation] = []
-    slow_steps = skeletons._slow_steps
-    skeletons._slow_steps = lambda row, weights: asked.append(row) or slow_steps(row, weights)
+    slow_pieces = skeletons._slow_pieces
+    skeletons._slow_pieces = lambda row, weights: asked.append(row) or slow_pieces(row, weights)
     try:
-        return skeletons.steps(conversation, [0.0, 0.0, 1.0]), len(asked)
+        return skeletons.pieces(conversation, [0.0, 0.0, 1.0]), len(asked)
     finally:
-        skeletons._slow_steps = slow_steps
+        skeletons._slow_pieces = slow_pieces
 
 
 @pytest.fixture(params=["demo_tokenizer", "glm_tokenizer", *LAYOUTS])
@@ -77,11 +77,11 @@ def test_any_tools_are_written_as_the_template_writes_them(offered: list[dict[st
 
 
 def test_once_learnt_the_template_is_not_asked_again(encoder: Encoder) -> None:
-    steps_and_renderings(encoder, offering([usual("f", "d")], "Be brief."))
+    pieces_and_renderings(encoder, offering([usual("f", "d")], "Be brief."))
     for offered in ([usual("g", "e", properties={"x": {"type": "integer"}})], [usual("h"), usual("i", "é<&>'")]):
-        steps, num_renderings = steps_and_renderings(encoder, offering(offered, "Rhyme."))
+        pieces, num_renderings = pieces_and_renderings(encoder, offering(offered, "Rhyme."))
         assert num_renderings == 0
-        assert steps == encoder.without_skeletons().plan([offering(offered, "Rhyme.")]).rows[0]
+        assert pieces == encoder.without_skeletons().plan([offering(offered, "Rhyme.")]).rows[0]
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_once_learnt_the_template_is_not_asked_again(encoder: Encoder) -> None:
 )
 def test_a_tool_unlike_the_probes_is_left_to_the_template(tool: dict[str, Any], demo_tokenizer) -> None:
     encoder = Encoder(demo_tokenizer, GLM)
-    steps_and_renderings(encoder, offering([usual()]))
-    _, num_renderings = steps_and_renderings(encoder, offering([usual("other"), tool]))
+    pieces_and_renderings(encoder, offering([usual()]))
+    _, num_renderings = pieces_and_renderings(encoder, offering([usual("other"), tool]))
     assert num_renderings > 0
     assert_both_ways_agree(encoder, offering([usual("other"), tool]))
 
@@ -140,7 +140,7 @@ def test_what_a_template_does_to_tools_is_the_same_in_both_ways(name: str) -> No
     lists = [[usual("f")], [usual("f"), usual("g", required=["x"])], [usual("f"), usual("g"), usual("h")]]
     for offered in [*lists, [FIRST], [SECOND, FIRST]]:
         assert_both_ways_agree(encoder, offering(offered))
-    _, num_renderings = steps_and_renderings(encoder, offering([usual("i")]))
+    _, num_renderings = pieces_and_renderings(encoder, offering([usual("i")]))
     assert (num_renderings == 0) == (name in LEARNT)
 
 
@@ -175,7 +175,7 @@ def test_a_template_that_looks_into_tools_is_asked_where_it_may_find_something(t
     encoder = Encoder(with_template(template, CHATML_TOKENS), GENERIC)
     assert_both_ways_agree(encoder, offering([usual("f")]))
     assert_both_ways_agree(encoder, offering([tool]))
-    assert steps_and_renderings(encoder, offering([usual("g")]))[1] == 0
+    assert pieces_and_renderings(encoder, offering([usual("g")]))[1] == 0
 
 
 def test_an_empty_list_is_left_to_the_template() -> None:
@@ -186,5 +186,5 @@ def test_an_empty_list_is_left_to_the_template() -> None:
 
 def test_the_probes_are_not_changed_by_what_is_learnt(encoder: Encoder) -> None:
     before = copy.deepcopy((FIRST, SECOND))
-    steps_and_renderings(encoder, offering([usual("j")]))
+    pieces_and_renderings(encoder, offering([usual("j")]))
     assert before == (FIRST, SECOND)

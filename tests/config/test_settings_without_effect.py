@@ -139,7 +139,7 @@ def test_a_value_that_would_fail_later_is_refused(key: str, value: Any, told: st
 
 
 def test_quantized_lora_of_gptq_is_refused_on_weights_that_are_whole() -> None:
-    with pytest.raises(GlmtuneError, match="is for a model whose weights GPTQ has rounded"):
+    with pytest.raises(GlmtuneError, match="is for a model whose weights GPTQ has quantized"):
         notices(peft={"peft_type": "LORA", "use_qalora": True})
 
 
@@ -149,7 +149,7 @@ def test_quantized_lora_of_gptq_is_refused_on_weights_that_are_whole() -> None:
         ({"alora_invocation_tokens": [1, 2]}, "an activated LoRA trains only rows that hold these tokens"),
         ({"arrow_config": {}}, "it mixes adapters that were trained before"),
         ({"runtime_config": {}}, "it holds settings of a program"),
-        ({"megatron_config": {"a": 1}}, "models divided by Megatron are not supported"),
+        ({"megatron_config": {"a": 1}}, "models sharded by Megatron are not supported"),
         (
             {"trainable_token_indices": [1], "modules_to_save": ["embed_tokens"]},
             "names rows of the embedding, which `modules_to_save: [embed_tokens]` trains as a whole",

@@ -12,7 +12,7 @@ import pytest
 from glmtune.data.conversion import convert, convert_data, row_format
 from glmtune.data.formats import to_conversations
 from glmtune.data.reading.read_rows import read_rows
-from glmtune.data.reading.rows import Reject
+from glmtune.data.reading.row import Reject
 from glmtune.data.reading.sources import DataFile
 from glmtune.errors import GlmtuneError
 

@@ -27,7 +27,7 @@ from glmtune.evaluation.tool_calls import (
     compare_calls,
 )
 from glmtune.family import GLM
-from glmtune.generation.generate import decode_sections
+from glmtune.generation.decoding import decode_sections
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import LoadedModel, load_model
 

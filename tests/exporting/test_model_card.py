@@ -126,7 +126,7 @@ def test_an_adapter_of_a_run_with_rounded_weights_is_merged_into_the_unrounded_o
     config = CONFIG | {"quantization": "4bit", "training_args": arguments}
     run = train(demo_data, "demo", config_from_mapping(config, where="test"))
     exported = export(run, tmp_path / "out")
-    told = "note: the run trained beside weights in 4bit; the adapter is merged into the unrounded ones\n"
+    told = "note: the run trained beside weights in 4bit; the adapter is merged into the unquantized ones\n"
     assert told in capsys.readouterr().err
     assert exported.dtype == "float32"
     assert exported.check.is_faithful

@@ -1,4 +1,4 @@
-"""Answers in flight: the same as one by one, in bounded memory, under every kind of adapter."""
+"""Answers in the batch: the same as one by one, in bounded memory, under every kind of adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from peft.tuners import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from glmtune.generation.answering import answer_prompts, generate_batch, num_reports, say_once_that_batches_wait
-from glmtune.generation.continuous_batching import Answer, Flight, can_fly, reason_against_flight
+from glmtune.generation.continuous_batching import (
+    Completion,
+    ContinuousBatch,
+    can_batch_continuously,
+    reason_against_continuous_batching,
+)
 from glmtune.generation.generate import generation_config
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import LoadedModel, load_model
@@ -56,7 +61,7 @@ def test_prompt_tuning_goes_row_by_row_and_answers_as_one_alone(
     settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
     model = get_peft_model(copy.deepcopy(loaded.model), settings).eval()
     config = generation_config(loaded.model, {"max_new_tokens": 8})
-    assert not can_fly(model, config)
+    assert not can_batch_continuously(model, config)
     answers: dict[int, list[int]] = {}
     answer_prompts(model, loaded.tokenizer, prompts, config, batch_size=4, on_answers=answers.update)
     for place, prompt in enumerate(prompts):
@@ -121,7 +126,7 @@ def test_answers_in_flight_equal_single_ones(
     alone: list[list[int]],
     batch_size: int,
 ) -> None:
-    assert can_fly(model, config)
+    assert can_batch_continuously(model, config)
     assert len({len(answer) for answer in alone}) > 2
     assert answers_of(model, loaded, prompts, config, batch_size) == alone
 
@@ -154,7 +159,7 @@ def test_gradient_checkpointing_leaves_the_cache_on(
 def test_what_a_model_spells_out_without_effect_does_not_keep_it_down(loaded: LoadedModel) -> None:
     made = GenerationConfig.from_model_config(loaded.model.config)
     made.num_beams, made.repetition_penalty, made.min_new_tokens = 1, 1.0, 0
-    assert can_fly(loaded.model, made)
+    assert can_batch_continuously(loaded.model, made)
 
 
 def test_transformers_defaults_spelled_out_do_not_keep_a_model_down(loaded: LoadedModel) -> None:
@@ -166,7 +171,7 @@ def test_transformers_defaults_spelled_out_do_not_keep_a_model_down(loaded: Load
         num_assistant_tokens=20, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.4,
         assistant_lookbehind=10, target_lookbehind=10,
     )  # fmt: skip
-    assert can_fly(model, generation_config(model, {"do_sample": False, "max_new_tokens": 4}))
+    assert can_batch_continuously(model, generation_config(model, {"do_sample": False, "max_new_tokens": 4}))
 
 
 @pytest.mark.parametrize("option", [{"num_beams": 2}, {"repetition_penalty": 1.2}, {"min_new_tokens": 2}])
@@ -174,7 +179,7 @@ def test_options_that_look_at_the_whole_batch_go_batch_by_batch(
     loaded: LoadedModel, prompts: list[list[int]], option: dict[str, Any]
 ) -> None:
     config = generation_config(loaded.model, {"max_new_tokens": 4, "do_sample": False} | option)
-    assert not can_fly(loaded.model, config)
+    assert not can_batch_continuously(loaded.model, config)
     answers = answers_of(loaded.model, loaded, prompts, config, 4)
     assert len(answers) == len(prompts)
     longest = max(range(len(prompts)), key=lambda place: len(prompts[place]))
@@ -189,7 +194,7 @@ def test_a_sliding_window_goes_batch_by_batch(loaded: LoadedModel, prompts: list
     )  # fmt: skip
     window = MistralForCausalLM(config).eval()
     options = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=[1], pad_token_id=0)
-    assert not can_fly(window, options)
+    assert not can_batch_continuously(window, options)
     single = [generate_batch(window, loaded.tokenizer, [prompt], options)[0] for prompt in prompts]
     assert answers_of(window, loaded, prompts, options, 1) == single
 
@@ -198,7 +203,7 @@ def test_sampling_in_flight_draws_from_the_most_likely_tokens(loaded: LoadedMode
     greedy = generation_config(loaded.model, {"max_new_tokens": 6, "do_sample": False})
     almost = generation_config(loaded.model, {"max_new_tokens": 6, "do_sample": True, "top_k": 1})
     free = generation_config(loaded.model, {"max_new_tokens": 6, "do_sample": True, "temperature": 2.0, "top_k": 50})
-    assert can_fly(loaded.model, free)
+    assert can_batch_continuously(loaded.model, free)
     expected = answers_of(loaded.model, loaded, prompts, greedy, 4)
     assert answers_of(loaded.model, loaded, prompts, almost, 4) == expected
     torch.manual_seed(0)
@@ -251,13 +256,13 @@ def test_answers_batch_by_batch_are_told_once_with_the_reason(
 def test_a_model_that_keeps_more_than_keys_and_values_says_so() -> None:
     small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     model = MistralForCausalLM(MistralConfig(**small, num_attention_heads=2, num_key_value_heads=2, sliding_window=4))
-    reason = reason_against_flight(model, GenerationConfig(max_new_tokens=2))
+    reason = reason_against_continuous_batching(model, GenerationConfig(max_new_tokens=2))
     assert reason == "`MistralForCausalLM` keeps more than keys and values while it answers"
 
 
 def test_a_row_that_is_given_up_is_read_no_more_whether_it_waits_or_flies(loaded: LoadedModel) -> None:
-    rows = [Answer(index, [20 + index] * (5 - index), 3) for index in range(4)]
-    flight = Flight(
+    rows = [Completion(index, [20 + index] * (5 - index), 3) for index in range(4)]
+    batch = ContinuousBatch(
         loaded.model,
         rows,
         lambda rows, logits: logits.argmax(dim=-1),
@@ -266,12 +271,12 @@ def test_a_row_that_is_given_up_is_read_no_more_whether_it_waits_or_flies(loaded
         max_rows=8,
         keeps_last_logits=False,
     )
-    flight.drop(rows[1])
-    flight.drop(rows[1])
-    assert flight.num_unfinished == 3
+    batch.drop(rows[1])
+    batch.drop(rows[1])
+    assert batch.num_unfinished == 3
     with torch.no_grad():
-        flight.take_in()
-        assert flight.rows == [rows[0], rows[2], rows[3]]
-        flight.drop(rows[2])
-        flight.write()
-    assert (flight.num_unfinished, flight.rows) == (2, [rows[0], rows[3]])
+        batch.take_in()
+        assert batch.rows == [rows[0], rows[2], rows[3]]
+        batch.drop(rows[2])
+        batch.write()
+    assert (batch.num_unfinished, batch.rows) == (2, [rows[0], rows[3]])

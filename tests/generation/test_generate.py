@@ -14,10 +14,9 @@ from glmtune import evaluate, generate
 from glmtune.chatformat.encoding import Encoder
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.generation.answering import answer_prompts
+from glmtune.generation.decoding import AnswerReader, border_of, decode_answer
 from glmtune.generation.generate import (
-    AnswerStreamer,
     context_tokens,
-    decode_answer,
     encode_question,
     generate_batch,
     generation_config,
@@ -132,11 +131,9 @@ def test_a_text_and_the_tool_call_behind_it_are_kept_apart(loaded: LoadedModel) 
     ids = [loaded.tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts]
     answer = [*ids[0], assistant, *ids[1]]
     assert decode_answer(loaded.tokenizer, answer) == '我查一下\nget_weather\n{"city": "北京"}'
-    streamer = AnswerStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    for value in (torch.tensor([[1, 2, 3]]), *(torch.tensor([token]) for token in answer)):
-        streamer.put(value)
-    streamer.end()
-    assert "".join(streamer) == '\n我查一下\nget_weather\n{"city": "北京"}'
+    reader = AnswerReader(loaded.tokenizer, border=border_of(loaded.tokenizer))
+    pieces = [piece for token in answer for piece in reader.add(token)] + reader.end()
+    assert "".join(piece.text for piece in pieces) == '\n我查一下\nget_weather\n{"city": "北京"}'
 
 
 def test_an_answer_that_names_a_control_token_keeps_it_as_text(loaded: LoadedModel) -> None:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from glmtune.chatformat.replies import Piece
+from glmtune.chatformat.replies import Delta
 
 
 class Written:
@@ -21,7 +21,7 @@ class Written:
         self.asked.append(copy.deepcopy(list(messages)))
         self.offered.append(list(tools))
         answer = self.answers.pop(0)
-        for event in [Piece(text=answer)] if isinstance(answer, str) else answer:
+        for event in [Delta(text=answer)] if isinstance(answer, str) else answer:
             if isinstance(event, BaseException):
                 raise event
             yield event

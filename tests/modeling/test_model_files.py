@@ -154,10 +154,12 @@ def test_a_package_that_rounded_weights_need_is_named_with_a_way_out(method: str
     changed("config.json", quantization_config=settings)(model)
     with pytest.raises(GlmtuneError) as caught:
         load_model(find_model(model))
-    assert caught.value.what.startswith(f"the model's weights are rounded by the method `{method}`, and cannot be read")
+    assert caught.value.what.startswith(
+        f"the model's weights are quantized by the method `{method}`, and cannot be read"
+    )
     assert caught.value.where == str(model / "config.json")
     assert re.fullmatch(
-        rf"run `pip install '?{re.escape(package)}[^' ]*'?` and try again, or take the model's unrounded weights",
+        rf"run `pip install '?{re.escape(package)}[^' ]*'?` and try again, or take the model's unquantized weights",
         str(caught.value.fix),
     )
 
@@ -165,12 +167,12 @@ def test_a_package_that_rounded_weights_need_is_named_with_a_way_out(method: str
 @pytest.mark.parametrize("method", ["foo", "AWQ", "modelopt", 5, ["awq"]])
 def test_weights_rounded_by_an_unknown_method_are_not_taken_for_ordinary_ones(method: object, model: Path) -> None:
     changed("config.json", quantization_config={"quant_method": method, "bits": 4})(model)
-    told = f"the model's weights are rounded by the method `{method}`, which transformers does not know"
+    told = f"the model's weights are quantized by the method `{method}`, which transformers does not know"
     with pytest.raises(GlmtuneError) as caught:
         load_model(find_model(model))
     assert caught.value.what == told
     assert caught.value.where == str(model / "config.json")
-    assert "unrounded weights" in str(caught.value.fix)
+    assert "unquantized weights" in str(caught.value.fix)
     assert "pip install -U transformers" in str(caught.value.fix)
 
 
@@ -187,7 +189,7 @@ def test_rounded_weights_that_cannot_be_read_are_told_before_the_rows_are_read(
     if importlib.util.find_spec("gptqmodel"):
         pytest.skip("`gptqmodel` is installed")
     changed("config.json", quantization_config=settings)(model)
-    with pytest.raises(GlmtuneError, match=r"^the model's weights are rounded by the method"):
+    with pytest.raises(GlmtuneError, match=r"^the model's weights are quantized by the method"):
         train_on_no_rows(model, tmp_path)
 
 

@@ -12,7 +12,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from glmtune.processes import group_watch
-from glmtune.processes.group_watch import Failure, GroupWatch
+from glmtune.processes.group_watch import GroupWatch, ProcessFailure
 from glmtune.processes.undoing import undo_all, undone_at_exit
 from glmtune.training.folder.run_lock import hold_run
 
@@ -63,7 +63,7 @@ def test_a_process_that_waits_in_vain_undoes_what_it_has_begun(
     monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(group_watch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(group_watch, "GRACE_SECONDS", 0.05)
-    failure = Failure(rank=1, host="here", error="an error", exit_code=2)
+    failure = ProcessFailure(rank=1, host="here", error="an error", exit_code=2)
     watch = watch_of(0)
     monkeypatch.setattr(watch, "_look", lambda: None if ended else failure)
     with hold_run(tmp_path / "runs" / "run"):

@@ -15,7 +15,7 @@ from glmtune.exporting.export_check import Check, Distance
 from glmtune.exporting.model_card import CardFacts, model_card, read_record
 from glmtune.modeling.finding.run_record import MAX_RUN_FILE_BYTES
 from glmtune.reports.loss_curve import read_loss_history
-from glmtune.training.folder.metrics_file import read_logs
+from glmtune.reports.metrics_file import read_logs
 from glmtune.training.folder.run_folder import read_request
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

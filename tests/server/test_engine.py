@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from glmtune.generation import continuous_batching as in_flight
 from glmtune.generation.sampling import Sampling
-from glmtune.server.engine import Busy, End, Ended, Engine, Event, Failure, Job, Lane, Token
+from glmtune.server.engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Lane, Token
 
 
 class Model:
@@ -107,7 +107,7 @@ def test_a_failure_is_told_and_the_next_request_is_answered(
         engine.submit([first])
     while isinstance(event := events.get(timeout=20), Token):
         pass
-    assert event == Failure(reason=reason)
+    assert event == JobFailure(reason=reason)
     assert f"error: 1 answers failed: {type(error).__name__}: {error}" in capsys.readouterr().err
     again, told = job()
     engine.submit([again])
@@ -142,7 +142,7 @@ def test_who_waits_at_the_end_is_told(engine: Engine, model: Model) -> None:
     engine.stop()
     while isinstance(event := events.get(timeout=20), Token):
         pass
-    assert event == Failure(reason="the server is shutting down", is_shutdown=True)
+    assert event == JobFailure(reason="the server is shutting down", is_shutdown=True)
     assert not engine.is_alive
 
 
@@ -174,7 +174,7 @@ def test_a_failure_of_one_model_leaves_the_other_alone(
     other_model.error = RuntimeError("broken")
     if not is_in_flight:
         engine.submit([second])
-    assert last(failed) == Failure(reason="the model failed")
+    assert last(failed) == JobFailure(reason="the model failed")
     assert len(answer(told)) == 59
 
 
@@ -189,7 +189,7 @@ def test_a_failure_in_flight_leaves_what_waits_to_be_tried(engine: Engine, model
     for _ in range(3):  # the engine has seen them by then
         assert isinstance(flying[0][1].get(timeout=20), Token)
     model.error = RuntimeError("broken")
-    assert [last(told) for _, told in flying] == [Failure(reason="the model failed")] * 4
+    assert [last(told) for _, told in flying] == [JobFailure(reason="the model failed")] * 4
     assert [len(answer(told)) for _, told in waiting] == [3, 3]
 
 
@@ -219,12 +219,12 @@ def test_a_reader_that_fails_takes_no_other_with_it(
 
 def test_a_reader_that_cannot_take_the_failure_leaves_it_to_the_others(engine: Engine, model: Model) -> None:
     model.seconds = 0.02
-    first = Job("a", [5, 6], 100, Sampling(), breaks(Failure))
+    first = Job("a", [5, 6], 100, Sampling(), breaks(JobFailure))
     second, events = job(100)
     engine.submit([first, second])
     assert isinstance(events.get(timeout=20), Token)
     model.error = RuntimeError("broken")
-    assert last(events) == Failure(reason="the model failed")
+    assert last(events) == JobFailure(reason="the model failed")
     third, events = job()
     engine.submit([third])
     assert len(answer(events)) == 3
@@ -246,7 +246,7 @@ def test_a_stderr_that_takes_nothing_ends_nothing(
     model.error = RuntimeError("broken")
     first, events = job()
     engine.submit([first])
-    assert last(events) == Failure(reason="the model failed")
+    assert last(events) == JobFailure(reason="the model failed")
     again, events = job()
     engine.submit([again])
     assert len(answer(events)) == 3
@@ -270,7 +270,7 @@ def test_an_adapter_that_cannot_be_switched_on_is_told(model: Model) -> None:
     (first, told), (second, events) = job(), job()
     engine.submit([first])
     engine.start()
-    assert last(told) == Failure(reason="the model failed")
+    assert last(told) == JobFailure(reason="the model failed")
     engine.submit([second])
     assert len(answer(events)) == 3
     engine.stop()
@@ -292,7 +292,7 @@ def test_who_has_just_asked_is_told_of_the_end_and_later_ones_are_refused(engine
     assert isinstance(told.get(timeout=20), Token)
     engine.submit([second])  # the engine computes, and does not look before the next token
     engine.stop()
-    shutdown = Failure(reason="the server is shutting down", is_shutdown=True)
+    shutdown = JobFailure(reason="the server is shutting down", is_shutdown=True)
     assert last(told) == shutdown
     assert last(events) == shutdown
     assert events.empty()
@@ -310,7 +310,7 @@ def test_a_thread_that_ends_by_force_tells_who_waits(
     model.seconds = 0.1
     engine.submit([second])
     model.error = SystemExit()  # type: ignore[assignment]
-    assert last(told) == Failure(reason="the server is shutting down", is_shutdown=True)
+    assert last(told) == JobFailure(reason="the server is shutting down", is_shutdown=True)
     last(events)
     assert not engine.is_alive
     with pytest.raises(Ended):
@@ -351,7 +351,7 @@ def test_an_end_says_whether_there_was_no_room_left(engine: Engine) -> None:
     engine.submit([cut])
     written = [told.get(timeout=20) for _ in range(4)]
     assert written[3] == End(is_cut=True)
-    engine._flights["a"].stops = {written[0].id}
+    engine._batches["a"].stops = {written[0].id}
     free, told = job(3)
     engine.submit([free])
     assert told.get(timeout=20) == End(is_cut=False)
@@ -373,6 +373,6 @@ def test_the_lengths_that_are_remembered_stay_few(engine: Engine, monkeypatch: p
         made, events = job(1 + number % 5)
         engine.submit([made])
         answer(events)
-    lengths = engine._flights["a"].finished_lengths
+    lengths = engine._batches["a"].finished_lengths
     assert 3 <= len(lengths) <= 6
     assert lengths == sorted(lengths)

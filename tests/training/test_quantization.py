@@ -40,7 +40,7 @@ def test_rounded_weights_are_refused_where_every_weight_is_trained(write_config)
     assert refusal(lambda: load_config(path)).splitlines()[:1] + refusal(lambda: load_config(path)).splitlines()[
         2:
     ] == [
-        "`quantization`: rounded weights cannot be trained, and `peft_config: null` trains every weight",
+        "`quantization`: quantized weights cannot be trained, and `peft_config: null` trains every weight",
         "hint: add a `peft_config` (LoRA, P-Tuning v2), or leave `quantization` out",
     ]
 
@@ -56,16 +56,16 @@ def test_rounded_weights_are_refused_under_zero_3(write_config, tmp_path: Path) 
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": zero}), encoding="utf-8")
     config = load_config(write_config(top={"quantization": "4bit"}, deepspeed=str(tmp_path / "ds.json")))
     assert refusal(lambda: check_machine(config)) == (
-        "ZeRO-3 divides every weight over the GPUs, and a weight that bitsandbytes has rounded cannot be divided\n"
+        "ZeRO-3 shards every weight over the GPUs, and a weight that bitsandbytes has quantized cannot be sharded\n"
         "  --> quantization: 4bit\n"
-        "hint: take `configs/ds_zero2.json`, where each GPU holds the rounded weights"
+        "hint: take `configs/ds_zero2.json`, where each GPU holds the quantized weights"
     )
 
 
 def test_rounded_weights_are_refused_under_fsdp(write_config) -> None:
     config = load_config(write_config(top={"quantization": "8bit"}, fsdp=True))
     assert refusal(lambda: check_machine(config)) == (
-        "FSDP does not divide weights that bitsandbytes has rounded: each GPU would hold all of them all the same\n"
+        "FSDP does not shard weights that bitsandbytes has quantized: each GPU would hold all of them all the same\n"
         "  --> quantization: 8bit\n"
         "hint: leave `training_args.fsdp` out, or take `configs/ds_zero2.json`"
     )
@@ -89,7 +89,7 @@ def test_a_missing_bitsandbytes_is_told_before_any_row_is_encoded(demo_data: Pat
     done = without_bitsandbytes(["train", str(demo_data), "demo", str(config)])
     assert done.returncode == 2
     assert done.stderr == (
-        "error: `bitsandbytes` is not installed, which rounds the weights\n"
+        "error: `bitsandbytes` is not installed, which quantizes the weights\n"
         "  --> quantization: 4bit\n"
         "hint: run `pip install 'glmtune[quant]'` and try again, or leave `quantization` out\n"
     )
@@ -173,7 +173,7 @@ def test_fused_layers_have_the_same_gradients_over_rounded_weights(quantization:
     expected = gradients()
     with fused.in_use():
         found = gradients()
-    # In 8 bits what goes into a layer is rounded, too: a last digit more or less moves it to the next step.
+    # In 8 bits what goes into a layer is quantized, too: a last digit more or less moves it to the next step.
     tolerance = 1e-5 if quantization == "4bit" else 0.02
     for one, other in zip(found, expected):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max().item())

@@ -16,6 +16,7 @@ from glmtune.encoded.dataset import EncodedData, encode_file
 from glmtune.family import GLM, IGNORE_INDEX
 from glmtune.kernels.loss import LabelledLoss
 from glmtune.kernels.packing import attention_for
+from glmtune.training.methods.sft import mean_cross_entropy
 from glmtune.training.trainer import GlmTrainer
 
 LOSSES = [(None, None), (0.5, 2), (True, False), (None, 0.25)]
@@ -61,6 +62,7 @@ def trainer(
         test_data=None,
         plan=None,
         asked={},
+        loss_function=mean_cross_entropy,
     )
 
 

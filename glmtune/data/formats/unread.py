@@ -6,13 +6,13 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from glmtune.data.parts.calls import CALL_ID_KEYS, RESULT_ID_KEYS
+from glmtune.data.parts.calls import CALL_ID_KEYS, CALLERS, RESULT_ID_KEYS
 from glmtune.data.parts.fields import says_nothing
 from glmtune.data.parts.tools import ARGUMENT_KEYS
 from glmtune.data.verdicts.marks import LOSS_KEYS, verdict
 
 from .messages import REASONING_KEYS, is_reasoning
-from .sharegpt import CALLS, SPEAKERS
+from .sharegpt import SPEAKERS
 
 _HARMLESS = """
     id _id ids uid uuid guid idx index row_id row_index sample_id example_id record_id item_id doc_id
@@ -97,7 +97,7 @@ def _unread_in_message(message: dict[str, Any], prefix: str) -> Iterator[str]:
 
 def _unread_in_turn(message: dict[str, Any], prefix: str) -> Iterator[str]:
     speaker, value = message.get("from"), message.get("value")
-    is_call = speaker in CALLS
+    is_call = speaker in CALLERS
     is_answer = is_call or SPEAKERS.get(str(speaker)) == "assistant"
     known = SPOKEN_KEYS if is_answer else FROM_KEYS
     if SPEAKERS.get(str(speaker)) == "observation":

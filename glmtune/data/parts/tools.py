@@ -48,11 +48,12 @@ def _wrapped(tool: Any, name: str) -> dict[str, Any]:
             "type": "function",
             "function": tool["function"] if set(tool) <= {"type", "function"} and tool else tool,
         }
-    if tool["type"] == "function":
-        function = tool.get("function")
+    wrapped: dict[str, Any] = tool
+    if wrapped["type"] == "function":
+        function = wrapped.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise RowError(f"{name} has no function name")
-    return tool
+    return wrapped
 
 
 def tools_from_texts(tools: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .rows import MAX_ROW_BYTES
+from .row import MAX_ROW_BYTES
 
 BATCH_BYTES = 64 << 20
 """Written out at a time."""
@@ -82,19 +82,23 @@ def _sizes(array: pa.Array) -> np.ndarray:
     kind: pa.DataType = array.type
     if pa.types.is_dictionary(kind):
         inner = np.append(_sizes(array.dictionary), 0.0)
-        return inner[pc.fill_null(array.indices.cast(pa.int64()), len(array.dictionary)).to_numpy()]
+        indices = pc.fill_null(array.indices.cast(pa.int64()), len(array.dictionary))
+        return np.asarray(inner[indices.to_numpy()])
     if pa.types.is_struct(kind):
-        return sum((_sizes(array.field(index)) for index in range(kind.num_fields)), _items(array))
+        total = _items(array)
+        for index in range(kind.num_fields):
+            total += _sizes(array.field(index))
+        return total
     if pa.types.is_map(kind):
-        return _summed(array.offsets, array.keys) + _summed(array.offsets, array.items)
+        return np.asarray(_summed(array.offsets, array.keys) + _summed(array.offsets, array.items))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _summed(array.offsets, array.values)
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)  # of 16 bytes, the length first
-        return views[array.offset : array.offset + len(array), 0].astype(np.float64) + ITEM_BYTES
+        return np.asarray(views[array.offset : array.offset + len(array), 0].astype(np.float64) + ITEM_BYTES)
     if _is_text(kind):
         lengths = pc.fill_null(pc.binary_length(array), 0)
-        return lengths.to_numpy(zero_copy_only=False).astype(np.float64) + ITEM_BYTES
+        return np.asarray(lengths.to_numpy(zero_copy_only=False).astype(np.float64) + ITEM_BYTES)
     if kind.num_fields:  # unions, lists of one length, by views and by runs: hardly ever written, and known as a whole
         return np.full(len(array), float(array.nbytes))
     return _items(array)
@@ -119,4 +123,4 @@ def _summed(offsets: pa.Array, values: pa.Array) -> np.ndarray:
         return np.zeros(0)
     inner = _sizes(values.slice(ends[0], ends[-1] - ends[0]))
     sums = np.concatenate([[0.0], np.cumsum(inner + ITEM_BYTES)])
-    return sums[ends[1:] - ends[0]] - sums[ends[:-1] - ends[0]] + ITEM_BYTES
+    return np.asarray(sums[ends[1:] - ends[0]] - sums[ends[:-1] - ends[0]] + ITEM_BYTES)

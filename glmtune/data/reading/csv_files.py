@@ -16,7 +16,7 @@ from glmtune.data.conversation import RowError
 from glmtune.data.formats.preference import CHOSEN_KEYS, REJECTED_KEYS
 from glmtune.errors import GlmtuneError
 
-from .rows import MAX_ROW_BYTES, Row, bytes_problem, row_from_bytes
+from .row import MAX_ROW_BYTES, Row, bytes_problem, row_from_bytes
 from .streams import is_utf8, note_encoding, open_data, read_lines, suffix_of
 from .tables import check_names
 

@@ -9,7 +9,7 @@ from typing import Any
 from glmtune.data.formats.pairs import CHAT_KEYS
 from glmtune.errors import GlmtuneError
 
-from .rows import Row
+from .row import Row
 from .tables import ROWS_PER_BATCH, batch_rows
 
 PREFIX = "hub:"

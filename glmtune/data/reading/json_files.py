@@ -24,7 +24,7 @@ from glmtune.data.verdicts.marks import verdict
 from glmtune.data.verdicts.sides import says_rejected
 from glmtune.errors import GlmtuneError
 
-from .rows import MAX_ROW_BYTES, Row, row_from_bytes
+from .row import MAX_ROW_BYTES, Row, row_from_bytes
 from .streams import BOM, is_utf8, note_encoding, open_data, read_lines, suffix_of, unreadable
 
 Form = Literal["lines", "array", "object", "values"]

@@ -13,7 +13,7 @@ from glmtune.text.visible_text import printable
 from .csv_files import ANSWERS, LIST_COLUMNS, TEXT_OR_MESSAGES, Columns, csv_rows
 from .hub import hub_rows
 from .json_files import json_rows
-from .rows import Reject, Row
+from .row import Reject, Row
 from .sources import find_data_file, kind_of
 from .streams import COMPRESSIONS, suffix_of
 from .tables import arrow_rows, parquet_rows

@@ -15,7 +15,7 @@ from glmtune.files.text_encoding import ENCODINGS, guess_encoding, utf8_command
 from glmtune.text.visible_text import printable
 
 from .foreign_files import HEAD_BYTES, refuse_foreign
-from .rows import MAX_ROW_BYTES
+from .row import MAX_ROW_BYTES
 
 BOM = b"\xef\xbb\xbf"
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}

@@ -22,7 +22,7 @@ from glmtune.errors import GlmtuneError
 
 from .cell_sizes import MAX_ROWS_PER_BYTE, slices, written_out
 from .foreign_files import refuse_foreign
-from .rows import TOO_LONG, Row, row_from_bytes
+from .row import TOO_LONG, Row, row_from_bytes
 from .streams import first_bytes, for_arrow, unreadable
 
 _STRUCT_OF_ARGUMENTS = re.compile(rf"\b(?:{'|'.join(ARGUMENT_KEYS)}): struct<")

@@ -49,14 +49,14 @@ def adapt(
 
 
 def _rounding_hint(error: Exception, model: PreTrainedModel) -> str | None:
-    """Return what to do where PEFT misses what rounded weights have, since the model says of itself that it has them.
+    """Return what to do where PEFT misses what quantized weights have, since the model says of itself that it has them.
 
     Its other refusals, such as of layers that are not there, have nothing to do with rounding.
     """
     if not isinstance(error, AttributeError) or getattr(model.config, "quantization_config", None) is None:
         return None
     return (
-        f"`config.json` of `{model.config.name_or_path}` says by `quantization_config` that its weights are rounded: "
+        f"`config.json` of `{model.config.name_or_path}` says by `quantization_config` that its weights are quantized: "
         "take it out if they are not, or train the model that it was made from"
     )
 

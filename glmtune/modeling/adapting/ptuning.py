@@ -69,8 +69,8 @@ class PrefixHooks:
         return args, kwargs
 
 
-def save_dealt_out_prefix(model: Any, folder: Path, *, is_writer: bool) -> bool:
-    """Save a prefix that ZeRO-3 or FSDP has dealt out over the processes; returns False where there is none to save.
+def save_sharded_prefix(model: Any, folder: Path, *, is_writer: bool) -> bool:
+    """Save a prefix that ZeRO-3 or FSDP has sharded over the processes; returns False where there is none to save.
 
     PEFT runs its prompt encoder to get at the prefix, on the main process alone. Under ZeRO-3 running a module is a
     meeting of all processes, and the main process would wait there for ever. Here all of them gather the prefix

@@ -78,11 +78,11 @@ def _check_explicit(path: Path, config: Mapping[str, Any]) -> None:
 def check_weights(folder: Path) -> None:
     """Raise where a file of a model's weights is missing, not whole, or no such file."""
     config = read_config(folder / "config.json")
-    is_rounded = bool(config.get("quantization_config"))
+    is_quantized = bool(config.get("quantization_config"))
     if config.get(EXPLICIT) is not None:
-        check_weight_file(folder / str(config[EXPLICIT]), is_rounded=is_rounded)
+        check_weight_file(folder / str(config[EXPLICIT]), is_quantized=is_quantized)
     for path in _weight_files(folder):
-        check_weight_file(path, is_rounded=is_rounded)
+        check_weight_file(path, is_quantized=is_quantized)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -108,12 +108,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_weight_file(path: Path, *, is_rounded: bool = False) -> None:
+def check_weight_file(path: Path, *, is_quantized: bool = False) -> None:
     """Raise unless a safetensors file is as long as its header says, and holds weights in a type to compute with.
 
     Args:
         path: The file.
-        is_rounded: Whether the model's configuration says how its weights are rounded; other types are right then.
+        is_quantized: Whether the model's configuration says how its weights are quantized; other types are right then.
     """
     _check_is_no_pointer(path)
     size = path.stat().st_size
@@ -124,11 +124,11 @@ def check_weight_file(path: Path, *, is_rounded: bool = False) -> None:
             continue
         kind, start, end = _entry(path, name, entry)
         places.append((start, end))
-        if kind not in FLOATS and name.endswith(".weight") and not is_rounded:
+        if kind not in FLOATS and name.endswith(".weight") and not is_quantized:
             raise GlmtuneError(
-                f"weight `{name}` is of type `{kind}`, and `config.json` does not say how it is rounded",
+                f"weight `{name}` is of type `{kind}`, and `config.json` does not say how it is quantized",
                 where=str(path),
-                fix="take the model's unrounded weights, or its own `config.json`",
+                fix="take the model's unquantized weights, or its own `config.json`",
             )
     expected = 8 + num_header_bytes + max((end for _, end in places), default=0)
     if size != expected:

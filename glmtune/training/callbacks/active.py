@@ -24,7 +24,7 @@ def describe_active(trainer: GlmTrainer) -> str:
     """Return `active: ` and what the trainer's model runs with.
 
     Args:
-        trainer: Within its loop: before it, checkpointing is off, nothing is compiled or divided.
+        trainer: Within its loop: before it, checkpointing is off, nothing is compiled or sharded.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -39,7 +39,7 @@ def describe_active(trainer: GlmTrainer) -> str:
         "packing": _on(trainer.collator.is_packed),
         "compiled": _on(_is_compiled(trainer.model_wrapped)),
         "optimizer": _optimizer(trainer),
-        "divided by": _division(trainer),
+        "parallelism": _parallelism(trainer),
     }
     shown = {name: text for name, text in parts.items() if text and (name, text) != ("compiled", "off")}
     return "active: " + ", ".join(f"{name} {text}" for name, text in shown.items())
@@ -93,9 +93,9 @@ def _weights(model: nn.Module, base: PreTrainedModel) -> str:
     trained = _types(weight for weight in model.parameters() if weight.requires_grad)
     if not frozen:
         return trained
-    rounded = _quantization(base)
+    quantized = _quantization(base)
     plain = _types(weight for weight in frozen if weight.is_floating_point())
-    return " and ".join(part for part in (rounded, plain) if part) + f" (trained {trained})"
+    return " and ".join(part for part in (quantized, plain) if part) + f" (trained {trained})"
 
 
 def _types(weights: Iterable[torch.Tensor]) -> str:
@@ -103,14 +103,14 @@ def _types(weights: Iterable[torch.Tensor]) -> str:
 
 
 def _quantization(base: PreTrainedModel) -> str:
-    """Return how many bits the layers that were rounded have; nothing where none was."""
-    layers: dict[str, Any] = {type(module).__name__: module for module in base.modules() if _is_rounded(module)}
+    """Return how many bits the layers that were quantized have; nothing where none was."""
+    layers: dict[str, Any] = {type(module).__name__: module for module in base.modules() if _is_quantized(module)}
     if "Linear4bit" in layers:
         return f"4bit {layers['Linear4bit'].weight.quant_type}"
     return "8bit" if "Linear8bitLt" in layers else ""
 
 
-def _is_rounded(module: Any) -> bool:
+def _is_quantized(module: Any) -> bool:
     # Its own classes cannot be asked for where bitsandbytes is not installed; PEFT's wrappers have the same names.
     return type(module).__module__.startswith("bitsandbytes.")
 
@@ -127,7 +127,7 @@ def _is_compiled(model: nn.Module) -> bool:
     return is_compiled_module(model) or any(is_compiled_module(module) for module in model.modules())
 
 
-def _division(trainer: GlmTrainer) -> str:
+def _parallelism(trainer: GlmTrainer) -> str:
     """Return what deals the model out over the processes; nothing in a single one."""
     if trainer.is_deepspeed_enabled:
         engine: Any = trainer.deepspeed

@@ -13,9 +13,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from glmtune.console import is_watched, notice, say, show_evaluation
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.reports.metrics_file import append_log, keep_logs
 from glmtune.training.events import RunCallback
 from glmtune.training.folder import checkpoint
-from glmtune.training.folder.metrics_file import append_log, keep_logs
 from glmtune.training.folder.weight_check import saved_shapes
 from glmtune.training.trainer import GlmTrainer
 

@@ -59,8 +59,8 @@ def _save(trainer: GlmTrainer, folder: Path) -> None:
     checkpoint.write_state(folder, trainer.state)
     trainer.tokenizer.save_pretrained(str(folder))
     model.generation_config.save_pretrained(str(folder))
-    is_divided = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-    if not is_divided and _weight_bytes(model) <= LARGEST_TRIAL_BYTES:
+    is_sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if not is_sharded and _weight_bytes(model) <= LARGEST_TRIAL_BYTES:
         model.save_pretrained(str(folder))
         check_weights(folder, saved_shapes(model))
     else:
@@ -95,7 +95,7 @@ def _weight_bytes(model: Any) -> int:
 
 
 def _size(weight: torch.Tensor) -> int:
-    # Under ZeRO-3 a weight is dealt out and keeps its size in `ds_numel`.
+    # Under ZeRO-3 a weight is sharded and keeps its size in `ds_numel`.
     return getattr(weight, "ds_numel", weight.numel())
 
 

@@ -15,9 +15,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from glmtune.config.run_config import RunConfig
+from glmtune.reports.metrics_file import METRICS_FILE, keep_logs, read_logs
 from glmtune.training.events import AlreadyTrained, RunCallback
 from glmtune.training.folder import checkpoint
-from glmtune.training.folder.metrics_file import keep_logs, read_logs
 from glmtune.training.folder.saved_state import UNFINISHED
 from glmtune.training.folder.weight_check import Shapes, saved_shapes
 from glmtune.training.trainer import GlmTrainer
@@ -63,7 +63,7 @@ class Unfinished(RunCallback):
         """Evaluate as transformers does after a step; the checkpoint is there already."""
         trainer, state = self.trainer, self.trainer.state
         if state.is_world_process_zero:
-            forget_evaluation(self.run_folder / "metrics.jsonl", state.global_step)
+            forget_evaluation(self.run_folder / METRICS_FILE, state.global_step)
         metrics = trainer._evaluate(None, None)
         is_best = trainer._determine_best_metric(metrics, None)
         if is_best and (was_save_due or trainer.args.save_strategy == SaveStrategy.BEST):
@@ -111,4 +111,4 @@ def remains(run_folder: Path, state: dict[str, Any], config: RunConfig) -> bool:
         return True
     if config.data_config.test_file is None:
         return False
-    return not any("test_loss" in log for log in read_logs(run_folder / "metrics.jsonl"))
+    return not any("test_loss" in log for log in read_logs(run_folder / METRICS_FILE))

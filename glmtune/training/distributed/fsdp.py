@@ -1,9 +1,9 @@
-"""FSDP2: torch itself divides weights, gradients and optimizer over the processes, where DeepSpeed is not wanted.
+"""FSDP2: torch itself shards weights, gradients and optimizer over the processes, where DeepSpeed is not wanted.
 
 transformers and accelerate do it; `training_args.fsdp: true` asks for it, or `accelerate launch --use_fsdp`. Mended
 here, and seen in accelerate 1.12 and 1.15 with transformers 5.17 and 5.23:
 
-- Where processes share a CPU, accelerate divides nothing and says nothing.
+- Where processes share a CPU, accelerate shards nothing and says nothing.
 - Beside the weights a checkpoint gets a pickled copy of them, which a run would be resumed from.
 - PEFT runs a prefix's encoder to save it, on the main process alone, where it holds a part of the weights only.
 """
@@ -27,14 +27,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
-from glmtune.kernels.whole_weights import divide_again
+from glmtune.kernels.whole_weights import shard_again
 from glmtune.training.folder.run_folder import world_size
 from glmtune.training.folder.weight_check import saved_names
 
 PREFIX = "fsdp_"
 """Each key of `fsdp_config` may begin with it; transformers takes it away."""
 WANTED = {"version": 2, "state_dict_type": "FULL_STATE_DICT"}
-"""A divided state would be read from pickles (`optimizer_0/.metadata`)."""
+"""A sharded state would be read from pickles (`optimizer_0/.metadata`)."""
 
 LAUNCHED_WITH_FSDP = "FSDP_VERSION"
 """Set by `accelerate launch --use_fsdp`; `ACCELERATE_USE_FSDP` is set by accelerate in every process, too."""
@@ -97,7 +97,7 @@ def check_fsdp(config: RunConfig) -> None:
             fix="set `training_args.gradient_checkpointing: true` instead",
         )
     if world_size() == 1:
-        raise GlmtuneError("FSDP divides a model over several processes, and there is one", fix="add `--nproc N`")
+        raise GlmtuneError("FSDP shards a model over several processes, and there is one", fix="add `--nproc N`")
 
 
 def fsdp_settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +125,8 @@ def settled_fsdp(given: Mapping[str, Any]) -> dict[str, Any]:
     return fsdp_settings(given) | WANTED
 
 
-def divide_on_a_cpu() -> None:
-    """Let accelerate divide the model where processes share a CPU: its own list of devices has no CPU."""
+def shard_on_a_cpu() -> None:
+    """Let accelerate shard the model where processes share a CPU: its own list of devices has no CPU."""
     state = PartialState()
     if state.distributed_type is DistributedType.MULTI_CPU:
         state.distributed_type = DistributedType.MULTI_GPU
@@ -144,15 +144,15 @@ def no_pickled_copy() -> Iterator[None]:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Fill a divided model with the weights of a checkpoint; all processes call this."""
-    divide_again(model)
+    """Fill a sharded model with the weights of a checkpoint; all processes call this."""
+    shard_again(model)
     weights = dict(model.named_parameters())
     names = {saved: name for name, saved in saved_names(model).items()}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file, torch.no_grad():
             for saved in file.keys():  # noqa: SIM118 -- not a dict
                 weight = weights[names[saved]]
-                assert isinstance(weight, DTensor), "FSDP has divided every weight"
+                assert isinstance(weight, DTensor), "FSDP has sharded every weight"
                 whole = file.get_tensor(saved).to(weight.device, weight.dtype)
                 weight.copy_(distribute_tensor(whole, weight.device_mesh, weight.placements))
 

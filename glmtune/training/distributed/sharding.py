@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
@@ -39,18 +38,13 @@ def check_sharding(config: RunConfig) -> None:
             fix="leave `--use_deepspeed` out of `accelerate launch` (in its file: `distributed_type: MULTI_GPU`), "
             "and give glmtune the DeepSpeed file: `--deepspeed ds_zero3.json`",
         )
-    given = config.training_args.get("deepspeed")
-    if given:
-        _check_deepspeed(config, given)
+    if config.deepspeed is not None:
+        _check_deepspeed(config, config.deepspeed)
 
 
 def zero_stage(config: RunConfig) -> int | None:
     """Return the ZeRO stage that the configuration asks for; None without DeepSpeed."""
-    given = config.training_args.get("deepspeed")
-    if not given:
-        return None
-    content = read_deepspeed(given)
-    return (content.get("zero_optimization") or {}).get("stage", 0)
+    return None if config.deepspeed is None else (config.deepspeed.get("zero_optimization") or {}).get("stage", 0)
 
 
 def tell_deepspeed_of_the_device(settings: Mapping[str, Any]) -> torch.device:
@@ -61,7 +55,7 @@ def tell_deepspeed_of_the_device(settings: Mapping[str, Any]) -> torch.device:
     return device
 
 
-def _check_deepspeed(config: RunConfig, given: str | Mapping[str, Any]) -> None:
+def _check_deepspeed(config: RunConfig, content: Mapping[str, Any]) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         is_linux = sys.platform.startswith("linux")
         raise GlmtuneError(
@@ -69,7 +63,7 @@ def _check_deepspeed(config: RunConfig, given: str | Mapping[str, Any]) -> None:
             where="training_args.deepspeed",
             fix="run `pip install deepspeed`" if is_linux else "leave it out; on Windows, it works in WSL",
         )
-    content = read_deepspeed(given)
+    given = config.training_args["deepspeed"]
     where = given if isinstance(given, str) else "training_args.deepspeed"
     zero = content.get("zero_optimization") or {}
     if not isinstance(zero, dict):

@@ -1,14 +1,14 @@
 """Checkpoints of DeepSpeed's ZeRO that any number of processes can go on from, and that hold no pickled code.
 
 DeepSpeed saves one pickled file a process, which only as many processes can read again. Here the state of the
-optimizer is written by the names of the weights, each whole, so that it can be divided anew:
+optimizer is written by the names of the weights, each whole, so that it can be sharded anew:
 
 global_stepN/optimizer-00001-of-00002.safetensors    what process 1 of 2 wrote: `WEIGHT:fp32`, `WEIGHT:exp_avg`, ...
 global_stepN/engine.json                             numbers: steps done, learning rates, the optimizer's step count
 global_stepN/scheduler.pt                            the learning rate's schedule, where DeepSpeed keeps it
 
 Tensors are flat, (number of elements,), in float32. The weights that are not trained are not here: the model is loaded
-before DeepSpeed divides it.
+before DeepSpeed shards it.
 
 DeepSpeed's public functions get at a weight's state once the optimizer has one; making an empty state to fill needs
 names that DeepSpeed does not publish. They stand here and nowhere else; tests fail when they change.
@@ -47,7 +47,7 @@ PARTITIONS = {
 
 
 @contextmanager
-def divisible_checkpoints() -> Iterator[None]:
+def reshardable_checkpoints() -> Iterator[None]:
     """Let DeepSpeed's engines save and load in the form above for as long as a run lasts.
 
     transformers calls `engine.save_checkpoint(folder)` and `engine.load_checkpoint(folder)`; both are replaced.
@@ -150,7 +150,7 @@ def _state_keys(engine: Any) -> list[str]:
     whole = [key for key, value in tensors.items() if value.numel() > 1 and key not in divided]
     if whole:
         raise RunFailure(
-            f"the optimizer keeps `{whole[0]}`, which cannot be divided over processes",
+            f"the optimizer keeps `{whole[0]}`, which cannot be sharded over processes",
             fix="choose another with `training_args.optim`",
         )
     return divided

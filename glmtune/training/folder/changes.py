@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.config.sections import adapter_fields, training_fields
 from glmtune.errors import GlmtuneError
@@ -34,9 +33,8 @@ def asked_settings(config: RunConfig) -> dict[str, Any]:
     """Return what was asked for, as plain values; DeepSpeed's file with what it holds."""
     settings = json.loads(json.dumps(dict(config.source), default=str))
     arguments = settings.get("training_args") or {}
-    path = arguments.get("deepspeed")
-    if isinstance(path, str):
-        arguments["deepspeed"] = read_deepspeed(path)
+    if isinstance(arguments.get("deepspeed"), str):
+        arguments["deepspeed"] = config.deepspeed
     return hidden(settings)  # type: ignore[no-any-return]
 
 

@@ -28,7 +28,7 @@ def saved_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """Return the full shape of every weight that a checkpoint has to hold, by its name in the file.
 
     Args:
-        model: Without the wrappers of DDP and DeepSpeed; its weights may be dealt out over processes.
+        model: Without the wrappers of DDP and DeepSpeed; its weights may be sharded over processes.
     """
     weights = dict(model.named_parameters())
     return {saved: _full_shape(weights[name]) for name, saved in saved_names(model).items()}

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments
 
-from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.config.sections import TRAINING_DEFAULTS
 from glmtune.config.training_keys import without_effect
@@ -20,7 +19,7 @@ from glmtune.files.cache_files import lent_folder
 from glmtune.modeling.loading import default_dtype
 from glmtune.text.secret_values import hidden
 from glmtune.training.distributed.build_locks import wait_for_compilers
-from glmtune.training.distributed.fsdp import divide_on_a_cpu, settled_fsdp
+from glmtune.training.distributed.fsdp import settled_fsdp, shard_on_a_cpu
 from glmtune.training.distributed.inference_kernel import skip_inference_kernel
 from glmtune.training.distributed.sharding import tell_deepspeed_of_the_device
 from glmtune.training.folder.checkpoint import STAGING
@@ -82,7 +81,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         settings["fsdp_config"] = settled_fsdp(settings.get("fsdp_config") or {})
     if settings.get("deepspeed"):
         # transformers would not read a file that begins with a byte order mark.
-        settings["deepspeed"] = read_deepspeed(settings["deepspeed"])
+        settings["deepspeed"] = copy.deepcopy(config.deepspeed)
         _stand_alone()
     try:
         arguments = _Arguments(**settings)
@@ -90,7 +89,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         raise GlmtuneError(f"transformers refuses `training_args`: {error}") from error
     assert arguments.device is not None, "asking for the device starts the process group, before any model is loaded"
     if settings.get("fsdp"):
-        divide_on_a_cpu()
+        shard_on_a_cpu()
     if settings.get("deepspeed"):
         import deepspeed
 

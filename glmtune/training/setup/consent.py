@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glmtune.config.deepspeed import read_deepspeed
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice
-from glmtune.demo.model import cache_folder
 from glmtune.errors import GlmtuneError
+from glmtune.files.cache_files import cache_folder
 from glmtune.modeling.finding.model_files import read_config
 from glmtune.modeling.finding.model_source import ModelSource
 from glmtune.training.folder.changes import asked_settings
@@ -127,11 +126,10 @@ def _wishes(config: RunConfig) -> Iterator[_Wish]:
             key = "swanlab" if name == "swanlab" and config.swanlab else "training_args.report_to"
             shown = f"swanlab: {config.swanlab}" if key == "swanlab" else f"report_to: {name}"
             yield _Wish(key, shown, runs_code=False)
-    yield from _deepspeed_wishes(config.training_args.get("deepspeed"))
+    yield from _deepspeed_wishes(config.deepspeed or {})
 
 
-def _deepspeed_wishes(given: str | Mapping[str, Any] | None) -> Iterator[_Wish]:
-    content = read_deepspeed(given) if given else {}
+def _deepspeed_wishes(content: Mapping[str, Any]) -> Iterator[_Wish]:
     key = "training_args.deepspeed"
     for name in MONITORS:
         section = content.get(name)

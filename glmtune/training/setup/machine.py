@@ -90,19 +90,19 @@ def _check_quantization(config: RunConfig, arguments: Mapping[str, Any]) -> None
     where = f"quantization: {config.quantization}"
     if zero_stage(config) == 3:
         raise GlmtuneError(
-            "ZeRO-3 divides every weight over the GPUs, and a weight that bitsandbytes has rounded cannot be divided",
+            "ZeRO-3 shards every weight over the GPUs, and a weight that bitsandbytes has quantized cannot be sharded",
             where=where,
-            fix="take `configs/ds_zero2.json`, where each GPU holds the rounded weights",
+            fix="take `configs/ds_zero2.json`, where each GPU holds the quantized weights",
         )
     if arguments["fsdp"]:
         raise GlmtuneError(
-            "FSDP does not divide weights that bitsandbytes has rounded: each GPU would hold all of them all the same",
+            "FSDP does not shard weights that bitsandbytes has quantized: each GPU would hold all of them all the same",
             where=where,
             fix="leave `training_args.fsdp` out, or take `configs/ds_zero2.json`",
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise GlmtuneError(
-            "`bitsandbytes` is not installed, which rounds the weights",
+            "`bitsandbytes` is not installed, which quantizes the weights",
             where=where,
             fix="run `pip install 'glmtune[quant]'` and try again, or leave `quantization` out",
         )

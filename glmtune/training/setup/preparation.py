@@ -27,9 +27,11 @@ from glmtune.modeling.adapting.starts import check_start
 from glmtune.modeling.context import check_vocabulary, context_of, vocabulary_of
 from glmtune.modeling.finding.model_source import ModelSource, check_weight_files, find_model
 from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
-from glmtune.modeling.quantization import check_rounded_can_be_read
+from glmtune.modeling.quantization import check_quantized_can_be_read
 from glmtune.python_arguments import expect_paths
 from glmtune.training.folder.run_folder import DataRecord, RunRequest
+from glmtune.training.methods.method import Method
+from glmtune.training.methods.sft import SFT
 
 from .run_data import RunFiles, as_records, find_run_files, load_data
 
@@ -39,6 +41,7 @@ class Prepared:
     """Everything a run needs that can be had without a process group: done before one starts, which would time out."""
 
     request: RunRequest
+    method: Method
     source: ModelSource
     tokenizer: PreTrainedTokenizerBase
     family: Family
@@ -53,7 +56,7 @@ class Prepared:
     """What a CPU multiplies in; None where there is nothing to choose, and before it is chosen."""
 
 
-def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
+def prepare_run(request: RunRequest, files: RunFiles | None = None, *, method: Method = SFT) -> Prepared:
     """Find the model, load its tokenizer, read and encode the data; its files are looked for where none are given."""
     config = request.config
     check_start(config.peft_config)
@@ -63,13 +66,13 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     model_config = load_model_config(source, trust_remote_code=trust)
-    check_rounded_can_be_read(model_config, source.base)
+    check_quantized_can_be_read(model_config, source.base)
     check_vocabulary(tokenizer, model_config)
     limit = context_of(model_config)
     _check_lengths(config, limit)
     _check_generation(config, model_config, limit)
     family = family_of(model_config.model_type)
-    encoder = Encoder.from_config(tokenizer, family, config)
+    encoder = method.encoder(tokenizer, family, config)
     data = load_data(files, config, encoder)
     layout = reply_layout(encoder.renderer)
     _check_metric(config, data.get("val"), tokenizer, layout)
@@ -78,6 +81,7 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None) -> Prepared:
     say(*f"first row, trained parts in [[ ]]: {text}".split("\n"))
     return Prepared(
         request=request,
+        method=method,
         source=source,
         tokenizer=tokenizer,
         family=family,

@@ -92,7 +92,7 @@ def test_fsdp_in_one_process_is_refused(write_config: Callable[..., Path], monke
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(GlmtuneError) as caught:
         check_sharding(load_config(write_config(fsdp=True)))
-    assert str(caught.value) == ("FSDP divides a model over several processes, and there is one\nhint: add `--nproc N`")
+    assert str(caught.value) == ("FSDP shards a model over several processes, and there is one\nhint: add `--nproc N`")
 
 
 def test_a_run_that_began_without_fsdp_is_not_resumed_with_it(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from glmtune.files import durable
+from glmtune.reports.metrics_file import append_log, keep_logs, read_logs
 from glmtune.text.plain_json import plain_json
 from glmtune.training.callbacks.unfinished import forget_evaluation
-from glmtune.training.folder.metrics_file import append_log, keep_logs, read_logs
 from glmtune.training.replay import logged_losses
 
 DAMAGED = [

@@ -13,6 +13,12 @@ from typing import Any
 from glmtune.files.durable import replace_file
 from glmtune.text.plain_json import plain_json
 
+METRICS_FILE = "metrics.jsonl"
+"""In the folder of a run."""
+
+NOT_JSON = object()
+"""In the place of what a line would say."""
+
 
 def append_log(path: Path, step: int, logs: Mapping[str, Any]) -> None:
     """Append what was logged at a step, on a line of its own."""
@@ -25,15 +31,23 @@ def append_log(path: Path, step: int, logs: Mapping[str, Any]) -> None:
 
 def read_logs(path: Path) -> Iterator[dict[str, Any]]:
     """Yield what was logged, in order; nothing where there is no file."""
-    for line in _lines(path):
-        if (log := _log(line)) is not None:
-            yield log
+    for value in read_lines(path):
+        if _is_log(value):
+            yield value
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Return what each line of the file says, a log or not, or `NOT_JSON`; without blank lines at its end."""
+    lines = _lines(path)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return [_value(line) for line in lines]
 
 
 def keep_logs(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
     """Take out the logs that are not kept; lines that are no logs stay, but for half a line at the end."""
     lines = _lines(path)
-    kept = [line for line in lines if line.endswith(b"\n") and ((log := _log(line)) is None or is_kept(log))]
+    kept = [line for line in lines if line.endswith(b"\n") and (not _is_log(value := _value(line)) or is_kept(value))]
     if kept != lines:
         replace_file(path, b"".join(kept))
 
@@ -42,14 +56,16 @@ def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
 
 
-def _log(line: bytes) -> dict[str, Any] | None:
-    """Return what a line says; None for one that is damaged, or not ours."""
+def _value(line: bytes) -> Any:
     try:
-        log = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError):
-        return None
-    is_ours = isinstance(log, dict) and isinstance(log.get("step"), int)
-    return log if is_ours else None
+        return NOT_JSON
+
+
+def _is_log(value: Any) -> bool:
+    """Whether a line is one of ours: not damaged, nor written by somebody else."""
+    return isinstance(value, dict) and isinstance(value.get("step"), int)
 
 
 def _ends_with_newline(path: Path) -> bool:

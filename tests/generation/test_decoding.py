@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from glmtune.chatformat.replies import ROLE_LINE, ReplyLayout, ReplyReader
-from glmtune.generation.streaming import AnswerReader, StopStrings, TextStream, token_text
+from glmtune.generation.decoding import AnswerReader, StopStrings, TextStream, token_text
 
 
 @settings(max_examples=100, deadline=None)

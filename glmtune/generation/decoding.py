@@ -1,6 +1,6 @@
-"""Tokens to text, while they come: whole characters, stop strings, reasoning, tool calls.
+"""Tokens to text, all at once or while they come: whole characters, stop strings, reasoning, tool calls.
 
-Token ─▶ TextStream (whole characters) ─▶ StopStrings (cut there) ─▶ ReplyReader (text or call) ─▶ Piece, ToolCall
+Token ─▶ TextStream (whole characters) ─▶ StopStrings (cut there) ─▶ ReplyReader (text or call) ─▶ Delta, ToolCall
 """
 
 from __future__ import annotations
@@ -11,10 +11,42 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.chatformat.replies import Piece, ReplyReader, ToolCall
+from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall
+from glmtune.family import ASSISTANT
 
 INCOMPLETE = "\ufffd"
 """What decoders write for bytes that are no character, such as the beginning of one."""
+
+
+def border_of(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id that stands between two sections of an answer, GLM-4's `<|assistant|>`; None where it has none."""
+    return tokenizer.added_tokens_encoder.get(ASSISTANT)  # type: ignore[no-any-return]
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of an answer, special tokens and outer white space removed.
+
+    An answer may say something before it calls a tool, with `<|assistant|>` between: a newline stands there instead.
+    """
+    return join_sections(decode_sections(tokenizer, ids))
+
+
+def decode_sections(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Return the texts between the `<|assistant|>` tokens of an answer, special tokens removed."""
+    parts: list[list[int]] = [[]]
+    border = border_of(tokenizer)
+    for token in ids:
+        if token == border:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return [str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts]
+
+
+def join_sections(sections: Sequence[str]) -> str:
+    """Return the text of an answer, given as its sections, without outer white space."""
+    texts = [section.strip() for section in sections]
+    return "\n".join(text for text in texts if text)
 
 
 class TextStream:
@@ -91,7 +123,7 @@ class AnswerReader:
     reader: ReplyReader | None = None
     """Takes replies of a chat apart; without it the text is given out as it is."""
     border: int | None = None
-    """The id that ends a section of a reply: GLM-4's `<|assistant|>`."""
+    """The id that ends a section of a reply, see `border_of`; where nothing takes it apart, a newline stands there."""
     num_tokens: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -103,27 +135,29 @@ class AnswerReader:
         """Whether a stop string has been written: nothing more is wanted."""
         return self._stop.is_reached
 
-    def add(self, token: int) -> list[Piece | ToolCall]:
+    def add(self, token: int) -> list[Delta | ToolCall]:
         """Take the next token; returns what is certain now."""
         self.num_tokens += 1
-        if self.reader is not None and token == self.border:
-            return [*self._feed(self._stop.add(self._text.rest()) + self._stop.rest()), *self.reader.border()]
+        if token == self.border:
+            before = self._feed(self._stop.add(self._text.rest()) + self._stop.rest())
+            return [*before, *(self.reader.border() if self.reader is not None else [Delta(text="\n")])]
         events = self._feed(self._stop.add(self._text.add(token)))
         return [*events, *self._finish()] if self.is_stopped else events
 
-    def end(self) -> list[Piece | ToolCall]:
-        """Take the end of the answer; returns what was held back."""
+    def end(self, *, keeps_broken: bool = True) -> list[Delta | ToolCall]:
+        """Take the end of the answer; returns what was held back, half a character only where it is to be kept."""
         if self.is_stopped:
             return []
-        text = self._stop.add(self._text.rest())
+        rest = self._text.rest()
+        text = self._stop.add(rest if keeps_broken else rest.rstrip(INCOMPLETE))
         return [*self._feed(text + self._stop.rest()), *self._finish()]
 
-    def _feed(self, text: str) -> list[Piece | ToolCall]:
+    def _feed(self, text: str) -> list[Delta | ToolCall]:
         if self.reader is not None:
             return self.reader.feed(text)
-        return [Piece(text=text)] if text else []
+        return [Delta(text=text)] if text else []
 
-    def _finish(self) -> list[Piece | ToolCall]:
+    def _finish(self) -> list[Delta | ToolCall]:
         return self.reader.finish() if self.reader is not None else []
 
 
