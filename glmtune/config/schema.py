@@ -137,7 +137,7 @@ def _help_of(cls: type) -> dict[str, str]:
     """Return what a dataclass of transformers or PEFT says of its fields."""
     return {
         each.name: " ".join(str(each.metadata["help"]).replace("%%", "%").split())
-        for each in fields(cls)  # type: ignore[arg-type]
+        for each in fields(cls)
         if each.metadata.get("help")
     }
 
@@ -146,7 +146,7 @@ def _keys(cls: type, described: Mapping[str, str], defaults: Mapping[str, Any] |
     """Return the schema of every field of a dataclass that a file may set; `defaults` go before its own."""
     types_of = get_type_hints(cls)
     keys = {}
-    for each in fields(cls):  # type: ignore[arg-type]
+    for each in fields(cls):
         if not each.init or each.name in DERIVED:
             continue
         schema = _field_type(each, types_of[each.name])
@@ -159,7 +159,7 @@ def _keys(cls: type, described: Mapping[str, str], defaults: Mapping[str, Any] |
     return keys
 
 
-def _field_type(field: Field, annotation: Any) -> dict[str, Any]:
+def _field_type(field: Field[Any], annotation: Any) -> dict[str, Any]:
     """Return the type of a field's value; `token_dim: int = None` means that it may be null."""
     choices = field.metadata.get("choices")
     schema = {"enum": list(choices)} if choices else json_type(annotation)
@@ -168,7 +168,7 @@ def _field_type(field: Field, annotation: Any) -> dict[str, Any]:
     return schema
 
 
-def _default(field: Field) -> Any:
+def _default(field: Field[Any]) -> Any:
     """Return what holds where a file leaves the field out; `MISSING` where it has to be given."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
@@ -219,7 +219,7 @@ def _any_of(schemas: list[dict[str, Any]]) -> dict[str, Any]:
 def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the schemas of which a value that fits `schema` fits one."""
     if "anyOf" in schema:
-        return schema["anyOf"]
+        return list(schema["anyOf"])
     if isinstance(schema.get("type"), list):
         return [{"type": name} for name in schema["type"]]
     return [schema]
