@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import json
 import math
 import textwrap
 import types
@@ -206,6 +207,8 @@ def json_type(annotation: Any) -> dict[str, Any]:
 def _any_of(schemas: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the schema of values that fit one of several, in its shortest form."""
     flat = [part for schema in schemas for part in _alternatives(schema)]
+    # Sorted: `typing` hands out an equal union that somebody wrote in another order.
+    flat.sort(key=lambda schema: (schema == {"type": "null"}, json.dumps(schema, sort_keys=True)))
     distinct = [schema for index, schema in enumerate(flat) if schema not in flat[:index]]
     if {} in distinct:
         return {}
