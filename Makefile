@@ -9,7 +9,7 @@ INSTALL ?= $(BIN)/python -m pip install --quiet
 # How often `make soak` kills a run.
 KILLS ?= 100
 
-.PHONY: demo test coverage test-slow test-long newest resolve constraints image soak mutants check clean
+.PHONY: demo docs test coverage test-slow test-long newest resolve constraints image soak mutants check clean
 
 # One thread: a model this small gains little from more, and loses ten times where other programs use the cores, too.
 demo: $(VENV)/ready
@@ -58,6 +58,10 @@ soak: $(VENV)/ready
 mutants: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run_mutants.py --workers $(WORKERS) $(if $(ONLY),--only $(ONLY)) $(if $(LINES),--lines $(LINES))
 
+# The documentation as a site, into ./site; needs no network, and no page may have a link that leads nowhere.
+docs: $(VENV)/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,5 +74,9 @@ $(VENV)/ready: pyproject.toml .ci/constraints.txt
 	$(INSTALL) --constraint .ci/constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)/docs-ready: $(VENV)/ready
+	$(INSTALL) --constraint .ci/constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -15,9 +15,14 @@ from glmtune.text.secret_values import masked
 from glmtune.text.visible_text import printable, visible
 
 EXIT_FAILURE = 1
+"""A failure: a full disk, a loss that is not a number, an error of the program, another process that has failed."""
 EXIT_USER_ERROR = 2
+"""A mistake in the command, the configuration, the data or the model folder."""
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+"""Stopped by SIGTERM, SIGUSR1 (preemption, Slurm's warning) or SIGHUP (the terminal was closed): go on with
+`glmtune resume RUN_DIR`."""
 EXIT_INTERRUPTED = 130
+"""Stopped by Ctrl-C; `export` also by SIGTERM and SIGHUP."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What systems say where nothing more can be written: a full disk, a quota, a file as large as they get."""

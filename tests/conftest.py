@@ -47,7 +47,7 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()
 
 
-LONGEST = ("test_readme.py", "test_matrix.py", "test_tour.py")
+LONGEST = ("test_documentation.py", "test_matrix.py", "test_tour.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

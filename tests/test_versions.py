@@ -18,7 +18,10 @@ from glmtune.files import shipped
 REPOSITORY = Path(__file__).parents[1]
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
 CONSTRAINTS = ["constraints.txt", "constraints-lowest.txt"]
-TOOLS = {"pytest", "pytest-cov", "pytest-xdist", "hypothesis", "uv", "ruff", "mypy", "types-pyyaml", "langchain-openai"}
+TOOLS = {
+    *("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "uv", "ruff", "mypy", "types-pyyaml", "langchain-openai"),
+    *("mkdocs", "mkdocs-material", "mkdocs-static-i18n"),
+}
 """Of development: no run of a user's meets them."""
 
 

@@ -33,6 +33,7 @@ from glmtune.text.plain_json import plain_json
 from glmtune.text.visible_text import ANSWER_KEEPS, UNSEEN
 
 from .chat_verb import chat
+from .config_verbs import config_app
 from .data_verbs import data_app
 from .export_verb import export
 from .options import (
@@ -64,6 +65,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
 
 MAY_BE_EMPTY = ("--prompt", "--system", "--vllm-args")
 """Options whose value is a text."""

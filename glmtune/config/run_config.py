@@ -77,23 +77,25 @@ class DataConfig:
     """Which files of DATA_DIR are read, and how."""
 
     train_file: str | list[Any]
-    """Training rows: a file, folder or pattern such as `*.jsonl` relative to DATA_DIR, or `hub:OWNER/NAME`; or a list
-    of them, each also as `{path: a.jsonl, weight: 2}`: how many times an epoch shows each of its rows."""
+    """Training rows: a file, folder or pattern such as `*.jsonl` relative to DATA_DIR, or `hub:OWNER/NAME:SPLIT`; or a
+    list of them, each also as `{path: a.jsonl, weight: 2}`: how many times an epoch shows each of its rows."""
     val_file: str | list[Any] | None = None
-    """Rows for the evaluations during training; where `eval_strategy` is not `no`, this or `val_size` is needed."""
+    """Rows for the evaluations during training, named in the same ways; where `eval_strategy` is not `no`, this or
+    `val_size` is needed."""
     test_file: str | list[Any] | None = None
     """Rows for one evaluation after training; none where it is left out."""
     val_size: float = 0.0
     """Part of the training rows to evaluate on instead of a `val_file`: a share below 1, or a number of rows. Which
     rows they are depends on their text alone, and equal rows stay on one side."""
     format: str | None = None
-    """Format of the rows (`glmtune data convert --help` lists them); null finds it out row by row."""
+    """Format of all rows (`glmtune data formats` lists them); null finds it out row by row."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What the files call the keys of the format, where they have other names: `{instruction: question}`."""
     strict: bool = False
     """Stop at the first row that cannot be trained on; otherwise it is left out, counted and listed."""
     num_proc: int = 1
-    """Processes that tokenize. One does some thousand rows a second; each more costs its own copy of the tokenizer."""
+    """Processes that tokenize; each costs its own copy of the tokenizer, and files of fewer than 10,000 rows use one.
+    One process encoded 7,960 rows of AdvertiseGen a second (`benchmarks/RESULTS.md`)."""
 
     @property
     def has_val_rows(self) -> bool:
@@ -108,9 +110,10 @@ class RunConfig:
     data_config: DataConfig
     """The files to read."""
     max_input_length: int = 512
-    """Tokens of a row's prompt. A row may take `max_input_length + max_output_length`; memory grows with that sum."""
+    """Tokens of a row's prompt. A row may take the sum of both lengths; memory grows with it. In an evaluation, turns
+    with a longer prompt are left out and counted."""
     max_output_length: int = 512
-    """Tokens of a row's answer; see `max_input_length`."""
+    """Tokens of a row's answer; in an evaluation the longest answer, where `generation_config` says nothing."""
     combine: bool = False
     """Train only the last assistant turn of each row: `train_on: last` under its name in the original demos."""
     train_on: Literal["all", "last", "none-but-flagged"] = "all"
@@ -122,7 +125,8 @@ class RunConfig:
     freezeV: bool = False
     """Freeze the vision tower, where the model has one: less memory, and images are seen as before."""
     swanlab: Literal["local", "cloud", "disabled"] | None = None
-    """Where SwanLab records the run: `local` in the run folder, `cloud` sends it away; null is like `disabled`."""
+    """Where SwanLab records the run: `local` in the run folder, `cloud` sends it away; null is like `disabled`.
+    Needs `glmtune[swanlab]`."""
     truncation: Literal["right", "drop", "drop_turns", "error"] = "right"
     """What happens to a row that is too long: cut its end, leave the row out, leave its last turns out (its first ones
     where only the last is trained), or stop; each is counted and reported."""
@@ -135,7 +139,7 @@ class RunConfig:
     rows. Needs `packing`."""
     loss_kernel: Literal["auto", "liger", "logits"] = "auto"
     """How the loss is computed: `auto` makes logits for some labelled positions at a time, and never holds them all;
-    `liger` is Liger's kernel for GPUs (needs the package `liger-kernel`); `logits` holds those of all labelled
+    `liger` is Liger's kernel for GPUs (needs `glmtune[liger]`); `logits` holds those of all labelled
     positions at once."""
     fused_layers: bool = True
     """Train norms, gated MLPs and LoRA's matrices with less memory, and fewer passes over it, where the model has them
@@ -154,11 +158,14 @@ class RunConfig:
     """Quantize the frozen weights by bitsandbytes as they are loaded (QLoRA): `4bit` is NF4, its scales quantized, too.
     GLM-4-9B: 7 GB in 4 bits, 11 GB in 8, 19 GB in bfloat16; a step takes longer. Needs `glmtune[quant]`."""
     training_args: Mapping[str, Any]
-    """Keyword arguments of `transformers.Seq2SeqTrainingArguments`, without `generation_config`."""
+    """Any field of `transformers.Seq2SeqTrainingArguments`, and `generation_config`."""
     generation_config: Mapping[str, Any]
-    """Keyword arguments of `transformers.GenerationConfig`, from `training_args.generation_config` of the file."""
+    """Any field of `transformers.GenerationConfig`, for the evaluations of the run; it stands in the file as
+    `training_args.generation_config`."""
     peft_config: Mapping[str, Any] | None
-    """Keyword arguments of the PEFT configuration that `peft_type` names; null trains every weight."""
+    """The configuration of a PEFT method, chosen by `peft_type`; null trains every weight. `init_lora_weights` may be
+    `true`, `false`, `gaussian`, `orthogonal` or `mica`: starts that change the base model's weights (PiSSA, OLoRA,
+    LoftQ, CorDA, LoRA-GA) are refused, because the saved adapter alone would not be the trained model."""
     source: Mapping[str, Any]
     """What file and overrides said, under present key names, with the DeepSpeed file's full path and without tokens of
     a hub. Write it with `yaml_source.dump_yaml`; `config_from_mapping` reads it again."""
