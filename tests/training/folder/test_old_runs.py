@@ -39,5 +39,5 @@ def test_an_old_run_is_resumed_to_the_losses_that_it_had(old_run: Path, read_los
     assert (old_run / "checkpoint-4" / "manifest.json").is_file()
 
 
-def test_an_old_checkpoint_answers(old_run: Path) -> None:
-    assert len(generate(old_run, ["类型#裙*颜色#红"], max_new_tokens=4)) == 1
+def test_an_old_checkpoint_answers(old_run: Path, demo_model: str) -> None:
+    assert len(generate(old_run, ["类型#裙*颜色#红"], base_model=demo_model, max_new_tokens=4)) == 1
