@@ -3,12 +3,12 @@
 #   docker build --tag glmtune .                         # torch with its CUDA packages
 #   docker build --tag glmtune:cpu --build-arg BASE=ubuntu:24.04 --build-arg TORCH_BACKEND=cpu .
 #
-#   docker run --rm --gpus all --shm-size 8g --user "$(id -u):$(id -g)" --volume "$PWD:/work" \
+#   docker run --rm --gpus all --shm-size 8g --user "$(id -u):$(id -g)" --volume "$PWD:/workspace" \
 #     glmtune train DATA_DIR MODEL CONFIG
-#   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/work" glmtune:cpu data formats
+#   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/workspace" glmtune:cpu data formats
 #
-# `/work` is the folder that commands run in; --user makes you the owner of what they write there. What is kept between
-# commands (encoded rows, the model `demo`) is kept with `--env GLMTUNE_CACHE=/work/.cache`. Nothing secret goes into
+# `/workspace` is the folder that commands run in; --user makes you the owner of what they write there. What is kept between
+# commands (encoded rows, the model `demo`) is kept with `--env GLMTUNE_CACHE=/workspace/.cache`. Nothing secret goes into
 # the image: give a token to the run alone, with `--env HF_TOKEN`.
 
 # Only the driver's interface: torch brings its own CUDA libraries.
@@ -35,7 +35,7 @@ COPY glmtune glmtune
 RUN uv pip install --no-cache --constraint .ci/constraints.txt '.[report,serve]'
 
 USER glmtune
-WORKDIR /work
+WORKDIR /workspace
 # A user of the host's number has no home here.
 ENV HOME=/tmp
 ENTRYPOINT ["glmtune"]
