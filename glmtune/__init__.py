@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 from glmtune.library_logs import keep_stdout_for_results
+from glmtune.moved import find_moved_modules
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 keep_stdout_for_results()
+find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:
