@@ -165,7 +165,7 @@ def test_two_processes_encode_what_one_does_however_they_are_started(start_metho
         "if __name__ == '__main__':\n"
         "    multiprocessing.set_start_method(sys.argv[2], force=True)\n"
         "    from glmtune.training.setup.preparation import prepare_data\n"
-        "    from glmtune.data import dataset, row_encoding\n    from glmtune.encoded.store import file_hash\n"
+        "    from glmtune.encoded import dataset, row_encoding\n    from glmtune.encoded.store import file_hash\n"
         "    dataset.MIN_ROWS_PER_PROCESS, row_encoding.ROWS_PER_BATCH = 1, 2\n"
         "    path = prepare_data(sys.argv[1] + '/data', 'demo', sys.argv[1] + '/c.yaml', overrides=[sys.argv[3]])\n"
         "    print(*sorted(file_hash(each) for each in path.glob('*/rows.arrow')))"
