@@ -36,6 +36,7 @@ from glmtune.modeling.adapting.adapters import adapt
 from glmtune.modeling.finding.model_source import ModelSource
 from glmtune.training.building import build_trainer
 from glmtune.training.folder.run_folder import RunRequest
+from glmtune.training.methods.sft import SFT
 from glmtune.training.setup.arguments import training_arguments
 from glmtune.training.setup.preparation import Prepared
 
@@ -214,6 +215,7 @@ def our_trainer(model: Any, rows: Dataset, config: RunConfig, folder: Path) -> A
     """Return glmtune's trainer, as a run builds it."""
     prepared = Prepared(
         request=RunRequest(data_dir=folder, model="random", config=config),
+        method=SFT,
         source=ModelSource(base="random"),
         tokenizer=build_tokenizer(),
         family=GLM,

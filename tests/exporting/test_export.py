@@ -252,7 +252,7 @@ def test_an_adapter_of_rounded_files_is_refused(adapter, demo_model, tmp_path) -
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(GlmtuneError) as refused:
         export(adapter("lora"), tmp_path / "out", base_model=str(base))
-    assert "files are rounded (`fp8`), and merging would round them again" in str(refused.value)
+    assert "files are quantized (`fp8`), and merging would quantize them again" in str(refused.value)
 
 
 def test_an_export_that_fails_leaves_nothing_behind(adapter, tmp_path, prompts) -> None:
