@@ -38,20 +38,16 @@ from .data_verbs import data_app
 from .export_verb import export
 from .options import (
     BaseModel,
-    Greedy,
     MaxNewTokens,
-    RepetitionPenalty,
+    SamplingOptions,
     Seed,
     Strict,
-    Temperature,
     Thinking,
-    TopK,
-    TopP,
     TrustRemoteCode,
     check_model,
     given,
-    sampling_options,
     strict_setting,
+    with_sampling_options,
 )
 from .serve_verb import serve
 
@@ -226,7 +222,9 @@ def evaluate(
 
 
 @app.command()
+@with_sampling_options
 def infer(
+    *,
     model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
     prompts_given: Annotated[
         list[str] | None,
@@ -242,13 +240,8 @@ def infer(
         bool,
         typer.Option("--json", help="Print {prompt, answer} as JSON lines, and a row's own answer as `reference`."),
     ] = False,
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    repetition_penalty: RepetitionPenalty = None,
+    sampling: SamplingOptions,
     thinking: Thinking = None,
-    greedy: Greedy = False,
     num_beams: Annotated[int | None, typer.Option(help="Beams of beam search.", min=1)] = None,
     seed: Seed = None,
     batch_size: BatchSize = 8,
@@ -262,15 +255,7 @@ def infer(
             fix='write them to a file, `{"prompt": ...}` a line, and give that as `--input`',
         )
     prompt = next(iter(prompts_given or ()), None)
-    options = sampling_options(
-        greedy=greedy,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-    )
+    options = sampling.generation_options() | given(num_beams=num_beams)
     if stream and (num_beams or 1) > 1:
         raise GlmtuneError("beam search cannot be streamed: its answer is known at the end only", fix="leave one out")
     check_model(model, base_model=base_model)

@@ -12,21 +12,18 @@ from glmtune.standard_streams import argument_text
 
 from .options import (
     BaseModel,
-    Greedy,
-    MaxNewTokens,
-    RepetitionPenalty,
+    SamplingOptions,
     Seed,
-    Temperature,
     Thinking,
-    TopK,
-    TopP,
     TrustRemoteCode,
     check_model,
-    sampling_options,
+    with_sampling_options,
 )
 
 
+@with_sampling_options
 def chat(
+    *,
     model: Annotated[
         str | None, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`; or see --url.")
     ] = None,
@@ -47,26 +44,14 @@ def chat(
     ] = None,
     tool_timeout: Annotated[float, typer.Option(help="Seconds that a call may take.", min=0.01, max=86400)] = 30.0,
     max_tool_rounds: Annotated[int, typer.Option(help="Rounds of calls before an answer.", min=1)] = 8,
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    repetition_penalty: RepetitionPenalty = None,
+    sampling: SamplingOptions,
     thinking: Thinking = None,
-    greedy: Greedy = False,
     seed: Seed = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Chat with a model in the terminal; with --tools its calls are really made."""
-    options: dict[str, Any] = sampling_options(
-        greedy=greedy,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        max_new_tokens=max_new_tokens,
-    )
+    options: dict[str, Any] = sampling.generation_options()
     local = {"--base-model": base_model is not None, "--trust-remote-code": trust_remote_code}
     remote = {"--model": server_model is not None, "--api-key-env": api_key_env is not None}
     idle = next((flag for flag, is_set in (local if url else remote).items() if is_set), None)

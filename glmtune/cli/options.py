@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import os
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -13,15 +17,10 @@ from glmtune.errors import GlmtuneError
 BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)]
-Temperature = Annotated[float | None, typer.Option(help="Above 0; higher is more varied. 0 is --greedy.")]
-TopP = Annotated[float | None, typer.Option(help="Sample from the most likely tokens of this share.")]
-TopK = Annotated[int | None, typer.Option(help="Sample from this many most likely tokens.")]
-RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1 discourages repetition.")]
 Thinking = Annotated[
     bool | None,
     typer.Option("--thinking/--no-thinking", help="Switch reasoning on or off, where the chat template knows how."),
 ]
-Greedy = Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first row that cannot be used, instead of leaving it out.")
 ]
@@ -47,59 +46,78 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def sampling_options(
-    *,
-    greedy: bool,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    repetition_penalty: float | None,
-    **others: Any,
-) -> dict[str, Any]:
-    """Return the generation options that the flags stand for; raises where they contradict each other."""
-    is_greedy = greedy or temperature == 0
-    _check_sampling(
-        "--greedy" if greedy else "--temperature 0" if is_greedy else "",
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-    )
-    options = given(
-        temperature=temperature or None, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, **others
-    )
-    if is_greedy:
-        options["do_sample"] = False
-    elif {"temperature", "top_p", "top_k"} & set(options):
-        options["do_sample"] = True
-    return options
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How answers are written, as the options of a verb say it; None is the model's own setting."""
 
+    max_new_tokens: MaxNewTokens = None
+    temperature: Annotated[float | None, typer.Option(help="Above 0; higher is more varied. 0 is --greedy.")] = None
+    top_p: Annotated[float | None, typer.Option(help="Sample from the most likely tokens of this share.")] = None
+    top_k: Annotated[int | None, typer.Option(help="Sample from this many most likely tokens.")] = None
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repetition.")] = None
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False
 
-def _check_sampling(
-    greedy: str,
-    *,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    repetition_penalty: float | None,
-) -> None:
-    """Raise where a sampling flag is out of range, or contradicts `greedy`, the flag that rules sampling out."""
-    for flag, value, expected, holds in (
-        ("--temperature", temperature, "0 or more", 0 <= (temperature or 0) < math.inf),
-        ("--top-p", top_p, "a number above 0, at most 1", top_p is None or 0 < top_p <= 1),
-        ("--top-k", top_k, "1 or more", top_k is None or top_k >= 1),
-        (
-            "--repetition-penalty",
-            repetition_penalty,
-            "a number above 0",
-            repetition_penalty is None or 0 < repetition_penalty < math.inf,
-        ),
-    ):
-        if not holds:
-            raise GlmtuneError(f"`{flag}` is {value}; expected {expected}")
-    sampling = given(**{"--temperature": temperature or None, "--top-p": top_p, "--top-k": top_k})
-    if greedy and sampling:
-        raise GlmtuneError(
-            f"`{greedy}` always takes the most likely token, so `{next(iter(sampling))}` would do nothing",
-            fix="leave one of them out",
+    def __post_init__(self) -> None:
+        """Raise where a value is out of range, or contradicts another."""
+        for flag, value, expected, holds in self._bounds():
+            if value is not None and not holds:
+                raise GlmtuneError(f"`{flag}` is {value}; expected {expected}")
+        idle = given(**{"--temperature": self.temperature or None, "--top-p": self.top_p, "--top-k": self.top_k})
+        if self.is_greedy and idle:
+            flag = "--greedy" if self.greedy else "--temperature 0"
+            raise GlmtuneError(
+                f"`{flag}` always takes the most likely token, so `{next(iter(idle))}` would do nothing",
+                fix="leave one of them out",
+            )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether an option rules sampling out."""
+        return self.greedy or self.temperature == 0
+
+    def generation_options(self) -> dict[str, Any]:
+        """Return the fields of `transformers.GenerationConfig` that the options stand for."""
+        options = given(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature or None,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
         )
+        if self.is_greedy:
+            options["do_sample"] = False
+        elif {"temperature", "top_p", "top_k"} & set(options):
+            options["do_sample"] = True
+        return options
+
+    def _bounds(self) -> Iterator[tuple[str, float | None, str, bool]]:
+        """Yield option, value, what is expected of it, and whether it is so."""
+        temperature, top_p, penalty = self.temperature or 0, self.top_p or 0, self.repetition_penalty or 0
+        yield "--temperature", self.temperature, "0 or more", 0 <= temperature < math.inf
+        yield "--top-p", self.top_p, "a number above 0, at most 1", 0 < top_p <= 1
+        yield "--top-k", self.top_k, "1 or more", (self.top_k or 0) >= 1
+        yield "--repetition-penalty", self.repetition_penalty, "a number above 0", 0 < penalty < math.inf
+
+
+def with_sampling_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb that has the options of `SamplingOptions` in the place of its parameter `sampling`."""
+    hints = {name: hint for name, hint in get_type_hints(verb, include_extras=True).items() if name != "return"}
+    own = get_type_hints(SamplingOptions, include_extras=True)
+    parameters = []
+    for parameter in inspect.signature(verb).parameters.values():
+        if parameter.name != "sampling":
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        parameters += [
+            parameter.replace(name=field.name, annotation=own[field.name], default=field.default)
+            for field in fields(SamplingOptions)
+        ]
+
+    @functools.wraps(verb)
+    def command(**arguments: Any) -> None:
+        sampling = SamplingOptions(**{field.name: arguments.pop(field.name) for field in fields(SamplingOptions)})
+        verb(**arguments, sampling=sampling)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command

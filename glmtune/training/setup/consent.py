@@ -20,6 +20,7 @@ from glmtune.config.run_config import RunConfig
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 from glmtune.files.cache_files import cache_folder
+from glmtune.files.durable import replace_file
 from glmtune.modeling.finding.model_files import read_config
 from glmtune.modeling.finding.model_source import ModelSource
 from glmtune.training.folder.changes import asked_settings
@@ -105,11 +106,7 @@ def remember(request: RunRequest, source: ModelSource) -> None:
     try:
         folder = _records()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        staged = folder / f".{digest}-{os.getpid()}"
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(digest)
-        staged.replace(folder / digest)
+        replace_file(folder / digest, digest.encode())
     except (OSError, GlmtuneError) as error:
         notice(f"`resume` will ask for your consent once more: it could not be noted in the cache ({error})")
 
