@@ -16,6 +16,8 @@ MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF
 """First bytes of text in other encodings, the longer ones first."""
 MIN_CHARACTERS = 3
 """Of two bytes each; below, the guess would be as good as any other."""
+MIN_CERTAIN_CHARACTERS = 100
+"""So many leave no doubt."""
 MIN_SHARE = 0.8
 """Of the characters that have to be common ones of the encoding."""
 MIN_KOREAN_CHARACTERS = 12
@@ -37,7 +39,8 @@ ENCODINGS = {
     "CP1252": "Windows-1252 (Latin-1), as Windows writes in western Europe",
 }
 """Names that `iconv` and Python know: what to call them."""
-
+CODECS = {"GB18030": "gb18030", "BIG5": "big5hkscs", "CP932": "cp932", "CP949": "cp949"}
+"""Python's names of those in which most bytes are no text, so that they can be told."""
 
 LARGEST_BYTES = 64 << 20
 """Of a file that is read as a whole and holds settings, or the descriptions of tools."""
@@ -109,6 +112,26 @@ def guess_encoding(sample: bytes) -> str | None:
     return "CP1252" if num_single >= 0.7 * len(runs) and _is_western(b"".join(runs)) else None
 
 
+def certain_encoding(sample: bytes) -> str | None:
+    """Return what bytes that are not UTF-8 can only be; None where there is any doubt.
+
+    A word of a few characters may be the same bytes in two encodings, and one line of a file may be written in another
+    than the rest: nothing of that is certain.
+    """
+    lines = [line for line in sample.split(b"\n")[:-1] or [sample] if not line.isascii()]
+    num_utf8 = sum(_is_utf8(line) for line in lines)
+    if not lines or num_utf8 > 0.02 * len(lines):
+        return None
+    encoding = guess_encoding(b"\n".join(lines))
+    if encoding is None:  # a few damaged lines say nothing about the others
+        whole = [line for line in lines if _decoded(line, CODECS["GB18030"]) is not None]
+        encoding = guess_encoding(b"\n".join(whole)) if len(whole) >= 0.98 * len(lines) else None
+    if encoding not in CODECS:
+        return None  # Windows-1252 among them: any bytes are text in it
+    text = b"\n".join(lines).decode(CODECS[encoding], errors="ignore")
+    return encoding if _num_foreign(text) >= MIN_CERTAIN_CHARACTERS else None
+
+
 def utf8_command(path: Path, encoding: str) -> str:
     """Return the command that writes a file in another encoding as UTF-8 beside it."""
     source, target = shlex.quote(str(path)), shlex.quote(str(path.with_name(f"utf8-{path.name}")))
@@ -136,6 +159,14 @@ def _share(sample: bytes, codec: str, common: re.Pattern[bytes], *, min_characte
         return 0.0
     pairs = [pair for pair in _GB.findall(sample) if common.fullmatch(pair)]
     return len(pairs) / num_characters
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _num_foreign(text: str) -> int:

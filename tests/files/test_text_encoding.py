@@ -85,7 +85,7 @@ def test_bytes_that_fit_no_encoding_well_are_not_guessed(raw: bytes) -> None:
 
 ROW = json.dumps({"instruction": SIMPLIFIED, "output": SIMPLIFIED}, ensure_ascii=False)
 FILES = {
-    "a.jsonl": f'{{"text": "plain"}}\n{ROW}\n{ROW}\n',
+    "a.jsonl": f'{{"text": "plain"}}\n{ROW}\n',
     "a.json": f"[\n{ROW},\n{ROW}]",
     "a.csv": f"instruction,output\n{SIMPLIFIED},{SIMPLIFIED}\n",
     "a.tsv": f"instruction\toutput\n{SIMPLIFIED}\t{SIMPLIFIED}\n",

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,10 @@ DELIMITERS = {
 }
 """What parts the cells of a line, and what to call it."""
 
+MIN_RECORDS, MIN_SHARE_OF_RECORDS, MAX_RECORDS_TRIED = 3, 0.9, 200
+"""So many records, and such a share of the first ones, must have as many cells as the header where it is parted by
+another sign than the file's name promises."""
+
 _JSON = json.JSONEncoder(ensure_ascii=False)
 
 
@@ -66,8 +71,7 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[Row]:
     problems: list[str] = []
     noted: set[str] = set()
     csv.field_size_limit(MAX_ROW_BYTES)  # for the whole process; the default refuses long conversations
-    delimiter = "\t" if suffix_of(path) == ".tsv" else ","
-    _check_delimiter(path, delimiter)
+    delimiter = _delimiter_of(path, "\t" if suffix_of(path) == ".tsv" else ",")
     with open_data(path) as stream:
         records = csv.reader(_csv_lines(path, read_lines(stream, path), problems), delimiter=delimiter, strict=True)
         header: list[str] = []
@@ -81,7 +85,8 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[Row]:
                 record = []
                 problems.append(_csv_problem(error, records.line_num, path))
             if not header:
-                header = _check_header(record, problems, where)
+                is_excels = not problems and _excels_delimiter(delimiter.join(record)) == delimiter
+                header = [] if is_excels else _check_header(record, problems, where)
             elif problems:
                 yield Row(where=where, text="", problem=problems[0])
                 problems.clear()
@@ -91,35 +96,65 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[Row]:
                 yield _csv_row(where, header, record, columns)
 
 
-def _check_delimiter(path: Path, delimiter: str) -> None:
-    """Raise where the header line shows that the cells are parted by something else than the file's name promises."""
-    with open_data(path) as stream:
-        lines = read_lines(stream, path)
-        number, line = next(((number, line) for number, line in lines if line.strip()), (1, b""))
-    if not is_utf8(line):
-        return  # the header cannot be read, and will say so
-    where, header = f"{path}:{number}", line.decode().strip("\r\n")
-    if header.lower().startswith("sep=") and len(header) == 5:
-        raise GlmtuneError(f"the line `{header}` is Excel's; expected a header", where=where, fix="take the line away")
+def _delimiter_of(path: Path, delimiter: str) -> str:
+    """Return what parts the cells: `delimiter`, unless header and records show that it is certainly another.
+
+    Raises:
+        GlmtuneError: The header line shows that it is another, and there are too few records, or unlike ones.
+    """
+    where, header = _header_line(path)
+    marked = _excels_delimiter(header)
+    if marked:
+        return marked
     if "\r" in _QUOTED.sub("", header):
         raise GlmtuneError("the lines end with a carriage return alone", where=where, fix=_other_ends(path))
     if _num_cells(header, delimiter) > 1:
-        return
+        return delimiter
     counts = {other: _num_cells(header, other) for other in DELIMITERS if other != delimiter}
     other = max(counts, key=lambda each: counts[each])
-    if counts[other] > 1:
-        suffix = {"\t": ".tsv", ",": ".csv"}.get(other)
-        to_commas = (
-            f"pandas.read_csv({str(path)!r}, sep={other!r}, dtype=str, keep_default_na=False).to_csv('rows.csv', "
-            "index=False)"
-        )
-        raise GlmtuneError(
-            f"the cells are separated by {DELIMITERS[other]}; expected {DELIMITERS[delimiter]}",
-            where=where,
-            fix=f"give the file a name that ends with `{suffix}`"
-            if suffix
-            else f'save it with commas: `python -c "import pandas; {to_commas}"`',
-        )
+    if counts[other] <= 1:
+        return delimiter
+    if _parts_records(path, other, counts[other]):
+        notice(f"the cells of `{path}` are separated by {DELIMITERS[other]}, and are read as such")
+        return other
+    suffix = {"\t": ".tsv", ",": ".csv"}.get(other)
+    to_commas = (
+        f"pandas.read_csv({str(path)!r}, sep={other!r}, dtype=str, keep_default_na=False).to_csv('rows.csv', "
+        "index=False)"
+    )
+    raise GlmtuneError(
+        f"the cells are separated by {DELIMITERS[other]}; expected {DELIMITERS[delimiter]}",
+        where=where,
+        fix=f"give the file a name that ends with `{suffix}`"
+        if suffix
+        else f'save it with commas: `python -c "import pandas; {to_commas}"`',
+    )
+
+
+def _header_line(path: Path) -> tuple[str, str]:
+    """Return `file:line` and text of the first line that is not blank; no text where it is not UTF-8."""
+    with open_data(path) as stream:
+        lines = read_lines(stream, path)
+        number, line = next(((number, line) for number, line in lines if line.strip()), (1, b""))
+    return f"{path}:{number}", line.decode().strip("\r\n") if is_utf8(line) else ""
+
+
+def _excels_delimiter(line: str) -> str | None:
+    """Return the delimiter that a line such as `sep=;`, which Excel heeds, names for those below; None for others."""
+    return line[4] if line.lower().startswith("sep=") and len(line) == 5 else None
+
+
+def _parts_records(path: Path, delimiter: str, num_cells: int) -> bool:
+    """Whether there are several records, and nearly all of the first ones have as many cells as the header."""
+    with open_data(path) as stream:
+        lines = (line.decode(errors="replace") for _, line in read_lines(stream, path))
+        records = csv.reader(lines, delimiter=delimiter)
+        try:
+            sizes = [len(record) for record in islice(records, MAX_RECORDS_TRIED + 1) if record]
+        except csv.Error:
+            return False
+    fitting = sum(size == num_cells for size in sizes) - 1  # the header is one of them
+    return fitting >= max(MIN_RECORDS, MIN_SHARE_OF_RECORDS * (len(sizes) - 1))
 
 
 _QUOTED = re.compile(r'"[^"]*"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,6 +16,7 @@ from glmtune.files.text_encoding import ENCODINGS, guess_encoding, utf8_command
 from glmtune.text.visible_text import printable
 
 from .foreign_files import HEAD_BYTES, refuse_foreign
+from .recoding import Recoded, codec_of, note_codec
 from .row import MAX_ROW_BYTES
 
 BOM = b"\xef\xbb\xbf"
@@ -35,7 +37,30 @@ def suffix_of(path: PurePath) -> str:
 
 
 def open_data(path: Path) -> io.BufferedReader:
-    """Open a text file for reading, unpacked where its name says that it is compressed."""
+    """Open a text file for reading: unpacked where its name says that it is compressed, as UTF-8 whatever it is in.
+
+    What it is in has to be certain; otherwise the bytes are those of the file.
+    """
+    stream = _open(path)
+    try:
+        found = path.stat()
+        codec = _codec_of(path, found.st_mtime_ns, found.st_size)
+        if codec is None:
+            refuse_foreign(stream.peek(HEAD_BYTES)[:HEAD_BYTES], path)
+            return stream
+        note_codec(path, codec)
+        recoded: Any = Recoded(stream, codec, path)
+        return io.BufferedReader(recoded, UNPACKED_AT_ONCE)
+    except OSError as error:
+        stream.close()
+        raise unreadable(str(path), error) from None
+    except GlmtuneError:
+        stream.close()
+        raise
+
+
+def _open(path: Path) -> io.BufferedReader:
+    """Open a text file, unpacked where its name says that it is compressed."""
     compression = COMPRESSIONS.get(path.suffix.lower())
     try:
         if compression:
@@ -43,7 +68,7 @@ def open_data(path: Path) -> io.BufferedReader:
             stream = io.BufferedReader(unpacked, UNPACKED_AT_ONCE)
         else:
             stream = path.open("rb")
-        head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+        stream.peek(HEAD_BYTES)
     except OSError as error:
         if compression and not first_bytes(path).startswith(PACKED_BYTES[compression]):
             refuse_foreign(first_bytes(path), path)  # such as a page that says that the file is elsewhere
@@ -53,12 +78,20 @@ def open_data(path: Path) -> io.BufferedReader:
                 fix=f"take `{path.suffix}` off its name; or, where it is damaged, copy or download it again",
             ) from None
         raise unreadable(str(path), error) from None
-    try:
-        refuse_foreign(head, path)
-    except GlmtuneError:
-        stream.close()
-        raise
     return stream
+
+
+@lru_cache(maxsize=1024)
+def _codec_of(path: Path, modified_ns: int, num_bytes: int) -> str | None:
+    """Return what a file is certainly written in, if not in UTF-8; a file is opened several times, and looked at once.
+
+    Args:
+        path: Of the file.
+        modified_ns: When it was written; like the next, this tells one content of the file from another.
+        num_bytes: Of the file.
+    """
+    with _open(path) as stream:
+        return codec_of(stream)
 
 
 class _Unpacked(io.RawIOBase):

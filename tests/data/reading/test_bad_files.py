@@ -334,13 +334,13 @@ MANY = jsonl(*(f"{number} {number * 7919 % 104729}" for number in range(40_000))
 BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "UTF-16": (
         "a.jsonl",
-        GOOD.encode("utf-16"),
-        UTF_16,
+        GOOD.encode("utf-16-le"),
+        UTF_16.replace("-f UTF-16", "-f UTF-16LE"),
     ),
     "UTF-16 with the other order of bytes": (
         "a.csv",
-        b"\xfe\xff" + GOOD.encode("utf-16-be"),
-        UTF_16,
+        GOOD.encode("utf-16-be"),
+        UTF_16.replace("-f UTF-16", "-f UTF-16BE"),
     ),
     "gzip under another name": (
         "a.jsonl",

@@ -20,9 +20,9 @@ from glmtune.errors import GlmtuneError
 ROWS = [["instruction", "input", "output"], ["Wo, bitte?", "", "In der Straße."], ["1", "NA", "1.0"]]
 
 
-def write(path: Path, delimiter: str, encoding: str = "utf-8") -> Path:
+def write(path: Path, delimiter: str, encoding: str = "utf-8", records: list[list[str]] = ROWS) -> Path:
     with path.open("w", encoding=encoding, newline="") as file:
-        csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL).writerows(ROWS)
+        csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL).writerows(records)
     return path
 
 
@@ -76,13 +76,42 @@ def test_a_sign_inside_a_cell_is_no_delimiter(name: str, content: str, tmp_path:
     assert len(list(read_rows(tmp_path / name))) == 1
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+def test_several_like_records_make_another_delimiter_certain(
+    delimiter: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / name, delimiter, "utf-8-sig", [ROWS[0], *ROWS[1:] * 2])
+    assert [row.problem for row in read_rows(path)] == [""] * 4
+    own = {"a.csv": ",", "a.tsv": "\t"}[name]
+    told = f"note: the cells of `{path}` are separated by {DELIMITERS[delimiter]}, and are read as such\n"
+    assert capsys.readouterr().err == ("" if delimiter == own else told)
+    assert [row.text for row in read_rows(path)][:2] == [row.text for row in read_rows(write(path, own))]
+
+
+def test_records_of_other_sizes_leave_a_delimiter_uncertain_and_a_few_cost_only_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a;b\n1;2\n1\n1;2;3\n1;2\n1;2\n", encoding="utf-8")
+    assert error_of(path).what == "the cells are separated by semicolons; expected commas"
+    path.write_text("a;b\n" + "1;2\n" * 30 + "1\n", encoding="utf-8")
+    assert [row.problem for row in read_rows(path) if row.problem] == [
+        "the record has 1 cells; expected 2, as in the header"
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_line_that_excel_heeds_names_the_delimiter(delimiter: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'sep={delimiter}\r\n"a"{delimiter}b\r\n1{delimiter}2\r\n', encoding="utf-8-sig", newline="")
+    assert [(row.where, row.text) for row in read_rows(path)] == [(f"{path}:3", '{"a": "1", "b": "2"}')]
+
+
 def test_quoted_names_with_semicolons_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('"instruction";"output"\n"a";"b"\n', encoding="utf-8")
     assert error_of(tmp_path / "a.csv").what == "the cells are separated by semicolons; expected commas"
 
 
 HEADERS = {
-    "Excel's line": ("sep=;\na;b\n1;2\n", "1", "the line `sep=;` is Excel's; expected a header"),
     "old Macintosh": ("\na,b\r1,2\r", "2", "the lines end with a carriage return alone"),
     "two columns without a name": ("a,b,,\n1,2,,\n", "1", "columns 3 and 4 have no name"),
     "three": (",a, ,\n1,2,3,4\n", "1", "columns 1, 3 and 4 have no name"),

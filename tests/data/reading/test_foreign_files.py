@@ -17,7 +17,6 @@ from pyarrow import parquet
 from glmtune.data.reading.foreign_files import BY_SUFFIX, FOREIGN_FILES, IN_ARCHIVES
 from glmtune.data.reading.read_rows import read_rows
 from glmtune.errors import GlmtuneError
-from glmtune.files.text_encoding import MARKS
 
 TEXT_FILES = ["a.jsonl", "a.json", "a.csv", "a.tsv", "a"]
 
@@ -151,19 +150,13 @@ def test_a_page_or_a_pointer_in_place_of_a_download_is_told(
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
-@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_text_of_two_or_four_bytes_a_character_is_told_with_the_command_that_mends_it(
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_text_of_two_bytes_a_character_without_a_mark_is_told_with_the_command_that_mends_it(
     codec: str, name: str, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     path.write_bytes('{"text": "你好"}\n'.encode(codec))
-    iconv = {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}.get(codec, codec.upper())
+    iconv = {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}[codec]
     error = error_of(path)
-    assert error.what == f"the file is {codec.upper()[:6]} text; expected UTF-8 text"
+    assert error.what == "the file is UTF-16 text; expected UTF-8 text"
     assert error.fix == f"save it as UTF-8: `iconv -f {iconv} -t UTF-8 {path} > {tmp_path}/utf8-{name}`"
-
-
-@pytest.mark.parametrize(("mark", "encoding"), MARKS.items())
-def test_every_mark_of_an_encoding_is_told(mark: bytes, encoding: str, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(mark + b"\x22\x4f" * 8)
-    assert error_of(tmp_path / "a.csv").what == f"the file is {encoding} text; expected UTF-8 text"
