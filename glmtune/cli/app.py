@@ -38,6 +38,7 @@ from .data_verbs import data_app
 from .export_verb import export
 from .options import (
     BaseModel,
+    Column,
     MaxNewTokens,
     SamplingOptions,
     Seed,
@@ -45,6 +46,8 @@ from .options import (
     Thinking,
     TrustRemoteCode,
     check_model,
+    column_settings,
+    columns_of,
     given,
     strict_setting,
     with_sampling_options,
@@ -87,6 +90,7 @@ def train(
         str | None, typer.Option(help="Start a new run from this checkpoint's weights (new data, new rate).")
     ] = None,
     base_model: BaseModel = None,
+    column: Column = None,
     strict: Strict = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="A step, an evaluation, a save and a reload on the longest batch; no run.")
@@ -101,7 +105,7 @@ def train(
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import train as run_training
 
-    settings = [*(overrides or ()), *strict_setting(strict), *_setting(deepspeed)]
+    settings = [*(overrides or ()), *column_settings(column), *strict_setting(strict), *_setting(deepspeed)]
     run_training(
         data_dir, model, config, overrides=settings, base_model=base_model, init_from=init_from, dry_run=dry_run
     )
@@ -195,6 +199,7 @@ def evaluate(
     max_new_tokens: MaxNewTokens = None,
     limit: Annotated[int | None, typer.Option(help="Score the first rows only.", min=1)] = None,
     combine: Annotated[bool, typer.Option(help="Score the last assistant turn of each row only.")] = False,
+    column: Column = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -212,6 +217,7 @@ def evaluate(
         batch_size=batch_size,
         limit=limit,
         combine=combine,
+        columns=columns_of(column) or None,
         trust_remote_code=trust_remote_code,
         **given(max_new_tokens=max_new_tokens),
     )

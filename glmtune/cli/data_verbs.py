@@ -15,7 +15,7 @@ from glmtune.files.new_file import check_new
 from glmtune.files.user_paths import user_path
 from glmtune.text.plain_json import plain_json
 
-from .options import Strict, strict_setting
+from .options import Column, Strict, columns_of, strict_setting
 
 data_app = typer.Typer(
     help="Look at data before it is trained on, convert it, encode it ahead.",
@@ -38,6 +38,7 @@ def inspect(
     model: Tokenizer,
     row: Annotated[int | None, typer.Option(help="Number of the row, from 0; the first by default.", min=0)] = None,
     config: Config = None,
+    column: Column = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print {row, input_ids, labels} for every row.")] = False,
     html: Annotated[
         Path | None, typer.Option(help="Write the rows as a web page to this file: all, or the one of --row.")
@@ -53,7 +54,12 @@ def inspect(
 
     show_all = as_json or html is not None
     inspected = inspect_rows(
-        data, model, config=config, row=row if row is not None or show_all else 0, trust_remote_code=trust_remote_code
+        data,
+        model,
+        config=config,
+        columns=columns_of(column),
+        row=row if row is not None or show_all else 0,
+        trust_remote_code=trust_remote_code,
     )
     if html is not None:
         say(f"{write_html(html, inspected, title=str(data), limit=limit):,} rows in {html}")
@@ -79,6 +85,7 @@ def check(
         str | None, typer.Argument(help="Whose tokenizer counts and checks; left out, only the rows are read.")
     ] = None,
     config: Config = None,
+    column: Column = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the lengths in tokens to this PNG; needs MODEL.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     max_bad: Annotated[
@@ -98,7 +105,7 @@ def check(
     if plot is not None:
         for path in _plots(plot, has_config=config is not None):
             check_new(user_path(path))
-    found = check_data(data, model, config=config, trust_remote_code=trust_remote_code)
+    found = check_data(data, model, config=config, columns=columns_of(column), trust_remote_code=trust_remote_code)
     if as_json:
         put_json(plain_json({split: each.as_dict() for split, each in found.items()}, indent=2))
     for split, each in found.items():
@@ -126,16 +133,13 @@ def convert(
     from_format: Annotated[
         str | None, typer.Option("--from", metavar="FORMAT", help="Format of the rows; found out by default.")
     ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=NAME", help="What the file calls a key of the format: instruction=question."),
-    ] = None,
+    column: Column = None,
     strict: Strict = False,
 ) -> None:
     """Write rows of any format as GLM-4 messages. Formats are listed by `glmtune data formats`."""
     from glmtune.data.conversion import convert_data
 
-    converted = convert_data(data, out, from_format=from_format, columns=_columns(column or []), strict=strict)
+    converted = convert_data(data, out, from_format=from_format, columns=columns_of(column), strict=strict)
     say(f"{converted.num_rows:,} rows in {out}")
     for line in converted.unread.lines():
         notice(line)
@@ -179,18 +183,3 @@ def _plot_of(plot: Path, split: str) -> Path:
 def _plots(plot: Path, *, has_config: bool) -> list[Path]:
     """Return every file that the lengths may be drawn to: which splits there are, the rows alone can tell."""
     return [plot, *(_plot_of(plot, split) for split in ("train", "val", "test") if has_config)]
-
-
-def _columns(entries: list[str]) -> dict[str, str]:
-    """Return what `--column` maps."""
-    columns: dict[str, str] = {}
-    for entry in entries:
-        key, equals, name = entry.partition("=")
-        if not key or not equals or not name:
-            raise GlmtuneError(f"`--column {entry}` is not KEY=NAME", fix="such as `--column instruction=question`")
-        if columns.get(key, name) != name:
-            raise GlmtuneError(
-                f"`--column` names `{columns[key]}` and `{name}` for `{key}`", fix="leave one of them out"
-            )
-        columns[key] = name
-    return columns

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
@@ -24,6 +25,10 @@ Thinking = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first row that cannot be used, instead of leaving it out.")
 ]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=NAME", help="What the file calls a key of the format: instruction=question."),
+]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 
 
@@ -39,6 +44,26 @@ def check_model(name: str, *, base_model: str | None = None, needs_weights: bool
 def strict_setting(strict: bool) -> list[str]:
     """Return the override that `--strict` stands for."""
     return ["data_config.strict=true"] if strict else []
+
+
+def columns_of(entries: Sequence[str] | None) -> dict[str, str]:
+    """Return what `--column` maps: a key of the format, and the file's own name for it."""
+    columns: dict[str, str] = {}
+    for entry in entries or ():
+        key, equals, name = (part.strip() for part in entry.partition("="))
+        if not key or not equals or not name:
+            raise GlmtuneError(f"`--column {entry}` is not KEY=NAME", fix="such as `--column instruction=question`")
+        if columns.get(key, name) != name:
+            raise GlmtuneError(
+                f"`--column` names `{columns[key]}` and `{name}` for `{key}`", fix="leave one of them out"
+            )
+        columns[key] = name
+    return columns
+
+
+def column_settings(entries: Sequence[str] | None) -> list[str]:
+    """Return the overrides that `--column` stands for, on top of the configuration's own columns."""
+    return [f"data_config.columns.{key}={json.dumps(name)}" for key, name in columns_of(entries).items()]
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ from glmtune.files.new_file import check_new
 from glmtune.files.user_paths import expand, user_path
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_family, load_tokenizer
-from glmtune.python_arguments import expect_paths
+from glmtune.python_arguments import expect_mapping, expect_paths
 from glmtune.training.setup.run_data import SPLITS, row_format_of
 
 from .inspection_html import PageRow, write_page
@@ -68,15 +68,20 @@ def inspect_rows(
     model: str,
     *,
     config: Path | None = None,
+    columns: Mapping[str, str] | None = None,
     row: int | None = None,
     trust_remote_code: bool = False,
 ) -> Inspected:
-    """Encode one row of the data, or every row where `row` is None, exactly as training would."""
+    """Encode one row of the data, or every row where `row` is None, exactly as training would.
+
+    `columns` says what the rows call the keys of their format, on top of what the configuration says.
+    """
     expect_paths(data=data)
+    expect_mapping(columns=columns)
     data = expand(str(data))
     settings = load_config(config) if config else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code)
-    row_format = row_format_of(settings.data_config) if settings else AUTO
+    row_format = _row_format(settings, columns)
     if settings is None and (Path(data) / "train.jsonl").is_file():
         data = Path(data) / "train.jsonl"  # what a run trains on by the names that the demos use
     rows: Iterator[tuple[int, Row]] = enumerate(_rows(_files(data, settings, "train"), row_format))
@@ -99,6 +104,7 @@ def check_data(
     model: str | None = None,
     *,
     config: Path | None = None,
+    columns: Mapping[str, str] | None = None,
     trust_remote_code: bool = False,
 ) -> Mapping[str, Statistics]:
     """Read and encode every row and return what was found, by split.
@@ -107,13 +113,15 @@ def check_data(
         data: A file, pattern, folder or `hub:OWNER/NAME`; with `config` the folder that its file names are relative to.
         model: Whose tokenizer counts tokens and checks the encoding; None reads the rows alone.
         config: A run's configuration: its files, format, lengths and what it trains on.
+        columns: Key of the format: what the rows call it, on top of what the configuration says.
         trust_remote_code: Run code that the model brings along.
     """
     expect_paths(data=data)
+    expect_mapping(columns=columns)
     data = expand(str(data))
     settings = load_config(config) if config else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code) if model else None
-    row_format = row_format_of(settings.data_config) if settings else AUTO
+    row_format = _row_format(settings, columns)
     splits = [split for split in SPLITS if settings and getattr(settings.data_config, f"{split}_file")]
     found: dict[str, Statistics] = {}
     for split in splits or ["train"]:
@@ -122,6 +130,12 @@ def check_data(
         if not found[split].num_rows:
             raise GlmtuneError("there are no rows to check", where=", ".join(str(file.path) for file in files[:3]))
     return found
+
+
+def _row_format(settings: RunConfig | None, columns: Mapping[str, str] | None) -> RowFormat:
+    """Return how the rows are read: as the configuration says, where there is one, and as the columns on top of it."""
+    own = row_format_of(settings.data_config) if settings else AUTO
+    return replace(own, columns={**own.columns, **columns}) if columns else own
 
 
 def _files(data: str | Path, settings: RunConfig | None, split: str) -> list[DataFile]:

@@ -10,9 +10,10 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,22 @@ from transformers import PreTrainedTokenizerBase
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import reply_layout
 from glmtune.console import notice, quiet_libraries, show_evaluation
-from glmtune.data.reading.read_rows import Reject
+from glmtune.data.conversation import Conversation
+from glmtune.data.conversion import row_format
+from glmtune.data.formats import AUTO, RowFormat
+from glmtune.data.reading.read_rows import Reject, Row, read_rows
 from glmtune.encoded.dataset import EncodedData, encode_file
 from glmtune.files.new_file import reserved
 from glmtune.files.user_paths import user_path
 from glmtune.generation.answering import num_reports
 from glmtune.generation.generate import as_loaded, generation_config, note_short_context, refuse_folder
 from glmtune.modeling.context import context_tokens
+from glmtune.modeling.finding.run_record import columns_of_run
 from glmtune.modeling.library_errors import answering_explained
 from glmtune.modeling.loading import LoadedModel
 from glmtune.modeling.out_of_memory import LESS_IN_ANSWERING, memory_errors_explained
 from glmtune.processes.groups import gather, world_size
-from glmtune.python_arguments import expect_counts, expect_paths
+from glmtune.python_arguments import expect_counts, expect_mapping, expect_paths
 
 from .mean_loss import mean_loss, plan_loss
 from .metrics import Scorer, means
@@ -41,6 +46,8 @@ from .predictions import GenerationPlan, Prediction, join_shares, plan_turns, pr
 from .tool_calls import call_metrics
 
 OnBatch = Callable[[int, int], None]
+NUM_ROWS_TRIED = 20
+"""Of a file: whether they can be read as a run reads its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,7 @@ def evaluate(
     max_input_length: int | None = None,
     limit: int | None = None,
     combine: bool = False,
+    columns: Mapping[str, str] | None = None,
     trust_remote_code: bool = False,
     **generation_options: Any,
 ) -> Scores:
@@ -83,11 +91,14 @@ def evaluate(
         max_input_length: Longest prompt in tokens; None for no limit.
         limit: Score the first rows only.
         combine: Score only the last assistant turn of each row.
+        columns: Key of the format: what the file calls it; by default as the run, of which the model is, reads its
+            rows, where those of the file can be read so.
         trust_remote_code: Run code that the model brings along.
         generation_options: Fields of `transformers.GenerationConfig`.
     """
     expect_paths(data_file=data_file, output=output)
     expect_counts(batch_size=batch_size, limit=limit, max_input_length=max_input_length)
+    expect_mapping(columns=columns)
     data_file = user_path(data_file)
     output = user_path(output) if output is not None else None
     refuse_folder(data_file)
@@ -101,7 +112,8 @@ def evaluate(
             max_length_tokens=context_tokens(loaded.model),
             truncation="drop",
         )
-        data = encode_file(data_file, encoder, limit=limit)
+        row_format = RowFormat(columns=columns) if columns else _row_format_of(model, data_file)
+        data = encode_file(data_file, encoder, row_format=row_format, limit=limit)
         for line in data.unread.lines("scored"):
             notice(line)
         options = {"do_sample": False} | generation_options
@@ -122,6 +134,25 @@ def evaluate(
                 output=output,
                 on_batch=show_evaluation,
             )
+
+
+def _row_format_of(model: Any, data_file: Path) -> RowFormat:
+    """Return how the run that a model comes from reads its rows, where the first rows of a file can be read so."""
+    name, columns = (None, {}) if isinstance(model, LoadedModel) else columns_of_run(model)
+    if name is None and not columns:
+        return AUTO
+    own = row_format(name, columns, "data_config.format")
+    if not any(_is_read(row, own) for row in islice(read_rows(data_file, own), NUM_ROWS_TRIED)):
+        return AUTO
+    told = ", ".join(
+        [*([f"format `{name}`"] if name else []), *(f"`{key}` is `{own}`" for key, own in columns.items())]
+    )
+    notice(f"the rows are read as the run reads its own: {told}")
+    return own
+
+
+def _is_read(row: Row, row_format: RowFormat) -> bool:
+    return any(isinstance(part, Conversation) for part in row.parts(row_format))
 
 
 def score_model(

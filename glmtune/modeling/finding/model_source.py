@@ -13,13 +13,12 @@ from glmtune.python_arguments import expect_paths
 
 from .links import refuse_foreign_links, refuse_links
 from .model_files import check_configs, check_weight_file, check_weights, read_config
+from .run_record import MANIFEST, RUN_FILE
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 DEMO = "demo"
-MANIFEST = "manifest.json"
-"""Of a checkpoint: the size and hash of every file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
     folder = Path(name)
     if not folder.is_dir():
         return _hub_name(str(name))
-    is_run = (folder / "run.yaml").is_file()
+    is_run = (folder / RUN_FILE).is_file()
     if is_run:
         refuse_links(folder, (entry.name for entry in folder.iterdir() if CHECKPOINT_NAME.fullmatch(entry.name)))
         folder = last_checkpoint(folder)
@@ -140,7 +139,7 @@ def _adapter_source(folder: Path, base_model: str | None) -> ModelSource:
 
 def _refuse_adapter_as_base(base: Path, folder: Path) -> None:
     """Raise where an adapter names an adapter as its base model: it may be itself, or one that names it in turn."""
-    if (base / ADAPTER_CONFIG).is_file() or (base / "run.yaml").is_file():
+    if (base / ADAPTER_CONFIG).is_file() or (base / RUN_FILE).is_file():
         raise GlmtuneError(
             f"the adapter names `{base}` as its base model, which is an adapter or a run itself",
             where=str(folder / ADAPTER_CONFIG),

@@ -8,6 +8,13 @@ from typing import Any
 import yaml
 
 from glmtune.errors import GlmtuneError
+from glmtune.files.user_paths import expand
+
+from .links import refuse_links
+
+MANIFEST = "manifest.json"
+"""Of a checkpoint: the size and hash of every file."""
+RUN_FILE = "run.yaml"
 
 MAX_RUN_FILE_BYTES = 16_000_000
 """A file that a run was trained on takes about 150 bytes of it."""
@@ -26,6 +33,26 @@ def read_run_file(path: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         problem = " ".join(str(error).split())
     raise GlmtuneError(f"`{path.name}` cannot be read: {problem}", where=str(path))
+
+
+def columns_of_run(model: str | Path) -> tuple[str | None, dict[str, str]]:
+    """Return the format and the columns that a run reads its rows by; none for a model that is no run's.
+
+    Args:
+        model: A run's folder, or a checkpoint in one; what else it may be says nothing of rows.
+    """
+    folder = Path(expand(str(model)))
+    path = next((each / RUN_FILE for each in (folder, folder.parent) if (each / RUN_FILE).is_file()), None)
+    if path is None or (folder != path.parent and not (folder / MANIFEST).is_file()):
+        return None, {}
+    refuse_links(path.parent, [RUN_FILE])
+    record = read_run_file(path)
+    try:
+        settings = record["asked"]["config"]["data_config"]
+        name, columns = settings.get("format"), settings.get("columns") or {}
+        return name, {str(key): str(own) for key, own in columns.items()}
+    except (KeyError, TypeError, AttributeError):
+        raise GlmtuneError(f"`{RUN_FILE}` does not say how the run reads its rows", where=str(path)) from None
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -15,6 +15,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from glmtune.config.run_config import RunConfig
+from glmtune.modeling.finding.run_record import MANIFEST
 from glmtune.reports.metrics_file import METRICS_FILE, keep_logs, read_logs
 from glmtune.training.events import AlreadyTrained, RunCallback
 from glmtune.training.folder import checkpoint
@@ -80,7 +81,7 @@ def _replace_state(final: Path, state: TrainerState, shapes: Shapes) -> None:
     """Publish a checkpoint once more with another trainer state; what stays the same is not copied."""
     staged = final.parent / checkpoint.STAGING / final.name
     shutil.copytree(final, staged, copy_function=_link)
-    for name in (checkpoint.MANIFEST, "trainer_state.json"):
+    for name in (MANIFEST, "trainer_state.json"):
         (staged / name).unlink()  # written in place, the new content would change the old checkpoint, too
     checkpoint.write_state(staged, state)
     replaced = checkpoint.free_name(final)

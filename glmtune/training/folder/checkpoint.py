@@ -26,11 +26,11 @@ from glmtune.encoded.store import file_hash
 from glmtune.errors import DISK_FULL, GlmtuneError, RunFailure
 from glmtune.files.durable import sync, sync_tree
 from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, checkpoints_of
+from glmtune.modeling.finding.run_record import MANIFEST
 from glmtune.text.plain_json import plain_json
 
 from .weight_check import Shapes, check_weights
 
-MANIFEST = "manifest.json"
 STAGING = ".saving"
 DELETED = "deleted-"
 

@@ -26,12 +26,11 @@ from glmtune.errors import GlmtuneError
 from glmtune.files.durable import replace_file
 from glmtune.modeling.finding.links import refuse_links
 from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, ModelSource
-from glmtune.modeling.finding.run_record import read_run_file
+from glmtune.modeling.finding.run_record import RUN_FILE, read_run_file
 from glmtune.modeling.library_errors import reason_of
 from glmtune.reports.metrics_file import METRICS_FILE
 from glmtune.text.secret_values import masked_arguments, without_secrets
 
-RUN_FILE = "run.yaml"
 OWN_FILES = (METRICS_FILE, "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
 """What a run writes beside its checkpoints."""
 
