@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from .chat_verb import chat
 from .config_verbs import config_app
 from .data_verbs import data_app
 from .export_verb import export
+from .init_verb import Method, check_method, fitted_config, init
 from .options import (
     BaseModel,
     Column,
@@ -80,11 +82,21 @@ NumProcesses = Annotated[
 ]
 
 
+app.command()(init)
+
+
 @app.command()
 def train(
-    data_dir: Annotated[Path, typer.Argument(help="Folder of the files that the configuration names.")],
+    data_dir: Annotated[
+        Path,
+        typer.Argument(help="Folder of the files that CONFIG names; without CONFIG, the rows: a file or a folder."),
+    ],
     model: Annotated[str, typer.Argument(help="A model folder, a hub name, or `demo`.")],
-    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/lora.yaml.")],
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="YAML file, such as configs/lora.yaml; without it, what `glmtune init` would write."),
+    ] = None,
+    method: Method = None,
     overrides: Overrides = None,
     init_from: Annotated[
         str | None, typer.Option(help="Start a new run from this checkpoint's weights (new data, new rate).")
@@ -98,14 +110,21 @@ def train(
     deepspeed: DeepSpeed = None,
     num_processes: NumProcesses = None,
 ) -> None:
-    """Train a model on DATA_DIR as CONFIG says."""
+    """Train a model on DATA_DIR as CONFIG says; without CONFIG, as fits the rows."""
     check_model(model, base_model=None if init_from else base_model)
+    check_method(method)
+    _refuse_unfitted(data_dir, model, config, method, is_group=num_processes is not None)
     if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group
     from glmtune.training.run import train as run_training
 
-    settings = [*(overrides or ()), *column_settings(column), *strict_setting(strict), *_setting(deepspeed)]
+    settings = [*(overrides or ()), *strict_setting(strict), *_setting(deepspeed)]
+    if config is None:
+        folder, fitted = fitted_config(data_dir, model, method, columns_of(column), settings)
+        run_training(folder, model, fitted, base_model=base_model, init_from=init_from, dry_run=dry_run)
+        return
+    settings += column_settings(column)
     run_training(
         data_dir, model, config, overrides=settings, base_model=base_model, init_from=init_from, dry_run=dry_run
     )
@@ -323,6 +342,19 @@ def _options(
     ] = False,
 ) -> None:
     """Declare the options before a verb; `main` has taken `--debug` already."""
+
+
+def _refuse_unfitted(data: Path, model: str, config: Path | None, method: str | None, *, is_group: bool) -> None:
+    """Raise where a configuration is missing that several processes need, or is there beside what would make one."""
+    if config is not None and method is not None:
+        raise GlmtuneError(
+            "`--method` is for a run without CONFIG, whose file says what is trained", fix="leave it out"
+        )
+    if config is None and (is_group or "RANK" in os.environ):
+        command = shlex.join(["glmtune", "init", str(data), "--model", model])
+        raise GlmtuneError(
+            "several processes need a configuration, the same for all of them", fix=f"write one: `{command}`"
+        )
 
 
 def _setting(deepspeed: str | None) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.files.user_paths import user_path
 from glmtune.python_arguments import expect_overrides, expect_paths
-from glmtune.text.secret_values import without_secrets
+from glmtune.text.secret_values import masked_argument, without_secrets
 
 from .deepspeed import read_deepspeed
 from .field_types import check_fields
@@ -30,7 +30,7 @@ from .sections import (
     training_section,
 )
 from .training_keys import WITHOUT_WARM_UP
-from .yaml_source import Source, found, read_source
+from .yaml_source import Source, found, read_source, source_of_text
 
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
 """PEFT's name of a method to ours."""
@@ -171,6 +171,8 @@ class RunConfig:
     a hub. Write it with `yaml_source.dump_yaml`; `config_from_mapping` reads it again."""
     notices: tuple[str, ...]
     """Lines for the user: what was taken differently from how it was written, with file and line."""
+    text: str = ""
+    """YAML, where the configuration was fitted to the rows and stands in no file of the user's: the run keeps it."""
 
     @property
     def method(self) -> str:
@@ -187,7 +189,7 @@ class RunConfig:
         return read_deepspeed(given) if given else None
 
 
-DERIVED = ("generation_config", "source", "notices")
+DERIVED = ("generation_config", "source", "notices", "text")
 """Fields of `RunConfig` that are not keys of a file."""
 
 SECTIONS = ("data_config", "training_args", "peft_config")
@@ -209,6 +211,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         source.override(override)
     return _build(source, user_path(path).parent)
+
+
+def config_from_text(text: str, *, where: str) -> RunConfig:
+    """Return the checked configuration of a YAML text, which it keeps; `where` names it in messages."""
+    return replace(_build(source_of_text(text, where), None), text=text)
 
 
 def config_from_mapping(source: Mapping[str, Any], *, where: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -233,12 +240,14 @@ def as_config(config: str | Path | RunConfig, overrides: Sequence[str] = ()) -> 
     if not overrides:
         return config
     recorded = config_from_mapping(config.source, where="the configuration")
-    if replace(recorded, notices=()) != replace(config, notices=()):
+    if replace(recorded, notices=()) != replace(config, notices=(), text=""):
         raise GlmtuneError(
             "the configuration was changed after it was loaded, and `overrides` would undo that",
             fix="pass every change in `overrides`, or none",
         )
-    return config_from_mapping(config.source, where="the configuration", overrides=overrides)
+    changed = config_from_mapping(config.source, where="the configuration", overrides=overrides)
+    told = "".join(f"# --set {masked_argument(override)}\n" for override in overrides)
+    return replace(changed, text=f"{config.text}\n# and on top of it:\n{told}" if config.text else "")
 
 
 def _build(source: Source, config_folder: Path | None) -> RunConfig:

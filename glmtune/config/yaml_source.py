@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,14 @@ _Dumper.add_implicit_resolver(FLOAT_TAG, FLOAT_WITHOUT_DOT, FLOAT_STARTS)
 def dump_yaml(values: Any) -> str:
     """Return `values` as YAML that reads back equal: the text "5e-4" gets quotes, which PyYAML would leave out."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def dump_value(value: Any) -> str:
+    """Return a value as YAML on one line, quoted so that it may stand anywhere; it reads back equal."""
+    listed = yaml.dump(
+        [value], Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=math.inf
+    )
+    return listed.strip()[1:-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +225,11 @@ def read_source(path: str | Path) -> Source:
         ) from None
     except OSError as error:
         raise GlmtuneError(f"cannot read `{origin}`: {error}", where=origin) from error
+    return source_of_text(text, origin)
+
+
+def source_of_text(text: str, origin: str) -> Source:
+    """Return the values of a YAML text that came from `origin`; one that is empty or broken is a `GlmtuneError`."""
     remember_text(text)
     values, places, problems = _parse(text, lambda line: f"{origin}:{line}")
     remember_all(values)

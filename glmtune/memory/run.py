@@ -93,6 +93,7 @@ def estimate(
     overrides: Sequence[str] = (),
     num_gpus: int | None = None,
     labelled: float = 1.0,
+    only_configured: bool = False,
 ) -> Estimate:
     """Return the memory that training needs on each device, as configured and in every other way.
 
@@ -102,6 +103,7 @@ def estimate(
         overrides: `key=value` strings on top of the file.
         num_gpus: GPUs to plan for, which need not be here; 0 is for the CPU, None for what this machine has.
         labelled: Share of the tokens that have a label; 1 is the worst case.
+        only_configured: Leave other methods out than the one that the configuration asks for.
     """
     if not 0 < labelled <= 1:
         raise GlmtuneError(f"the share of labelled tokens is {labelled}; expected a number above 0, at most 1")
@@ -111,10 +113,11 @@ def estimate(
         num_gpus = torch.cuda.device_count()
     device, num_devices = ("cuda", num_gpus) if num_gpus else ("cpu", 1)
     plan = _Plan(model, config, device=device, labelled=labelled)
+    methods = [config.method] if only_configured else list(plan.methods)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it says of the model is for those who run it
     try:
-        rows = [row for method in plan.methods for row in plan.rows(method, num_devices)]
+        rows = [row for method in methods for row in plan.rows(method, num_devices)]
     finally:
         logging.set_verbosity(verbosity)
     return Estimate(

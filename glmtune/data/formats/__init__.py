@@ -17,7 +17,7 @@ from glmtune.data.verdicts.sides import check_winner
 from glmtune.errors import GlmtuneError, nearest
 
 from .beside import NOTHING_BESIDE, look_beside, unread_keys, weighted
-from .columns import refuse_rejected, rename_columns, suggested_columns
+from .columns import are_known_names, refuse_rejected, rename_columns, suggested_columns
 from .doubts import doubts_about
 from .messages import from_messages
 from .output import to_row
@@ -31,6 +31,7 @@ __all__ = [
     "ReadRow",
     "RowFormat",
     "format_name",
+    "guessed_columns",
     "read_row",
     "to_conversation",
     "to_conversations",
@@ -176,6 +177,12 @@ def _detect(row: dict[str, Any]) -> str:
         if one.matches(row):
             return "chatglm3" if name == "sharegpt" and _has_roles(row["conversations"]) else name
     raise RowError(_unknown(tuple(map(str, row)), tuple(suggested_columns(row, HARMLESS.union(BESIDE)).items())))
+
+
+def guessed_columns(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a row in an unknown format calls the keys of a known one, where the names themselves tell; or {}."""
+    columns = suggested_columns(row, HARMLESS.union(BESIDE))
+    return columns if are_known_names(row, columns) else {}
 
 
 def _has_roles(messages: Any) -> bool:

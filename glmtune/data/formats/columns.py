@@ -91,6 +91,14 @@ _ANSWER_NAMES = """
 ANSWER_NAMES = tuple(_ANSWER_NAMES.split())
 
 
+def are_known_names(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    """Whether columns were suggested by what they are called, and not by where they stand in the row."""
+    names = {own.strip().lower() for own in columns.values()} | {key for key in ("instruction", "output") if key in row}
+    return not columns.keys() & {"instruction", "output"} or (
+        not names.isdisjoint(QUESTION_NAMES) and not names.isdisjoint(ANSWER_NAMES)
+    )
+
+
 _NO_ANSWERS = """
     label labels gold_label class premise hypothesis sentence1 sentence2 sentence_1 sentence_2 anchor positive negative
 """

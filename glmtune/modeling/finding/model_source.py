@@ -13,12 +13,15 @@ from glmtune.python_arguments import expect_paths
 
 from .links import refuse_foreign_links, refuse_links
 from .model_files import check_configs, check_weight_file, check_weights, read_config
-from .run_record import MANIFEST, RUN_FILE
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 DEMO = "demo"
+MANIFEST = "manifest.json"
+"""Of a checkpoint: the size and hash of every file."""
+RUN_FILE = "run.yaml"
+"""Of a run: what was asked, and what came of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

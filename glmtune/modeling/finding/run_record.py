@@ -11,10 +11,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.files.user_paths import expand
 
 from .links import refuse_links
-
-MANIFEST = "manifest.json"
-"""Of a checkpoint: the size and hash of every file."""
-RUN_FILE = "run.yaml"
+from .model_source import MANIFEST, RUN_FILE
 
 MAX_RUN_FILE_BYTES = 16_000_000
 """A file that a run was trained on takes about 150 bytes of it."""

@@ -15,7 +15,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from glmtune.config.run_config import RunConfig
-from glmtune.modeling.finding.run_record import MANIFEST
+from glmtune.modeling.finding.model_source import MANIFEST
 from glmtune.reports.metrics_file import METRICS_FILE, keep_logs, read_logs
 from glmtune.training.events import AlreadyTrained, RunCallback
 from glmtune.training.folder import checkpoint

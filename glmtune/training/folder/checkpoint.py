@@ -25,8 +25,7 @@ from glmtune.console import notice
 from glmtune.encoded.store import file_hash
 from glmtune.errors import DISK_FULL, GlmtuneError, RunFailure
 from glmtune.files.durable import sync, sync_tree
-from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, checkpoints_of
-from glmtune.modeling.finding.run_record import MANIFEST
+from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, MANIFEST, checkpoints_of
 from glmtune.text.plain_json import plain_json
 
 from .weight_check import Shapes, check_weights

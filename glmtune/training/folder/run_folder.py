@@ -25,13 +25,15 @@ from glmtune.console import is_main_process
 from glmtune.errors import GlmtuneError
 from glmtune.files.durable import replace_file
 from glmtune.modeling.finding.links import refuse_links
-from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, ModelSource
-from glmtune.modeling.finding.run_record import RUN_FILE, read_run_file
+from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, RUN_FILE, ModelSource
+from glmtune.modeling.finding.run_record import read_run_file
 from glmtune.modeling.library_errors import reason_of
 from glmtune.reports.metrics_file import METRICS_FILE
 from glmtune.text.secret_values import masked_arguments, without_secrets
 
-OWN_FILES = (METRICS_FILE, "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
+FITTED_CONFIG = "fitted-config.yaml"
+"""Of a run whose configuration was fitted to its rows: what `glmtune init` would have written."""
+OWN_FILES = (FITTED_CONFIG, METRICS_FILE, "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
 """What a run writes beside its checkpoints."""
 
 MODEL_FILES = ("config.json", "adapter_config.json", "manifest.json", "tokenizer_config.json")
@@ -161,6 +163,8 @@ def write_run_file(
         "resolved_training_args": resolved,
     }
     _write_record(folder, record)
+    if request.config.text:
+        replace_file(folder / FITTED_CONFIG, request.config.text.encode())
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -1,0 +1,107 @@
+"""`glmtune init`: parses, calls one function, writes what it returns. Heavy modules are imported inside."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glmtune.console import notice, say
+from glmtune.errors import GlmtuneError, nearest, shown
+from glmtune.files.durable import replace_file
+from glmtune.files.new_file import check_new, free_path
+from glmtune.files.user_paths import user_path
+from glmtune.standard_streams import argument_text
+
+from .options import Column, TrustRemoteCode, check_model, columns_of
+
+if TYPE_CHECKING:
+    from glmtune.config.run_config import RunConfig
+
+METHODS = ("lora", "ptuning_v2", "sft")
+DEFAULT_MODEL = "demo-sft"
+DEFAULT_OUTPUT = Path("glmtune.yaml")
+ROW_FILES = ("*.csv", "*.tsv", "*.jsonl", "*.json", "*.parquet")
+
+Method = Annotated[
+    str | None, typer.Option(metavar="METHOD", help=f"One of {', '.join(METHODS)}; {METHODS[0]} by default.")
+]
+
+
+def init(
+    data: Annotated[
+        str | None, typer.Argument(help="A file of rows, a quoted pattern, a folder, or hub:OWNER/NAME.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"A model folder, a hub name, or `demo`; `{DEFAULT_MODEL}` by default.")
+    ] = None,
+    method: Method = None,
+    output: Annotated[
+        Path | None, typer.Option(help=f"YAML file to write, a new one; `{DEFAULT_OUTPUT}` by default.")
+    ] = None,
+    column: Column = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Write a configuration that fits your rows, the model and this machine."""
+    check_method(method)
+    if data is None:
+        data, model, method, output = _asked(model, method, output)
+    model, method, output = model or DEFAULT_MODEL, method or METHODS[0], user_path(output or DEFAULT_OUTPUT)
+    check_new(output)
+    check_model(model)
+    from glmtune.starting.run import first_config
+
+    first = first_config(
+        argument_text(data), model, method=method, columns=columns_of(column), trust_remote_code=trust_remote_code
+    )
+    check_new(output)
+    replace_file(output, first.text.encode())
+    for line in first.notes:
+        notice(line)
+    say(f"written: {output}; every value in it may be changed")
+    say(f"next: {shlex.join(['glmtune', 'train', str(first.data_dir), first.model, str(output)])}")
+
+
+def check_method(method: str | None) -> None:
+    """Raise where there is no such method."""
+    if method is not None and method not in METHODS:
+        raise GlmtuneError(
+            f"there is no method `{method}`{nearest(method, list(METHODS))}",
+            fix=f"expected one of {', '.join(f'`{name}`' for name in METHODS)}",
+        )
+
+
+def fitted_config(
+    data: Path, model: str, method: str | None, columns: Mapping[str, str], overrides: Sequence[str]
+) -> tuple[Path, RunConfig]:
+    """Return the folder of the rows, and the configuration that a run without one has; says what was chosen."""
+    from glmtune.config.run_config import as_config
+    from glmtune.starting.run import first_config, summary
+
+    trusts = any(override.replace(" ", "").lower() == "trust_remote_code=true" for override in overrides)
+    first = first_config(str(data), model, method=method or METHODS[0], columns=columns, trust_remote_code=trusts)
+    config = as_config(first.config, overrides)
+    for line in (*first.notes, *summary(config)):
+        notice(line)
+    return first.data_dir, config
+
+
+def _asked(model: str | None, method: str | None, output: Path | None) -> tuple[str, str, str, Path]:
+    """Ask at the terminal for what is not given; each question has an answer that Enter takes."""
+    if not sys.stdin.isatty():
+        raise GlmtuneError("no rows are given", fix="name a file or a folder: `glmtune init rows.csv --model MODEL`")
+    files = sorted(str(path) for pattern in ROW_FILES for path in Path().glob(pattern))
+    data = typer.prompt("Your rows: a file or a folder", default=shown(files[0]) if files else None, err=True)
+    model = model or typer.prompt("The model to fine-tune", default=DEFAULT_MODEL, err=True)
+    while method is None:
+        answer = typer.prompt(f"The method, one of {', '.join(METHODS)}", default=METHODS[0], err=True)
+        if answer in METHODS:
+            method = answer
+        else:
+            say(f"there is no method `{answer}`")
+    output = output or Path(typer.prompt("The file to write", default=str(free_path(DEFAULT_OUTPUT)), err=True))
+    return data, str(model), method, output

@@ -1,0 +1,126 @@
+"""The first configuration: the page to read first.
+
+files ──look──▶ columns, lengths ─┐
+model ──shape─▶ width, context ───┼─fit─▶ settings with their reasons ──write──▶ YAML
+machine ──────▶ memory ───────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from glmtune.chatformat.encoding import Encoder
+from glmtune.config.run_config import RunConfig, config_from_text
+from glmtune.console import quiet_libraries
+from glmtune.errors import GlmtuneError, nearest
+from glmtune.family import family_of
+from glmtune.files.new_file import free_path
+from glmtune.modeling.finding.model_source import find_model
+from glmtune.modeling.loading import load_model_config, load_tokenizer
+from glmtune.python_arguments import expect_mapping, expect_paths
+from glmtune.training.folder.run_folder import FITTED_CONFIG
+
+from .fitting import METHODS, fit
+from .row_facts import find_columns, find_files, look_at
+from .writing import yaml_text
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstConfig:
+    """A configuration for a user's own rows, as a file would hold it."""
+
+    text: str
+    """YAML, with what each value does behind it."""
+    config: RunConfig
+    """The same, loaded."""
+    data_dir: Path
+    """What the names of its files are relative to."""
+    model: str
+    notes: tuple[str, ...]
+    """Lines for the user: what may not go well."""
+
+
+def summary(config: RunConfig) -> tuple[str, ...]:
+    """Return what was chosen for a run without a configuration of the user's, in two lines."""
+    arguments = config.training_args
+    rows = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    kept = Path(arguments["output_dir"]) / FITTED_CONFIG
+    return (
+        f"no configuration is given: `{config.method}` for {arguments['num_train_epochs']} epochs with a learning rate "
+        f"of {arguments['learning_rate']:g}, {rows} rows a step and GPU, at most "
+        f"{config.max_input_length + config.max_output_length:,} tokens a row",
+        f"it is kept as `{kept}`; `glmtune init` writes such a file for you to change",
+    )
+
+
+@quiet_libraries()
+def first_config(
+    data: str | Path,
+    model: str,
+    *,
+    method: str = "lora",
+    columns: Mapping[str, str] | None = None,
+    output_dir: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> FirstConfig:
+    """Return a configuration that is fitted to rows, a model and this machine's memory; nothing is written.
+
+    Args:
+        data: A file of rows, a pattern, a folder, or `hub:OWNER/NAME`. Of a folder, files called `train`, `dev` (or
+            `val`) and `test` are taken for these; without a `train` all of them are trained on.
+        model: A model folder, hub name or `demo`.
+        method: `lora`, `ptuning_v2` or `sft`.
+        columns: Key of the format: what the file calls it. Names that are known, such as `question` and `answer`, are
+            found.
+        output_dir: The run's folder; a new one below `runs` by default.
+        trust_remote_code: Run code that the model brings along.
+    """
+    expect_paths(data=data)
+    expect_mapping(columns=columns)
+    if method not in METHODS:
+        raise GlmtuneError(f"there is no method `{method}`{nearest(method, list(METHODS))}", fix=_one_of(METHODS))
+    files = find_files(str(data))
+    source = find_model(model)
+    if source.adapter is not None:
+        raise GlmtuneError(
+            f"`{model}` is an adapter's checkpoint, not a model",
+            fix=f"give its base model, `{source.base}`; to train the adapter further, add `--init-from {model}` to "
+            "`glmtune train`",
+        )
+    found = find_columns(files.train, columns or {})
+    model_config = load_model_config(source, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    facts = look_at(files.train, Encoder(tokenizer, family_of(model_config.model_type)), found)
+    run_folder = str(output_dir) if output_dir is not None else _free_run_folder(str(data), method)
+    fitted = fit(
+        files,
+        facts,
+        model=model,
+        model_config=model_config,
+        method=method,
+        output_dir=run_folder,
+        trust_remote_code=trust_remote_code,
+    )
+    heading = (f"Fitted to {data} and {model}, by `glmtune init`. Every value may be changed.",)
+    text = yaml_text(fitted.values, fitted.comments, heading)
+    return FirstConfig(
+        text=text,
+        config=config_from_text(text, where="the fitted configuration"),
+        data_dir=files.folder,
+        model=model,
+        notes=tuple(fitted.notes),
+    )
+
+
+def _free_run_folder(data: str, method: str) -> str:
+    """Return a folder for a run that is not there yet, named after rows and method."""
+    stem = Path(data.rpartition(":")[2]).name.split(".")[0] or "rows"
+    return str(free_path(RUNS / f"{stem}-{method}"))
+
+
+def _one_of(names: Mapping[str, object]) -> str:
+    return "expected one of " + ", ".join(f"`{name}`" for name in names)
