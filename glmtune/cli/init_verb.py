@@ -63,7 +63,8 @@ def init(
     for line in first.notes:
         notice(line)
     say(f"written: {output}; every value in it may be changed")
-    say(f"next: {shlex.join(['glmtune', 'train', str(first.data_dir), first.model, str(output)])}")
+    processes = ["--nproc", str(first.num_gpus)] if first.num_gpus > 1 else []
+    say(f"next: {shlex.join(['glmtune', 'train', str(first.data_dir), model, str(output), *processes])}")
 
 
 def check_method(method: str | None) -> None:

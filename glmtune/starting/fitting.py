@@ -47,7 +47,7 @@ MAX_EPOCH_STEPS = 1_000
 """Above, evaluations and checkpoints come every 500 steps instead of once an epoch."""
 STEPS_BETWEEN = 500
 
-SAFE_SHARE = 0.85
+SAFE_SHARE = 0.9
 """Of the memory that an estimate may fill: it does not know what else will be there."""
 MOST_ROWS_AT_ONCE = 16
 FAR_BEYOND = 2
@@ -62,6 +62,27 @@ DEEPSPEED_FILES = {
 """By the name that an estimate has for a way to share: the shipped file."""
 LENGTH_UNIT_TOKENS = 32
 """Limits are rounded up to whole ones: they leave room for rows a little longer than those seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What there is to train on."""
+
+    device_bytes: float
+    """Of one GPU, the smallest; or of the machine as far as this process may use it."""
+    num_gpus: int
+
+    @property
+    def num_devices(self) -> int:
+        """How many share the rows of a step: the CPU is one, too."""
+        return max(1, self.num_gpus)
+
+    @property
+    def name(self) -> str:
+        """What a comment calls it."""
+        if self.num_gpus > 1:
+            return f"each of {self.num_gpus} GPUs"
+        return "the GPU" if self.num_gpus else "this machine"
 
 
 @dataclass(kw_only=True)
@@ -83,6 +104,7 @@ def fit(
     model_config: PretrainedConfig,
     method: str,
     output_dir: str,
+    machine: Machine,
     trust_remote_code: bool = False,
 ) -> Fitted:
     """Return a configuration for rows and a model on this machine.
@@ -94,6 +116,7 @@ def fit(
         model_config: Of the model.
         method: `lora`, `ptuning_v2` or `sft`.
         output_dir: The run folder.
+        machine: What is trained on.
         trust_remote_code: Run code that the model brings along.
     """
     fitted = Fitted()
@@ -104,7 +127,7 @@ def fit(
     width = model_config.get_text_config(decoder=True).hidden_size
     _fit_training(fitted, facts, method, output_dir, is_small=width < SMALL_WIDTH, has_val_rows=has_val_rows)
     fitted.values["peft_config"] = METHODS[method]
-    _fit_memory(fitted, model, method, _up_to(ROWS_PER_STEP, facts.num_rows))
+    _fit_memory(fitted, model, method, machine, _up_to(ROWS_PER_STEP, facts.num_rows))
     return fitted
 
 
@@ -176,7 +199,7 @@ def _fit_training(
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.03,
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": 2,  # until the memory is looked at: gradients that are kept take some
         "logging_steps": max(1, min(10, epochs * epoch_steps // 50)),
         "eval_strategy": rhythm if has_val_rows else "no",
         **({"eval_steps": STEPS_BETWEEN} if is_long and has_val_rows else {}),
@@ -201,37 +224,35 @@ def _fit_training(
     }
 
 
-def _fit_memory(fitted: Fitted, model: str, method: str, rows_per_step: int) -> None:
+def _fit_memory(fitted: Fitted, model: str, method: str, machine: Machine, rows_per_step: int) -> None:
     """Choose how many rows are computed at once, and what is done where not even one would fit."""
-    device_bytes, num_devices = _memory_here()
-    safe_bytes = SAFE_SHARE * device_bytes
+    safe_bytes = SAFE_SHARE * machine.device_bytes
     training = fitted.values["training_args"]
-    ways = _ways(fitted, model)
+    ways = _ways(fitted, model, machine)
     chosen = next((way for way in ways if _num_rows_that_fit(way, safe_bytes)), None)
-    if chosen is None and method != "sft" and torch.cuda.is_available():
+    if chosen is None and method != "sft" and machine.num_gpus:
         fitted.values["quantization"] = "4bit"
         fitted.comments["quantization"] = "the frozen weights alone would not fit; needs `glmtune[quant]`"
-        ways = _ways(fitted, model)
+        ways = _ways(fitted, model, machine)
         chosen = next((way for way in ways if _num_rows_that_fit(way, safe_bytes)), None)
     if chosen is None:
-        least = min(ways, key=lambda way: way.memory.total)
+        chosen = min(ways, key=lambda way: way.memory.total)
         fitted.notes.append(
-            f"about {least.memory.total / 1e9:,.0f} GB are needed even for one row at a time, and this machine has "
-            f"{device_bytes / 1e9:,.0f} GB"
-            + (" on each GPU" if torch.cuda.is_available() else "")
-            + f": `glmtune estimate {model} CONFIG` shows what other ways would take"
+            f"one row at a time needs about {chosen.memory.total / 1e9:,.0f} GB, and {machine.name} has "
+            f"{machine.device_bytes / 1e9:,.0f} GB: `glmtune estimate {model} CONFIG` shows what other ways would take"
         )
-        chosen = least
-    at_once = max(1, min(_num_rows_that_fit(chosen, safe_bytes), rows_per_step // num_devices, MOST_ROWS_AT_ONCE))
+    share = max(1, rows_per_step // machine.num_devices)
+    most = max(1, min(_num_rows_that_fit(chosen, safe_bytes), MOST_ROWS_AT_ONCE))
+    at_once = max(number for number in range(1, most + 1) if share % number == 0)
+    steps = share // at_once
     training["per_device_train_batch_size"] = at_once
-    training["gradient_accumulation_steps"] = max(1, rows_per_step // (at_once * num_devices))
-    whose = f"{num_devices} GPUs" if num_devices > 1 else "one GPU" if torch.cuda.is_available() else "this CPU"
+    training["gradient_accumulation_steps"] = steps
     total = chosen.memory.total + (at_once - 1) * _row_bytes(chosen)
     fitted.comments["training_args.per_device_train_batch_size"] = (
-        f"rows at once; about {total / 1e9:,.1f} of {device_bytes / 1e9:,.0f} GB on {whose}"
+        f"rows at once; about {total / 1e9:,.1f} of the {machine.device_bytes / 1e9:,.0f} GB of {machine.name}"
     )
     fitted.comments["training_args.gradient_accumulation_steps"] = (
-        f"so that a step sees {at_once * num_devices * training['gradient_accumulation_steps']} rows"
+        f"times that before a step, which sees {at_once * steps * machine.num_devices} rows"
     )
     if chosen.gradient_checkpointing:
         training["gradient_checkpointing"] = True
@@ -241,13 +262,15 @@ def _fit_memory(fitted: Fitted, model: str, method: str, rows_per_step: int) -> 
         fitted.comments["training_args.deepspeed"] = f"{chosen.sharding}: what one GPU cannot hold is shared by all"
 
 
-def _ways(fitted: Fitted, model: str) -> list[EstimateRow]:
+def _ways(fitted: Fitted, model: str, machine: Machine) -> list[EstimateRow]:
     """Return the ways to train as configured, the fastest first: whole on each device, without recomputing."""
     config = config_from_mapping(fitted.values, where="the fitted configuration")
-    found = estimate(model, config, only_configured=True)
-    names = ["none", "DDP", *(DEEPSPEED_FILES if found.num_devices > 1 else ())]
-    rows = [row for row in found.rows if row.sharding in names]
-    return sorted(rows, key=lambda row: (names.index(row.sharding), row.gradient_checkpointing))
+    rows = estimate(model, config, num_gpus=machine.num_gpus, only_configured=True).rows
+    names = ["none", "DDP", *(DEEPSPEED_FILES if machine.num_gpus > 1 else ())]
+    return sorted(
+        (row for row in rows if row.sharding in names),
+        key=lambda row: (names.index(row.sharding), row.gradient_checkpointing),
+    )
 
 
 def _row_bytes(way: EstimateRow) -> float:
@@ -258,17 +281,13 @@ def _num_rows_that_fit(way: EstimateRow, safe_bytes: float) -> int:
     return max(0, int((safe_bytes - way.memory.total) // _row_bytes(way)) + 1)
 
 
-def _memory_here() -> tuple[float, int]:
-    """Return the bytes of one device, and how many there are: GPUs, or the machine as far as this process may use it.
-
-    All of them, used or not: two processes, or the same command an hour later, choose the same settings.
-    """
-    num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if num_devices:
-        sizes = [torch.cuda.get_device_properties(place).total_memory for place in range(num_devices)]
-        return float(min(sizes)), num_devices
-    limits = [psutil.virtual_memory().total, *_container_limits()]
-    return float(min(limits)), 1
+def this_machine() -> Machine:
+    """Return what there is here, used or not: two processes, or one an hour later, are to choose the same settings."""
+    if torch.cuda.is_available():
+        places = range(torch.cuda.device_count())
+        sizes = [torch.cuda.get_device_properties(place).total_memory for place in places]
+        return Machine(device_bytes=float(min(sizes)), num_gpus=len(sizes))
+    return Machine(device_bytes=float(min([psutil.virtual_memory().total, *_container_limits()])), num_gpus=0)
 
 
 def _container_limits() -> list[int]:

@@ -61,7 +61,6 @@ class RowFacts:
     """Likewise: the longest answer of each."""
     row_tokens: Sequence[int]
     formats: Mapping[str, int]
-    has_tools: bool
 
 
 def find_files(data: str) -> Files:
@@ -189,7 +188,6 @@ def look_at(files: Sequence[DataFile], encoder: Encoder, columns: Mapping[str, s
         answer_tokens=[answer for _, answer in lengths],
         row_tokens=[len(example.input_ids) for example in examples],
         formats=formats,
-        has_tools=any(message.tools for each in conversations for message in each.messages),
     )
 
 

@@ -22,7 +22,7 @@ from glmtune.modeling.loading import load_model_config, load_tokenizer
 from glmtune.python_arguments import expect_mapping, expect_paths
 from glmtune.training.folder.run_folder import FITTED_CONFIG
 
-from .fitting import METHODS, fit
+from .fitting import METHODS, fit, this_machine
 from .row_facts import find_columns, find_files, look_at
 from .writing import yaml_text
 
@@ -39,7 +39,8 @@ class FirstConfig:
     """The same, loaded."""
     data_dir: Path
     """What the names of its files are relative to."""
-    model: str
+    num_gpus: int
+    """Of this machine, which the configuration counts on."""
     notes: tuple[str, ...]
     """Lines for the user: what may not go well."""
 
@@ -96,6 +97,7 @@ def first_config(
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     facts = look_at(files.train, Encoder(tokenizer, family_of(model_config.model_type)), found)
     run_folder = str(output_dir) if output_dir is not None else _free_run_folder(str(data), method)
+    machine = this_machine()
     fitted = fit(
         files,
         facts,
@@ -103,6 +105,7 @@ def first_config(
         model_config=model_config,
         method=method,
         output_dir=run_folder,
+        machine=machine,
         trust_remote_code=trust_remote_code,
     )
     heading = (f"Fitted to {data} and {model}, by `glmtune init`. Every value may be changed.",)
@@ -111,7 +114,7 @@ def first_config(
         text=text,
         config=config_from_text(text, where="the fitted configuration"),
         data_dir=files.folder,
-        model=model,
+        num_gpus=machine.num_gpus,
         notes=tuple(fitted.notes),
     )
 

@@ -1,0 +1,138 @@
+"""From a file of one's own to a model that answers, with nothing written by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from command_line import command_line
+
+QUICK = ("--set", "training_args.num_train_epochs=1")
+NUM_RECORDS = 40
+
+
+def excel_file(folder: Path, encoding: str = "gbk") -> Path:
+    """Write a CSV as Excel does: in GBK, lines that end with CR LF, line breaks in cells, a record that is broken."""
+    cells = (
+        f'衬衫 {number} 还有货吗？,"有的，还有 {number} 件。\n今天下单，明天""发货""。"'
+        for number in range(NUM_RECORDS)
+    )
+    path = folder / "kefu.csv"
+    path.write_bytes("\r\n".join(["问题,回答", *cells, "坏行,只有,三格", ""]).encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-8-sig"])
+def test_a_configuration_is_written_that_trains(encoding: str, tmp_path: Path) -> None:
+    excel_file(tmp_path, encoding)
+    done = command_line("init", "kefu.csv", "--model", "demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "columns are read by their names: `问题` as `instruction`, `回答` as `output`" in done.stderr
+    assert "1 of the rows looked at cannot be trained on; kefu.csv:82: the record has 3 cells" in done.stderr
+    assert done.stderr.endswith("next: glmtune train . demo glmtune.yaml\n")
+    [command] = re.findall(r"^next: glmtune (.*)$", done.stderr, re.MULTILINE)
+    trained = command_line(*command.split(), *QUICK, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "train: kefu.csv: " in trained.stderr
+    scored = command_line("eval", "runs/kefu-lora", "kefu.csv", "--limit", "2", "--max-new-tokens", "4", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert "the rows are read as the run reads its own: `instruction` is `问题`, `output` is `回答`" in scored.stderr
+    assert json.loads(scored.stdout)["loss"] > 0
+
+
+def test_nothing_is_overwritten_and_the_next_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    (tmp_path / "glmtune.yaml").write_text("mine", encoding="utf-8")
+    (tmp_path / "runs" / "kefu-lora").mkdir(parents=True)
+    done = command_line("init", "kefu.csv", "--model", "demo", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: `glmtune.yaml` exists already")
+    assert (tmp_path / "glmtune.yaml").read_text(encoding="utf-8") == "mine"
+    done = command_line("init", "kefu.csv", "--model", "demo", "--output", "b.yaml", "--method", "sft", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "output_dir: runs/kefu-sft  #" in (tmp_path / "b.yaml").read_text(encoding="utf-8")
+    done = command_line("init", "kefu.csv", "--model", "demo", "--output", "c.yaml", cwd=tmp_path)
+    assert "output_dir: runs/kefu-lora-2  #" in (tmp_path / "c.yaml").read_text(encoding="utf-8")
+
+
+def test_a_run_without_a_configuration_keeps_the_one_that_it_had(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    done = command_line("train", "kefu.csv", "demo", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: no configuration is given: `lora` for 1 epochs" in done.stderr
+    kept = (tmp_path / "runs" / "kefu-lora" / "fitted-config.yaml").read_text(encoding="utf-8")
+    written = command_line("init", "kefu.csv", "--model", "demo", cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    text = (tmp_path / "glmtune.yaml").read_text(encoding="utf-8").replace("runs/kefu-lora-2", "runs/kefu-lora")
+    assert kept == text + "\n# and on top of it:\n# --set training_args.num_train_epochs=1\n"
+    again = command_line("train", "kefu.csv", "demo", *QUICK, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "runs" / "kefu-lora-2" / "run.yaml").is_file()
+
+
+WRONG = {
+    "a method that there is not": (["--method", "lore"], "there is no method `lore`, did you mean `lora`?"),
+    "columns that say nothing": (["--column", "instruction"], "`--column instruction` is not KEY=NAME"),
+    "an adapter's columns": (
+        ["--column", "output=问题", "--column", "output=回答"],
+        "`--column` names `问题` and `回答`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "told"), WRONG.values(), ids=WRONG)
+def test_slips_are_told_in_a_line(options: list[str], told: str, tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    for verb in (["init", "kefu.csv", "--model", "demo"], ["train", "kefu.csv", "demo"]):
+        done = command_line(*verb, *options, cwd=tmp_path)
+        assert (done.returncode, done.stderr.partition("\n")[0][: len(told) + 7]) == (2, f"error: {told}")
+
+
+def test_several_processes_need_a_file(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    done = command_line("train", "kefu.csv", "demo", "--nproc", "2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "hint: write one: `glmtune init kefu.csv --model demo`" in done.stderr
+
+
+def test_a_configuration_leaves_no_choice_of_a_method(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    done = command_line("train", ".", "demo", "x.yaml", "--method", "sft", cwd=tmp_path)
+    assert "error: `--method` is for a run without CONFIG" in done.stderr
+
+
+def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
+    done = command_line("init", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: no rows are given\nhint: name a file or a folder: `glmtune init rows.csv --model MODEL`\n"
+    )
+
+
+def test_a_terminal_is_asked_and_every_question_has_an_answer(program: Path, tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [program, "init", "--model", "demo"], cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.write(ours, b"\n\n\n")
+    shown = b""
+    while True:
+        try:
+            block = os.read(ours, 4096)
+        except OSError:  # how Linux tells that the other end is closed
+            break
+        if not block:
+            break
+        shown += block
+    os.close(ours)
+    assert process.wait() == 0, shown.decode()
+    assert "Your rows: a file or a folder [kefu.csv]: " in shown.decode()
+    assert "One of" not in shown.decode()
+    assert (tmp_path / "glmtune.yaml").is_file()
