@@ -18,10 +18,8 @@ NUM_RECORDS = 40
 
 def excel_file(folder: Path, encoding: str = "gbk") -> Path:
     """Write a CSV as Excel does: in GBK, lines that end with CR LF, line breaks in cells, a record that is broken."""
-    cells = (
-        f'衬衫 {number} 还有货吗？,"有的，还有 {number} 件。\n今天下单，明天""发货""。"'
-        for number in range(NUM_RECORDS)
-    )
+    answer = '"有的，还有几件。\n今天下单，明天""发货""。"'
+    cells = (f"衬衫 {number} 还有货吗？,{answer}" for number in range(NUM_RECORDS))
     path = folder / "kefu.csv"
     path.write_bytes("\r\n".join(["问题,回答", *cells, "坏行,只有,三格", ""]).encode(encoding))
     return path
@@ -76,9 +74,9 @@ def test_a_run_without_a_configuration_keeps_the_one_that_it_had(tmp_path: Path)
 
 
 WRONG = {
-    "a method that there is not": (["--method", "lore"], "there is no method `lore`, did you mean `lora`?"),
+    "a method that there is not": (["--method", "lore"], "there is no method `lore` (did you mean `lora`?"),
     "columns that say nothing": (["--column", "instruction"], "`--column instruction` is not KEY=NAME"),
-    "an adapter's columns": (
+    "two columns for a key": (
         ["--column", "output=问题", "--column", "output=回答"],
         "`--column` names `问题` and `回答`",
     ),
