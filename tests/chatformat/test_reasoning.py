@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_layouts import CHATML, CHATML_TOKENS, GLM_TOKENS, with_template
 from marked_text import marked
-from test_rendering import CHATML, CHATML_TOKENS, GLM_TOKENS, with_template
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.examples import turns_of

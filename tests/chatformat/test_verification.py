@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from test_rendering import (
+from chat_layouts import (
     CALLS,
     CHATML,
     CHATML_TOKENS,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from test_rendering import GLM_TOKENS, with_template
+from chat_layouts import GLM_TOKENS, with_template
 from transformers import AddedToken
 
 import glmtune
