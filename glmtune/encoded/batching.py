@@ -2,9 +2,9 @@
 
 Shape legend: rows x micro-batches x processes make an optimizer step.
 
-The gradient of a step does not depend on how its rows are dealt out to micro-batches and processes, since the loss is
-the mean over all trained tokens of the step. So each step keeps the rows that a plain shuffle gives it, and they are
-dealt out such that every micro-batch has about as many tokens (no process waits for another), or, where rows are
+The gradient of a step does not depend on how its rows are distributed over micro-batches and processes, since the loss
+is the mean over all trained tokens of the step. So each step keeps the rows that a plain shuffle gives it, and they are
+distributed such that every micro-batch has about as many tokens (no process waits for another), or, where rows are
 padded, such that rows of like length meet.
 """
 

@@ -1,7 +1,7 @@
 """`glmtune estimate`: the memory that a run will need, before anything is loaded.
 
-The configuration says what is trained, in which types and on how many tokens at once; `modeling/estimate.py` knows what
-weights, gradients and optimizer take, and `modeling/step_memory.py` counts the rest.
+The configuration says what is trained, in which types and on how many tokens at once; `memory/device_memory.py` knows
+what weights, gradients and optimizer take, and `memory/step_memory.py` counts the rest.
 """
 
 from __future__ import annotations

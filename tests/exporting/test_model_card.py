@@ -120,7 +120,7 @@ def test_no_file_of_an_export_names_a_path_of_the_machine(exported: Exported, ru
 
 
 @pytest.mark.slow
-def test_an_adapter_of_a_run_with_rounded_weights_is_merged_into_the_unrounded_ones(demo_data, tmp_path, capsys):
+def test_an_adapter_of_a_run_with_quantized_weights_is_merged_into_the_unquantized_ones(demo_data, tmp_path, capsys):
     pytest.importorskip("bitsandbytes")
     arguments = CONFIG["training_args"] | {"output_dir": str(tmp_path / "run"), "eval_strategy": "no"}
     config = CONFIG | {"quantization": "4bit", "training_args": arguments}

@@ -184,7 +184,7 @@ def test_less_is_kept_for_the_backward_pass(lora: dict[str, Any] | None, share: 
 def test_the_product_of_an_mlp_does_not_live_until_the_backward_pass(
     architecture: str, because: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for checkpointing, which makes it again anyway, and where weights are dealt out."""
+    """But for checkpointing, which makes it again anyway, and where weights are sharded."""
     living: list[weakref.ref] = []
     plain = fused_mlp._product
 

@@ -172,7 +172,7 @@ def test_an_optimizers_layers_have_to_be_there(wanted: str | list[str], entry: s
         check_optimizer_modules(right, model)
 
 
-def test_a_model_that_says_wrongly_that_it_is_rounded_is_told_of_it(
+def test_a_model_that_says_wrongly_that_it_is_quantized_is_told_of_it(
     demo_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

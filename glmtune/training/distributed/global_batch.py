@@ -23,7 +23,7 @@ def keep_global_batch(config: RunConfig, record: Mapping[str, Any], num_processe
         num_processes: Of the group that goes on.
 
     Raises:
-        GlmtuneError: The rows of a step cannot be dealt out to so many processes.
+        GlmtuneError: The rows of a step cannot be shared equally by so many processes.
     """
     before = record["world_size"]
     if before == num_processes:
