@@ -80,6 +80,22 @@ def test_every_option_that_is_shown_exists() -> None:
         assert set(found) <= known, page
 
 
+def test_the_site_is_built_without_a_word_and_leaves_no_other_file(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs `pip install -e '.[docs]'`")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    before = set((REPOSITORY / "docs").rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "TMPDIR": str(temporary)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [*temporary.iterdir()] == []
+    assert set((REPOSITORY / "docs").rglob("*")) == before
+    assert (tmp_path / "site" / "zh" / "index.html").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("starts", ["at once", pytest.param("as installed", marks=pytest.mark.long)])
 def test_every_command_runs_as_written(starts: str, tmp_path: Path) -> None:
