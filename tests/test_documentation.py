@@ -96,6 +96,16 @@ def test_the_site_is_built_without_a_word_and_leaves_no_other_file(tmp_path: Pat
     assert (tmp_path / "site" / "zh" / "index.html").is_file()
 
 
+def session(name: str) -> str:
+    """Return the commands of a page as one script for bash, its Python with them: what one starts, the next may end."""
+    lines = []
+    for number, (kind, body) in enumerate(BLOCK.findall(read(name)), 1):
+        if kind in ("bash", "python"):
+            lines.append(f"echo '== block {number} of the page, {kind} ==' >&2\n")
+            lines.append(f"python - <<'END_OF_PYTHON'\n{body}END_OF_PYTHON\n" if kind == "python" else body)
+    return "".join(lines)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("starts", ["at once", pytest.param("as installed", marks=pytest.mark.long)])
 def test_every_command_runs_as_written(starts: str, tmp_path: Path) -> None:
@@ -106,9 +116,8 @@ def test_every_command_runs_as_written(starts: str, tmp_path: Path) -> None:
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     with preloaded.install(programs) if starts == "at once" else contextlib.nullcontext():
         for page, (english, _) in PAIRS.items():
-            for block in blocks(english, "bash"):
-                done = subprocess.run(
-                    ["bash", "-e", "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
-                    env=os.environ | {"PATH": path},
-                )  # fmt: skip
-                assert done.returncode == 0, f"{page}\n{block}\n{done.stderr[-2000:]}"
+            done = subprocess.run(
+                ["bash", "-e", "-c", session(english)], cwd=tmp_path, capture_output=True, text=True, timeout=900,
+                check=False, env=os.environ | {"PATH": path},
+            )  # fmt: skip
+            assert done.returncode == 0, f"{page}\n{done.stderr[-2000:]}"
