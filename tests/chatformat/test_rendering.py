@@ -29,7 +29,7 @@ from marked_text import Plain, assert_prompts_are_prefixes, marked
 from tokenizers import normalizers
 
 from glmtune.chatformat.encoding import Encoder
-from glmtune.chatformat.examples import turns_of
+from glmtune.chatformat.examples import Example, turns_of
 from glmtune.chatformat.verification import verify
 from glmtune.data.conversation import Conversation, Message, RowError
 from glmtune.data.formats import to_conversation
@@ -72,7 +72,9 @@ def test_the_prompt_of_every_turn_is_a_prefix_of_what_training_saw_and_the_token
 
 def test_every_layout_passes_its_own_check() -> None:
     for layout, messages, tools, _ in RENDERED.values():
-        verify(encoder_of(layout), [to_conversation({"messages": messages, "tools": tools})])
+        rows = [to_conversation({"messages": messages, "tools": tools})]
+        verify(encoder_of(layout), rows)
+        assert isinstance(encoder_of(layout).encode_whole(rows)[0], Example)  # else it was passed over
 
 
 def test_combine_trains_a_text_and_the_calls_of_its_message_together() -> None:
@@ -389,6 +391,8 @@ def test_a_tokenizer_whose_pieces_do_not_join_is_caught_with_the_first_differenc
 def test_the_check_passes_over_rows_that_the_plain_rendering_gets_wrong() -> None:
     encoder = encoder_of("chatml")
     verify(encoder, [])
-    verify(encoder, [to_conversation({"messages": [user("<|im_end|>"), assistant("b")]})])
-    verify(encoder, [to_conversation({"messages": [user("a"), assistant("\n\nb")]})])
-    verify(encoder, [to_conversation({"messages": [user("a")]})])
+    for messages in ([user("<|im_end|>"), assistant("b")], [user("a"), assistant("\n\nb")]):
+        row = to_conversation({"messages": messages})
+        verify(encoder, [row])
+        plain = encoder.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+        assert encoder.encode(row).input_ids != plain

@@ -74,7 +74,9 @@ def test_a_number_that_no_training_can_go_on_with_is_an_error_of_the_configurati
     ],
 )
 def test_a_number_at_its_limit_passes(arguments: dict[str, Any]) -> None:
-    config_from_mapping({"data_config": {"train_file": "a.jsonl"}, "training_args": arguments}, where="run.yaml")
+    source = {"data_config": {"train_file": "a.jsonl"}, "training_args": arguments}
+    config = config_from_mapping(source, where="run.yaml")
+    assert {key: config.training_args[key] for key in arguments} == arguments
 
 
 @pytest.mark.parametrize("warmup", [1, 5000, 0.03])

@@ -56,10 +56,12 @@ def test_a_start_that_the_checkpoint_could_not_give_back_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_other_methods_have_no_such_start() -> None:
+def test_a_start_that_no_one_chose_is_none_that_is_refused() -> None:
     check_start(None)
     check_start({"peft_type": "PREFIX_TUNING"})
     check_start({"peft_type": "LORA", "init_lora_weights": None})
+    with pytest.raises(GlmtuneError, match=r"^`peft_config.init_lora_weights: olora` "):
+        check_start({"peft_type": "LORA", "init_lora_weights": "olora"})
 
 
 def adapter_with(start: str, run: Path, folder: Path) -> Path:
