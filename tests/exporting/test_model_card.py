@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from json_lines import json_lines
 
 from glmtune import train
 from glmtune.chatformat.encoding import Encoder
@@ -87,7 +88,7 @@ def test_the_card_tells_how_the_model_was_trained(card: str) -> None:
 
 
 def test_the_card_shows_the_last_evaluation_and_the_best(run: Path, card: str) -> None:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     losses = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     assert set(losses) == {2, 4}
     assert f"| 4 | loss {losses[4]:.4g}" in card

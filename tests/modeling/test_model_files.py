@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from json_changes import changed
 from safetensors.torch import load_file, save_file
 
 from glmtune import train
@@ -45,14 +46,6 @@ def sharded(folder: Path) -> None:
 def file(name: str, content: str | bytes) -> Damage:
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / name).write_bytes(data)
-
-
-def changed(name: str, **values: Any) -> Damage:
-    def change(folder: Path) -> None:
-        config = json.loads((folder / name).read_text(encoding="utf-8")) | values
-        (folder / name).write_text(json.dumps(config), encoding="utf-8")
-
-    return change
 
 
 def halved(name: str) -> Damage:

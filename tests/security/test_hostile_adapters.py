@@ -11,7 +11,6 @@ import pytest
 import torch
 from hostile_models import (
     Damage,
-    changed,
     entry,
     header,
     header_length,
@@ -21,6 +20,7 @@ from hostile_models import (
     weights,
     written,
 )
+from json_changes import changed
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM

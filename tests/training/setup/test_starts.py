@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from json_lines import json_lines
 from peft import LoraConfig
 
 from glmtune import evaluate, export, resume, train
@@ -32,7 +33,7 @@ def test_the_checkpoint_is_the_trained_model(start, write_config, demo_data: Pat
     if start == "mica" and "mica" not in (LoraConfig.__doc__ or ""):
         pytest.skip("this PEFT has no `mica`")
     run = train(demo_data, "demo", config_for(write_config, start))
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     [at_the_end] = [line["eval_loss"] for line in lines if "eval_loss" in line]
     checkpoint = run / "checkpoint-4"
     saved = evaluate(checkpoint, demo_data / "dev.jsonl", max_new_tokens=1, limit=None).metrics["loss"]
