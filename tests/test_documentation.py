@@ -80,6 +80,47 @@ def test_every_option_that_is_shown_exists() -> None:
         assert set(found) <= known, page
 
 
+def option_tables(name: str) -> list[dict[str, str]]:
+    """Return the tables of options on a page: what stands in the row of each option."""
+    tables: list[dict[str, str]] = []
+    for table in re.findall(r"(?:^\|.*\n)+", read(name), re.MULTILINE):
+        rows = [row.strip("|").partition("|") for row in table.splitlines()[2:]]
+        if rows[0][0].strip().startswith("`--"):
+            tables.append({option: row for cell, _, row in rows for option in re.findall(r"`(--[a-z-]+)", cell)})
+    return tables
+
+
+TABLES = {
+    "guides/ask.md": ("glmtune infer", "glmtune chat"),
+    "guides/serve.md": ("glmtune serve",),
+    "guides/export.md": ("glmtune export",),
+    "guides/from-other-tools.md": (),  # other tools' options
+}
+"""Verbs whose options stand in a table of a guide."""
+
+IN_WORDS = {"4194304": "4 MiB", "30.0": "30"}
+"""Defaults as people write them."""
+
+
+@pytest.mark.parametrize("language", make_reference.LANGUAGES)
+def test_the_tables_of_options_have_every_option_with_its_default(language: str) -> None:
+    verbs = {verb.name: {each.names[0].split("/")[0]: each for each in verb.options} for verb in make_reference.verbs()}
+    for page in PAGES:
+        tables = option_tables(f"docs/{language}/{page}")
+        if page.startswith("reference/") or TABLES.get(page) == ():
+            continue
+        assert len(tables) == len(TABLES.get(page, ())), page
+        for verb, table in zip(TABLES.get(page, ()), tables):
+            switches = {name.replace("--", "--no-", 1) for name in verbs[verb]}  # the way back need not be shown
+            assert table.keys() - switches == verbs[verb].keys(), verb
+            for name, option in verbs[verb].items():
+                shown = re.escape(IN_WORDS.get(option.default, option.default))
+                assert re.search(rf"(?<!\w){shown}(?!\w)", table[name]), (verb, name)
+                if "[infer]" in table[name]:
+                    expected = verbs["glmtune infer"][name]
+                    assert (option.help, option.default) == (expected.help, expected.default), (verb, name)
+
+
 def test_the_site_is_built_without_a_word_and_leaves_no_other_file(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="needs `pip install -e '.[docs]'`")
     temporary = tmp_path / "temporary"
