@@ -241,7 +241,7 @@ class _Plan:
                 has_gradients=accumulates,
                 device=self.device,
                 fuses_layers=config.fused_layers and not compiling_is_on(config.training_args),
-                deals_out_weights=zero_stage == 3,
+                shards_weights=zero_stage == 3,
                 loss_dtype=arithmetic.loss,
                 has_wide_layers=half is not None and self.device == "cpu" and arithmetic.layers is torch.float32,
             )

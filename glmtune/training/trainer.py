@@ -244,7 +244,7 @@ class GlmTrainer(Seq2SeqTrainer):
         return prepared
 
     def pad_rows(self) -> None:
-        """Lay rows side by side from here on, and deal them out by their lengths, as rows that are padded."""
+        """Lay rows side by side from here on, and batch them by their lengths, as rows that are padded."""
         self.collator.is_packed = False
         self.batches.is_packed = False
 

@@ -1,6 +1,6 @@
 """Going on with another number of processes: the same rows a step, in the same order.
 
-transformers deals out one shuffled order of rows in batches, to the processes in turn. With the global batch
+transformers gives one shuffled order of rows in batches to the processes in turn. With the global batch
 (rows of a process at once x accumulation steps x processes) kept, step N trains the same rows, whoever trains them.
 """
 
