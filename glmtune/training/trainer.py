@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Seq2SeqTrainer
 
-from glmtune.config.run_config import METRICS
+from glmtune.config.argument_rules import METRICS
 from glmtune.encoded.collating import Collator
 from glmtune.encoded.dataset import EncodedData, write_rejects
 from glmtune.errors import GlmtuneError, RunFailure
