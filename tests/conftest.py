@@ -14,7 +14,7 @@ from pathlib import Path
 import preloaded
 import pytest
 
-pytest_plugins = ["serving_fixtures"]
+pytest_plugins = ["hub_fixtures", "serving_fixtures"]
 
 # Before transformers is imported: nothing may even look for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -80,6 +80,73 @@ def test_every_option_that_is_shown_exists() -> None:
         assert set(found) <= known, page
 
 
+def option_tables(name: str) -> list[dict[str, str]]:
+    """Return the tables of options on a page: what stands in the row of each option."""
+    tables: list[dict[str, str]] = []
+    for table in re.findall(r"(?:^\|.*\n)+", read(name), re.MULTILINE):
+        rows = [row.strip("|").partition("|") for row in table.splitlines()[2:]]
+        if rows[0][0].strip().startswith("`--"):
+            tables.append({option: row for cell, _, row in rows for option in re.findall(r"`(--[a-z-]+)", cell)})
+    return tables
+
+
+TABLES = {
+    "guides/ask.md": ("glmtune infer", "glmtune chat"),
+    "guides/serve.md": ("glmtune serve",),
+    "guides/export.md": ("glmtune export",),
+    "guides/from-other-tools.md": (),  # other tools' options
+}
+"""Verbs whose options stand in a table of a guide."""
+
+IN_WORDS = {"4194304": "4 MiB", "30.0": "30"}
+"""Defaults as people write them."""
+
+
+@pytest.mark.parametrize("language", make_reference.LANGUAGES)
+def test_the_tables_of_options_have_every_option_with_its_default(language: str) -> None:
+    verbs = {verb.name: {each.names[0].split("/")[0]: each for each in verb.options} for verb in make_reference.verbs()}
+    for page in PAGES:
+        tables = option_tables(f"docs/{language}/{page}")
+        if page.startswith("reference/") or TABLES.get(page) == ():
+            continue
+        assert len(tables) == len(TABLES.get(page, ())), page
+        for verb, table in zip(TABLES.get(page, ()), tables):
+            switches = {name.replace("--", "--no-", 1) for name in verbs[verb]}  # the way back need not be shown
+            assert table.keys() - switches == verbs[verb].keys(), verb
+            for name, option in verbs[verb].items():
+                shown = re.escape(IN_WORDS.get(option.default, option.default))
+                assert re.search(rf"(?<!\w){shown}(?!\w)", table[name]), (verb, name)
+                if "[infer]" in table[name]:
+                    expected = verbs["glmtune infer"][name]
+                    assert (option.help, option.default) == (expected.help, expected.default), (verb, name)
+
+
+def test_the_site_is_built_without_a_word_and_leaves_no_other_file(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs `pip install -e '.[docs]'`")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    before = set((REPOSITORY / "docs").rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "TMPDIR": str(temporary)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [*temporary.iterdir()] == []
+    assert set((REPOSITORY / "docs").rglob("*")) == before
+    assert (tmp_path / "site" / "zh" / "index.html").is_file()
+
+
+def session(name: str) -> str:
+    """Return the commands of a page as one script for bash, its Python with them: what one starts, the next may end."""
+    lines = []
+    for number, (kind, body) in enumerate(BLOCK.findall(read(name)), 1):
+        if kind in ("bash", "python"):
+            lines.append(f"echo '== block {number} of the page, {kind} ==' >&2\n")
+            lines.append(f"python - <<'END_OF_PYTHON'\n{body}END_OF_PYTHON\n" if kind == "python" else body)
+    return "".join(lines)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("starts", ["at once", pytest.param("as installed", marks=pytest.mark.long)])
 def test_every_command_runs_as_written(starts: str, tmp_path: Path) -> None:
@@ -90,9 +157,8 @@ def test_every_command_runs_as_written(starts: str, tmp_path: Path) -> None:
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     with preloaded.install(programs) if starts == "at once" else contextlib.nullcontext():
         for page, (english, _) in PAIRS.items():
-            for block in blocks(english, "bash"):
-                done = subprocess.run(
-                    ["bash", "-e", "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
-                    env=os.environ | {"PATH": path},
-                )  # fmt: skip
-                assert done.returncode == 0, f"{page}\n{block}\n{done.stderr[-2000:]}"
+            done = subprocess.run(
+                ["bash", "-e", "-c", session(english)], cwd=tmp_path, capture_output=True, text=True, timeout=900,
+                check=False, env=os.environ | {"PATH": path},
+            )  # fmt: skip
+            assert done.returncode == 0, f"{page}\n{done.stderr[-2000:]}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from command_line import command_line
+from json_lines import json_lines
 
 from glmtune import load_config
 
@@ -37,7 +38,7 @@ def commands(config: Path) -> list[list[str]]:
 
 
 def logged_losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     return [line["loss"] for line in lines if "loss" in line]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from json_lines import json_lines
 from transformers import GlmConfig, GlmForCausalLM
 
 from glmtune import evaluate, generate, resume, train
@@ -59,13 +59,13 @@ def test_a_shipped_configuration_trains_resumes_evaluates_and_infers(
 ) -> None:
     overrides = [*REDUCED, f"training_args.output_dir={tmp_path / 'run'}"]
     run = train(advertisegen, str(small_glm), REPOSITORY / "configs" / f"{name}.yaml", overrides=overrides)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert set(losses) == {1, 2, 3, 4}
     assert any("eval_bleu-4" in line for line in lines)
     shutil.rmtree(run / "checkpoint-4")
     resume(run)
-    again = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    again = json_lines(run / "metrics.jsonl")
     assert {line["step"]: line["loss"] for line in again if "loss" in line} == losses
     assert len(again) == len(lines)
     scores = evaluate(str(run), advertisegen / "dev.jsonl", limit=4, max_new_tokens=4)

@@ -1,23 +1,24 @@
 """A YAML file and `--set key=value` on top become one `RunConfig`, or one error that names every mistake in them.
 
-`load_config` reads; `check` holds the rules that join several keys. Keys and types of `training_args` and `peft_config`
-are those of the installed transformers and PEFT.
+`load_config` reads; `check` holds the rules that join several keys, but for those of `training_args` alone
+(`argument_rules.py`). Keys and types of `training_args` and `peft_config` are those of the installed transformers and
+PEFT.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from glmtune.errors import GlmtuneError, nearest
+from glmtune.errors import GlmtuneError
 from glmtune.files.user_paths import user_path
 from glmtune.python_arguments import expect_overrides, expect_paths
 from glmtune.text.secret_values import masked_argument, without_secrets
 
+from .argument_rules import Rule, argument_rules
 from .deepspeed import read_deepspeed
 from .field_types import check_fields
 from .old_keys import modernize
@@ -29,14 +30,10 @@ from .sections import (
     training_fields,
     training_section,
 )
-from .training_keys import WITHOUT_WARM_UP
 from .yaml_source import Source, found, read_source, source_of_text
 
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
 """PEFT's name of a method to ours."""
-
-METRICS = ["loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "tool-name-accuracy", "tool-call-accuracy"]
-"""What the best checkpoint can be chosen by; all but `loss` is measured on generated text."""
 
 AT_LEAST_ONE = (
     "tokens_per_batch",
@@ -47,29 +44,6 @@ AT_LEAST_ONE = (
     "training_args.per_device_eval_batch_size",
     "training_args.gradient_accumulation_steps",
 )
-
-
-NUMBER_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
-    (("learning_rate",), "a finite number above 0", lambda value: 0 < value < math.inf),
-    (
-        ("weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "eval_delay"),
-        "a finite number, 0 or more",
-        lambda value: 0 <= value < math.inf,
-    ),
-    (("adam_beta1", "adam_beta2", "label_smoothing_factor"), "0 or more, below 1", lambda value: 0 <= value < 1),
-    (("logging_steps", "save_steps"), "a number above 0", lambda value: 0 < value < math.inf),
-    (
-        ("logging_steps", "save_steps", "eval_steps", "warmup_steps"),
-        "a whole number, or a share of all steps below 1",
-        lambda value: value <= 1 or not math.isfinite(value) or float(value).is_integer(),
-    ),
-    (("eval_steps",), "0 (like `logging_steps`) or a number above 0", lambda value: 0 <= value < math.inf),
-    (("neftune_noise_alpha",), "a finite number, 0 or more", lambda value: 0 <= value < math.inf),
-    (("seed", "data_seed"), "a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32),
-    (("save_total_limit", "dataloader_num_workers"), "0 or more", lambda value: value >= 0),
-    (("dataloader_prefetch_factor", "ddp_timeout", "torch_empty_cache_steps"), "1 or more", lambda value: value >= 1),
-)
-"""Names of `training_args`, what is expected of their values, and whether a value is such a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,11 +264,8 @@ def check(config: RunConfig, source: Source) -> None:
     for rule in (
         *_data_rules(config),
         *_size_rules(config, arguments),
-        *_number_rules(arguments),
-        *_length_rules(arguments),
-        *_reader_rules(arguments),
+        *argument_rules(arguments, has_val_rows=config.data_config.has_val_rows),
         *_packing_rules(config, arguments),
-        *_evaluation_rules(config, arguments),
         *_fp16_rules(config, arguments),
         *_quantization_rules(config),
     ):
@@ -303,28 +274,20 @@ def check(config: RunConfig, source: Source) -> None:
             source.complain(rule.keys[0], rule.message, rule.fix)
 
 
-class _Rule(NamedTuple):
-    keys: tuple[str, ...]
-    """The keys that it joins; the first is the one to complain of."""
-    holds: bool
-    message: str
-    fix: str | None = None
-
-
-def _data_rules(config: RunConfig) -> Iterator[_Rule]:
+def _data_rules(config: RunConfig) -> Iterator[Rule]:
     data = config.data_config
-    yield _Rule(
+    yield Rule(
         ("data_config.val_size", "data_config.val_file"),
         not (data.val_size and data.val_file),
         "`val_size` and `val_file` exclude each other",
         "leave one of them out",
     )
-    yield _Rule(
+    yield Rule(
         ("data_config.val_size",),
         data.val_size >= 0 and (data.val_size < 1 or float(data.val_size).is_integer()),
         f"expected a share below 1 or a number of rows, found `{data.val_size}`",
     )
-    yield _Rule(
+    yield Rule(
         ("train_on", "combine"),
         not config.combine or config.train_on in ("all", "last"),
         f"`{config.train_on}` and `combine: true` exclude each other",
@@ -332,79 +295,32 @@ def _data_rules(config: RunConfig) -> Iterator[_Rule]:
     )
 
 
-def _size_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+def _size_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[Rule]:
     sections = {"": vars(config), "data_config": vars(config.data_config), "training_args": arguments}
     for key in AT_LEAST_ONE:
         section, _, name = key.rpartition(".")
         value = sections[section][name]
         if value is None:
             continue
-        yield _Rule((key,), value >= 1, f"expected 1 or more, found `{value}`")
+        yield Rule((key,), value >= 1, f"expected 1 or more, found `{value}`")
 
 
-def _number_rules(arguments: Mapping[str, Any]) -> Iterator[_Rule]:
-    """Yield for each number of `training_args` whether it is one that training can go on with."""
-    for keys, expected, holds in NUMBER_RANGES:
-        for name in keys:
-            value = arguments.get(name)
-            # Words are `lr_scheduler_type`'s and others' own; null takes transformers' default.
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                yield _Rule((f"training_args.{name}",), holds(value), f"expected {expected}, found `{value}`")
-
-
-def _length_rules(arguments: Mapping[str, Any]) -> Iterator[_Rule]:
-    """Yield whether a run takes any step at all."""
-    steps, epochs = arguments["max_steps"], arguments["num_train_epochs"]
-    yield _Rule(
-        ("training_args.max_steps",),
-        steps >= 1 or steps == -1,
-        f"expected 1 or more (or -1, by which `num_train_epochs` counts), found `{steps}`: nothing would be trained",
-    )
-    yield _Rule(
-        ("training_args.num_train_epochs", "training_args.max_steps"),
-        steps != -1 or 0 < epochs < math.inf,
-        f"expected a number above 0, found `{epochs}`: nothing would be trained"
-        if not epochs > 0
-        else f"expected a number, found `{epochs}`",
-        "set `num_train_epochs` or `max_steps`",
-    )
-    # A file of DeepSpeed's may bring a scheduler of its own; what a run does with it shows in its steps.
-    has_warm_up = arguments["lr_scheduler_type"] not in WITHOUT_WARM_UP and not arguments["deepspeed"]
-    yield _Rule(
-        ("training_args.warmup_steps", "training_args.max_steps"),
-        steps != 1 or not has_warm_up or not arguments["warmup_steps"],
-        "the learning rate of a warm-up begins at 0, and `max_steps: 1` leaves no other step: nothing would be trained",
-        "leave `warmup_steps` out, or raise `max_steps`",
-    )
-
-
-def _reader_rules(arguments: Mapping[str, Any]) -> Iterator[_Rule]:
-    """Yield whether keys of the processes that read rows meet such processes."""
-    for name in ("dataloader_persistent_workers", "dataloader_prefetch_factor"):
-        yield _Rule(
-            (f"training_args.{name}", "training_args.dataloader_num_workers"),
-            not arguments[name] or bool(arguments["dataloader_num_workers"]),
-            "is for processes that read rows, and `dataloader_num_workers` is 0",
-            "set `dataloader_num_workers`, or leave it out",
-        )
-
-
-def _packing_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+def _packing_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[Rule]:
     tokens, rows = config.tokens_per_batch, arguments["per_device_train_batch_size"]
-    yield _Rule(
+    yield Rule(
         ("tokens_per_batch", "packing"),
         tokens is None or config.packing,
         "rows are laid end to end to fill a batch, which `packing: false` rules out",
         "leave one of them out",
     )
-    yield _Rule(
+    yield Rule(
         ("tokens_per_batch", "training_args.per_device_train_batch_size"),
         tokens is None or rows == 1,
         f"rows are counted by their tokens; found `per_device_train_batch_size: {rows}`, too",
         "set `per_device_train_batch_size: 1`",
     )
     longest = config.max_input_length + config.max_output_length
-    yield _Rule(
+    yield Rule(
         ("tokens_per_batch", "max_input_length", "max_output_length"),
         tokens is None or tokens >= longest,
         f"`{tokens}` is less than the longest row may have, {longest} tokens",
@@ -412,56 +328,11 @@ def _packing_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[
     )
 
 
-def _evaluation_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:
-    evaluate, save = arguments["eval_strategy"], arguments["save_strategy"]
-    data = config.data_config
-    yield _Rule(
-        ("training_args.eval_strategy", "data_config.val_file"),
-        evaluate == "no" or data.has_val_rows,
-        f"`{evaluate}` needs `data_config.val_file`, which is not given",
-        "name a file to evaluate on, set `data_config.val_size: 0.05`, or set `eval_strategy: no`",
-    )
-    load_best = arguments["load_best_model_at_end"]
-    strategies = ("training_args.load_best_model_at_end", "training_args.eval_strategy", "training_args.save_strategy")
-    in_step = evaluate != "no" and save in ("best", evaluate)
-    yield _Rule(
-        strategies,
-        not load_best or in_step,
-        f"needs a checkpoint at each evaluation; found eval_strategy `{evaluate}`, save_strategy `{save}`",
-        "set both to `steps` or both to `epoch`",
-    )
-    # Transformers evaluates at every `logging_steps` where `eval_steps` is left out.
-    eval_steps, save_steps = arguments["eval_steps"] or arguments["logging_steps"], arguments["save_steps"]
-    yield _Rule(
-        (*strategies, "training_args.save_steps", "training_args.eval_steps", "training_args.logging_steps"),
-        not load_best or not evaluate == save == "steps" or _is_multiple(save_steps, eval_steps),
-        f"needs `save_steps` to be a multiple of `eval_steps`; found `{save_steps}` and `{eval_steps}`",
-    )
-    metric = arguments["metric_for_best_model"]
-    measured = (metric or "loss").removeprefix("eval_")
-    yield _Rule(
-        ("training_args.metric_for_best_model",),
-        measured in METRICS,
-        f"expected one of {', '.join(f'`{name}`' for name in METRICS)}, found `{metric}`{nearest(measured, METRICS)}",
-    )
-    yield _Rule(
-        ("training_args.metric_for_best_model", "training_args.predict_with_generate", "data_config.val_file"),
-        measured not in METRICS[1:] or arguments["predict_with_generate"],
-        f"`{metric}` is measured on generated text, which `predict_with_generate: false` rules out",
-        "set `predict_with_generate: true`",
-    )
-    yield _Rule(
-        ("training_args.save_strategy", "training_args.metric_for_best_model", "training_args.eval_strategy"),
-        save != "best" or (evaluate != "no" and (load_best or metric is not None)),
-        "`best` needs evaluations and a `metric_for_best_model`",
-    )
-
-
-def _fp16_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Rule]:
+def _fp16_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[Rule]:
     both = arguments["fp16"] and arguments["bf16"]
-    yield _Rule(("training_args.fp16", "training_args.bf16"), not both, "`fp16` and `bf16` exclude each other")
+    yield Rule(("training_args.fp16", "training_args.bf16"), not both, "`fp16` and `bf16` exclude each other")
     for key, is_half in ("training_args.fp16", arguments["fp16"]), ("model_dtype", config.model_dtype == "float16"):
-        yield _Rule(
+        yield Rule(
             (key, "force_fp16"),
             config.force_fp16 or not is_half,
             "GLM's loss turns to 0 or NaN in fp16",
@@ -469,18 +340,10 @@ def _fp16_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[_Ru
         )
 
 
-def _quantization_rules(config: RunConfig) -> Iterator[_Rule]:
-    yield _Rule(
+def _quantization_rules(config: RunConfig) -> Iterator[Rule]:
+    yield Rule(
         ("quantization", "peft_config"),
         config.quantization is None or config.peft_config is not None,
         "quantized weights cannot be trained, and `peft_config: null` trains every weight",
         "add a `peft_config` (LoRA, P-Tuning v2), or leave `quantization` out",
     )
-
-
-def _is_multiple(save_steps: float, eval_steps: float) -> bool:
-    # Below 1 both are shares of all steps; a share and a number of steps cannot be compared.
-    if (save_steps < 1) != (eval_steps < 1):
-        return False
-    save_parts, eval_parts = round(save_steps * 1_000_000), round(eval_steps * 1_000_000)  # 0.3 % 0.1 is not 0
-    return eval_parts > 0 and save_parts % eval_parts == 0

@@ -2,7 +2,7 @@
 
 `GlmTrainer` makes its own batches and evaluations, and a run keeps its checkpoints itself, so that some keys of
 `Seq2SeqTrainingArguments` are read by nothing that runs. The three tables hold every key of every version that is
-supported; `tests/training/test_training_keys.py` fails for one that a later version brings until it stands in one.
+supported; `tests/config/test_training_keys.py` fails for one that a later version brings until it stands in one.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ ACCELERATOR_HONOURED = ("non_blocking",)
 ACCELERATOR_REFUSED = {
     "split_batches": Refused(
         (None, False),
-        "batches are dealt out to the processes by their tokens, not split",
+        "batches are distributed over the processes by their tokens, not split",
         "leave it out: `per_device_train_batch_size` counts the rows of one process",
     ),
     "dispatch_batches": Refused(

@@ -1,1 +1,1 @@
-"""Rows in, labelled token ids out."""
+"""Rows of every file and format, read to conversations."""

@@ -2,9 +2,9 @@
 
 Shape legend: rows x micro-batches x processes make an optimizer step.
 
-The gradient of a step does not depend on how its rows are dealt out to micro-batches and processes, since the loss is
-the mean over all trained tokens of the step. So each step keeps the rows that a plain shuffle gives it, and they are
-dealt out such that every micro-batch has about as many tokens (no process waits for another), or, where rows are
+The gradient of a step does not depend on how its rows are distributed over micro-batches and processes, since the loss
+is the mean over all trained tokens of the step. So each step keeps the rows that a plain shuffle gives it, and they are
+distributed such that every micro-batch has about as many tokens (no process waits for another), or, where rows are
 padded, such that rows of like length meet.
 """
 
@@ -101,8 +101,8 @@ class StepBatches(Sampler[list[int]]):
             num_batches = _round_up(math.ceil(len(rows) / self.rows_per_batch), self.num_processes)
             if len(rows) < num_batches:  # the end of an epoch: a row more often than others, for each process has one
                 rows = np.concatenate([rows, np.resize(order, num_batches - len(rows))])
-            deal = _deal_evenly if self.is_packed else _deal_by_length
-            yield from deal(rows, self.lengths, num_batches)
+            batched = _batched_evenly if self.is_packed else _batched_by_length
+            yield from batched(rows, self.lengths, num_batches)
 
     def _order(self, number: int, generator: torch.Generator) -> np.ndarray:
         return torch.randperm(number, generator=generator).numpy() if self.is_shuffled else np.arange(number)
@@ -137,7 +137,7 @@ def best_fit(lengths: np.ndarray, order: np.ndarray, capacity: int) -> list[list
     return bins
 
 
-def _deal_evenly(rows: np.ndarray, lengths: np.ndarray, num_batches: int) -> list[list[int]]:
+def _batched_evenly(rows: np.ndarray, lengths: np.ndarray, num_batches: int) -> list[list[int]]:
     """Return the rows in batches of about as many tokens: the longest first, each to the batch with the fewest."""
     if num_batches == 1:
         return [rows.tolist()]
@@ -150,7 +150,7 @@ def _deal_evenly(rows: np.ndarray, lengths: np.ndarray, num_batches: int) -> lis
     return batches
 
 
-def _deal_by_length(rows: np.ndarray, lengths: np.ndarray, num_batches: int) -> list[list[int]]:
+def _batched_by_length(rows: np.ndarray, lengths: np.ndarray, num_batches: int) -> list[list[int]]:
     """Return the rows in batches of as many rows, those of like length together: the least padding."""
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     return [part.tolist() for part in np.array_split(rows, num_batches)]

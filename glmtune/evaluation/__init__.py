@@ -1,1 +1,1 @@
-"""Generating answers and scoring them."""
+"""Scoring a model: its loss, its answers, its tool calls."""

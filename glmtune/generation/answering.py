@@ -43,7 +43,7 @@ def answer_prompts(
     synced_gpus: bool = False,
     on_answers: OnAnswers,
 ) -> None:
-    """Completion prompts, the longest first, and report the answers as they come.
+    """Answer prompts, the longest first, and report the answers as they come.
 
     Args:
         model: Possibly with an adapter.

@@ -124,7 +124,7 @@ def answer_continuously(
     in_group: bool,
     on_pass: Callable[[list[Completion], int], None],
 ) -> None:
-    """Completion all prompts, in their order where that is possible; the longest had better come first.
+    """Answer all prompts, in their order where that is possible; the longest had better come first.
 
     Args:
         model: Possibly with an adapter.

@@ -103,7 +103,7 @@ class FusedLayers:
 def _is_equal(module: Any, forward: Forward, device: torch.device) -> bool:
     width = module.down_proj.out_features if hasattr(module, "down_proj") else len(module.weight)
     weights = [weight for weight in module.parameters() if weight.is_floating_point()]
-    # That of the frozen weights, where there are some: LoRA's are in float32. Rounded ones take any.
+    # That of the frozen weights, where there are some: LoRA's are in float32. Quantized ones take any.
     dtype = min(weights, key=lambda weight: weight.requires_grad).dtype if weights else torch.float32
     states = torch.randn(4, width, device=device, dtype=dtype)
     expected = module(states)

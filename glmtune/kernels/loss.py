@@ -117,7 +117,7 @@ class LabelledLoss:
     def _weight(self, head: nn.Linear) -> torch.Tensor | None:
         """Return a frozen weight as a CPU computes with it, converted once; None where it has to be read each time."""
         weight = head.weight
-        # ZeRO-3 and FSDP deal it out.
+        # ZeRO-3 and FSDP shard it.
         is_whole = weight.shape == (head.out_features, head.in_features) and not isinstance(weight, DTensor)
         if weight.requires_grad or weight.device.type != "cpu" or not is_whole:
             return None

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 
 def is_whole(weight: torch.Tensor) -> bool:
-    """Whether a weight is always there in full: not where ZeRO-3 or FSDP deals it out."""
+    """Whether a weight is always there in full: not where ZeRO-3 or FSDP shards it."""
     return not isinstance(weight, DTensor) and not hasattr(weight, "ds_id")
 
 

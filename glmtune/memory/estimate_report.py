@@ -77,7 +77,7 @@ def _reduced_by(part: str, estimate: Estimate, row: EstimateRow) -> str:
     }[part]
     if part in ("weights", "gradients", "optimizer"):
         more = "over the GPUs" if estimate.num_devices > 1 else "where there are several GPUs"
-        ways.append(f"`--deepspeed ds_zero3.json` deals them out {more}")
+        ways.append(f"`--deepspeed ds_zero3.json` shards them {more}")
     return ", ".join(ways)
 
 

@@ -1,7 +1,7 @@
 """`glmtune estimate`: the memory that a run will need, before anything is loaded.
 
-The configuration says what is trained, in which types and on how many tokens at once; `modeling/estimate.py` knows what
-weights, gradients and optimizer take, and `modeling/step_memory.py` counts the rest.
+The configuration says what is trained, in which types and on how many tokens at once; `memory/device_memory.py` knows
+what weights, gradients and optimizer take, and `memory/step_memory.py` counts the rest.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class _Plan:
                 has_gradients=accumulates,
                 device=self.device,
                 fuses_layers=config.fused_layers and not compiling_is_on(config.training_args),
-                deals_out_weights=zero_stage == 3,
+                shards_weights=zero_stage == 3,
                 loss_dtype=arithmetic.loss,
                 has_wide_layers=half is not None and self.device == "cpu" and arithmetic.layers is torch.float32,
             )

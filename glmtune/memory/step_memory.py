@@ -97,7 +97,7 @@ def step_memory(
     has_gradients: bool,
     device: str,
     fuses_layers: bool = True,
-    deals_out_weights: bool = False,
+    shards_weights: bool = False,
     loss_dtype: torch.dtype = torch.float32,
     has_wide_layers: bool = False,
 ) -> dict[bool, StepMemory]:
@@ -110,7 +110,7 @@ def step_memory(
         has_gradients: Whether gradients of an earlier micro-batch are there already (gradient accumulation).
         device: `cpu` or `cuda`, which the loss is computed on.
         fuses_layers: Whether layers are trained in their cheaper form, see `fused_layers.py`.
-        deals_out_weights: Whether weights are whole only inside of their modules (ZeRO-3).
+        shards_weights: Whether weights are whole only inside of their modules (ZeRO-3).
         loss_dtype: What a CPU computes the loss in.
         has_wide_layers: Whether its linear layers compute in float32 what autocast would compute in half.
 
@@ -119,7 +119,7 @@ def step_memory(
     """
     decoder = _decoder(model)
     layers = list(decoder.layers)
-    kinds = KINDS if not deals_out_weights else (MLPS,)
+    kinds = KINDS if not shards_weights else (MLPS,)
     counted = [n for n in NUM_LAYERS_COUNTED if n <= len(layers)]
     if len(counted) < len(NUM_LAYERS_COUNTED):
         counted = [len(layers)]
@@ -135,7 +135,7 @@ def step_memory(
             for n in counted:
                 decoder.layers = nn.ModuleList(layers[-n:])
                 fused = FusedLayers(
-                    model, recomputes=checkpointing or deals_out_weights, kinds=kinds, is_wide=has_wide_layers
+                    model, recomputes=checkpointing or shards_weights, kinds=kinds, is_wide=has_wide_layers
                 )
                 with fused.in_use() if fuses_layers else nullcontext():
                     found.append(

@@ -1,1 +1,1 @@
-"""Loading, adapting and the loss of models."""
+"""Models: found, checked, loaded, and put under adapters."""

@@ -11,7 +11,7 @@ from glmtune.errors import RunFailure
 
 LESS_IN_TRAINING = (
     "lower `per_device_train_batch_size` (and raise `gradient_accumulation_steps`) or `max_input_length` and "
-    "`max_output_length`, set `gradient_checkpointing: true`, or deal the model out over GPUs: "
+    "`max_output_length`, set `gradient_checkpointing: true`, or shard the model over GPUs: "
     "`deepspeed: configs/ds_zero3.json`"
 )
 LESS_IN_EVALUATION = "lower `per_device_eval_batch_size` or `generation_config.max_new_tokens`"

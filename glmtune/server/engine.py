@@ -1,7 +1,7 @@
 """Answers to requests as they come: one thread computes, and whoever waits gets each token as it is written.
 
 The rows of all requests for one adapter are written together, in one batch that new rows join and finished ones
-leave between two tokens (`evaluation/in_flight.py`). Adapters take turns, token by token.
+leave between two tokens (`generation/continuous_batching.py`). Adapters take turns, token by token.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GLM-4's tool calls for vLLM, which loads this file itself (`--tool-parser-plugin`).
 
-A call is the function's name on the role line and a JSON object below; what reads it is `data/replies.py`, as
-everywhere. vLLM does not say when a stream ends: there, a call is given out as soon as its object is complete, and
+A call is the function's name on the role line and a JSON object below; what reads it is `chatformat/replies.py`,
+as everywhere. vLLM does not say when a stream ends: there, a call is given out as soon as its object is complete, and
 one that is cut off before that is lost, where the whole answer would hold it as text.
 """
 

@@ -57,12 +57,12 @@ from glmtune.training.setup.consent import Consent, check_consent, remember
 from glmtune.training.setup.epochs import check_epoch
 from glmtune.training.setup.preparation import Prepared, absolute, model_source, prepare_run
 from glmtune.training.setup.run_arithmetic import arithmetic_of_run
-from glmtune.training.setup.run_data import as_records, find_run_files
+from glmtune.training.setup.run_data import as_records, find_run_files, record_left_out
 
 from .building import build_model, build_trainer
 from .folder import checkpoint
 from .replay import choose_for_replay, replay
-from .trainer import GlmTrainer, record_left_out
+from .trainer import GlmTrainer
 
 
 @quiet_libraries()

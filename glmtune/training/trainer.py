@@ -21,13 +21,13 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Seq2SeqTrainer
 
-from glmtune.config.run_config import METRICS
+from glmtune.config.argument_rules import METRICS
 from glmtune.encoded.collating import Collator
-from glmtune.encoded.dataset import EncodedData, write_rejects
+from glmtune.encoded.dataset import EncodedData
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.evaluation.evaluate import Scores, score_model
 from glmtune.evaluation.predictions import GenerationPlan
-from glmtune.files.durable import put_in_place, replace_file
+from glmtune.files.durable import replace_file
 from glmtune.kernels.arithmetic import Arithmetic
 from glmtune.kernels.fused_layers import FusedLayers
 from glmtune.kernels.loss import LabelledLoss
@@ -244,7 +244,7 @@ class GlmTrainer(Seq2SeqTrainer):
         return prepared
 
     def pad_rows(self) -> None:
-        """Lay rows side by side from here on, and deal them out by their lengths, as rows that are padded."""
+        """Lay rows side by side from here on, and batch them by their lengths, as rows that are padded."""
         self.collator.is_packed = False
         self.batches.is_packed = False
 
@@ -435,11 +435,3 @@ def _uses_every_trained_weight(model: Any) -> bool:
     """
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     return not any(part in name for name in trained for part in ("expert", "vision", "visual"))
-
-
-def record_left_out(run_folder: Path, data: list[EncodedData]) -> None:
-    """Write `rejects.jsonl` where any row was cut or left out."""
-    if any(encoded.rejects or encoded.cuts for encoded in data):
-        staged = run_folder / ".rejects.jsonl"
-        write_rejects(staged, data)
-        put_in_place(staged, run_folder / "rejects.jsonl")

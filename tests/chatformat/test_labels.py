@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from chat_layouts import encoder_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from marked_text import Plain, marked
-from test_rendering import encoder_of
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.verification import verify

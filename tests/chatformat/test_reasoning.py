@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_layouts import CHATML, CHATML_TOKENS, GLM_TOKENS, with_template
 from marked_text import marked
-from test_rendering import CHATML, CHATML_TOKENS, GLM_TOKENS, with_template
 
 from glmtune.chatformat.encoding import Encoder
-from glmtune.chatformat.examples import turns_of
+from glmtune.chatformat.examples import Example, turns_of
 from glmtune.chatformat.verification import verify
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.formats import to_conversation
@@ -369,7 +369,9 @@ def test_reasoning_and_the_tag_that_closes_it_can_be_left_untrained(name: str) -
 @pytest.mark.parametrize("name", REASONING)
 def test_rows_with_reasoning_pass_the_check(name: str, train_reasoning: bool) -> None:
     encoder = encoder_of(REASONING[name][0], train_reasoning=train_reasoning)
-    verify(encoder, encoder.unfold(row_of(name)))
+    rows = encoder.unfold(row_of(name))
+    verify(encoder, rows)
+    assert all(isinstance(result, Example) for result in encoder.encode_whole(rows))
 
 
 @pytest.mark.parametrize("name", REASONING)

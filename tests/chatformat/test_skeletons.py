@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_layouts import CHATML, CHATML_TOKENS, GLM_TOKENS, LAYOUTS, RENDERED, encoder_of, with_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rendering import CHATML, CHATML_TOKENS, GLM_TOKENS, LAYOUTS, RENDERED, encoder_of, with_template
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.pieces import Piece

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from chat_layouts import CHATML_TOKENS, encoder_of, with_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rendering import CHATML_TOKENS, encoder_of, with_template
 from test_skeletons import assert_both_ways_agree, filled, texts
 from transformers import PreTrainedTokenizerBase
 

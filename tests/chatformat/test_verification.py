@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from test_rendering import (
+from chat_layouts import (
     CALLS,
     CHATML,
     CHATML_TOKENS,
@@ -63,11 +63,16 @@ def test_what_can_be_trained_passes_the_check(layout: str, train_on: str) -> Non
     for conversation in PASSED.values():
         verify(encoder, [conversation])
     verify(encoder, list(PASSED.values()), [f"rows.jsonl:{number}" for number in range(len(PASSED))])
+    results = zip(PASSED, encoder.encode_whole(list(PASSED.values())))
+    looked_at = {name for name, result in results if isinstance(result, Example)}
+    assert looked_at == ({"weights"} if train_on == "none-but-flagged" else PASSED.keys() - {"no answer"})
 
 
 @pytest.mark.parametrize("layout", ["qwen", "glm-4.5"])
 def test_calls_and_their_results_pass_the_check(layout: str) -> None:
-    verify(encoder_of(layout), [row(*CALLS, *TURNS, tools=[TOOL])])
+    rows = [row(*CALLS, *TURNS, tools=[TOOL])]
+    verify(encoder_of(layout), rows)
+    assert isinstance(encoder_of(layout).encode_whole(rows)[0], Example)
 
 
 def swallowing(tokenizer: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import Done, command_line, in_own_process
+from json_lines import json_lines
 
 GOOD = {"instruction": "写广告", "input": "裙", "output": "好看"}
 BAD = {"messages": [{"role": "user", "content": "hi"}]}
@@ -88,7 +89,7 @@ def test_convert_writes_messages_and_names_the_rows_left_out(workplace: Path) ->
         "2 rows in out.jsonl\n"
         "left out: rows.jsonl:2: message 0, the last, has role `user`; expected an assistant message at the end\n"
     )
-    rows = [json.loads(line) for line in (workplace / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = json_lines(workplace / "out.jsonl")
     assert [message["content"] for message in rows[0]["messages"]] == ["写广告\n裙", "好看"]
 
 

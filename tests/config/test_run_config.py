@@ -809,7 +809,8 @@ def test_values_of_peft_are_checked(line: str, complaint: str) -> None:
     ],
 )
 def test_every_form_that_peft_documents_passes(line: str) -> None:
-    load(MINIMAL + f"peft_config:\n  peft_type: LORA\n  {line}\n")
+    config = load(MINIMAL + f"peft_config:\n  peft_type: LORA\n  {line}\n")
+    assert config.peft_config == {"peft_type": "LORA", "task_type": "CAUSAL_LM", **yaml.safe_load(line)}
 
 
 @pytest.mark.parametrize("method", sorted(NOT_TRAINED.keys() & {each.value for each in PEFT_TYPE_TO_CONFIG_MAPPING}))
@@ -936,8 +937,10 @@ def test_a_misspelt_key_is_not_complained_of_as_missing_too(line: str) -> None:
     ],
 )
 def test_values_that_go_together_pass(text: str) -> None:
-    arguments = {**load(text).training_args, "fp16": False}
-    Seq2SeqTrainingArguments(**{**arguments, "use_cpu": True})  # transformers agrees
+    arguments = load(text).training_args
+    said = yaml.safe_load(text).get("training_args", {})
+    assert {key: arguments[key] for key in said} == said
+    Seq2SeqTrainingArguments(**{**arguments, "fp16": False, "use_cpu": True})  # transformers agrees
 
 
 # --- defaults, what is kept, what is not ---

@@ -89,7 +89,7 @@ def value_that_asks(key: str, harmless: tuple[Any, ...]) -> Any:
 
 
 def test_every_key_of_the_installed_transformers_stands_in_one_table() -> None:
-    """A key that is new: find out what reads it, and say in `config_training_keys.py` what becomes of it."""
+    """A key that is new: find out what reads it, and say in `config/training_keys.py` what becomes of it."""
     assert INSTALLED.keys() - HONOURED - REFUSED.keys() - NOTED.keys() == DECIDED_BY_OTHERS
     assert not HONOURED & REFUSED.keys()
     assert not HONOURED & NOTED.keys()

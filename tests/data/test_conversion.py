@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_lines import json_lines
 
 from glmtune.data.conversion import convert, convert_data, row_format
 from glmtune.data.formats import to_conversations
@@ -32,7 +33,7 @@ def test_rows_of_several_formats_and_files_become_glm_messages(tmp_path: Path) -
     files = [write(tmp_path / "a.jsonl", ALPACA, SHAREGPT), write(tmp_path / "b.jsonl", PLAIN)]
     converted = convert(files, tmp_path / "out.jsonl")
     assert (converted.num_rows, converted.rejects) == (3, [])
-    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()] == [
+    assert json_lines(tmp_path / "out.jsonl") == [
         {"messages": [{"role": "user", "content": "写广告\n裙"}, {"role": "assistant", "content": "好看"}]},
         {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello", "loss": 0.5}]},
         PLAIN,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from json_lines import json_lines
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def read_losses() -> Callable[[Path], list[float]]:
     """Return a function that reads the logged losses of a run, in order."""
 
     def read(run: Path) -> list[float]:
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = json_lines(run / "metrics.jsonl")
         return [line["loss"] for line in lines if "loss" in line]
 
     return read

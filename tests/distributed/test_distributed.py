@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from json_lines import json_lines
 
 pytestmark = pytest.mark.multi
 
@@ -60,7 +60,7 @@ def write_config(folder: Path, method: str, *, rows_per_device: int, deepspeed: 
 
 
 def metrics_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return json_lines(run / "metrics.jsonl")
 
 
 def losses_of(run: Path) -> list[float]:

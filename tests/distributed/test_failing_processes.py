@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from json_lines import json_lines
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.multi
@@ -131,7 +131,7 @@ def write_config(folder: Path) -> Path:
 
 def figures(run: Path) -> list[dict[str, Any]]:
     """Return what a run has logged, but for how long it took."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     return [
         {key: value for key, value in line.items() if key != "eval_generation_seconds"}
         for line in lines

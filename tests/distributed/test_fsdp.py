@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from json_lines import json_lines
 from safetensors.torch import load_file
 
 from glmtune import generate, train
@@ -91,7 +92,7 @@ def test_a_divided_run_equals_one_process_and_is_resumed_bit_for_bit(
     config = write_config(tmp_path / method, method, write_small_config, per_device_train_batch_size=4)
     single = train(demo_data, "demo", config)
     run = runs / method / "run"
-    lines = [json.loads(line) for line in (run / "metrics-before.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics-before.jsonl")
     before = [line["loss"] for line in lines if "loss" in line]
     assert before == pytest.approx(read_losses(single), abs=1e-4)
     assert read_losses(run) == before[2:]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from json_lines import json_lines
 from safetensors.torch import load_file
 
 from glmtune import generate
@@ -125,7 +126,7 @@ def run_in_one_group(steps: list[tuple[str, list[Any]]], folder: Path, processes
 
 
 def losses_of(folder: Path, name: str = "metrics.jsonl") -> dict[int, float]:
-    lines = [json.loads(line) for line in (folder / "run" / name).read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(folder / "run" / name)
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from json_lines import json_lines
 from safetensors.torch import load_file
 
 from glmtune import train
@@ -78,7 +79,7 @@ def test_an_offloaded_run_is_resumed_bit_for_bit(
     if name not in FILES[:2] and not has_async_io:
         pytest.skip(MISSING)
     run = runs / name / "run"
-    lines = [json.loads(line) for line in (run / "metrics-before.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics-before.jsonl")
     before = [line["loss"] for line in lines if "loss" in line]
     assert before == pytest.approx(single_losses, abs=1e-4)
     assert [line["step"] for line in lines if "eval_rouge-l" in line] == [4]

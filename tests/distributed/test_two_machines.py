@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from json_lines import json_lines
 from safetensors.torch import load_file
 
 # One worker does all of it: the undisturbed run is made once.
@@ -111,7 +111,7 @@ def wait_for(checkpoint: Path, agents: list[subprocess.Popen[str]], folder: Path
 
 def read_last_losses(run: Path) -> dict[int, float]:
     """Return the loss of every step; of one that was trained twice, the later."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 

@@ -1,4 +1,4 @@
-"""Which rows are trained together: every row once an epoch, the same rows a step however they are dealt out."""
+"""Which rows are trained together: every row once an epoch, the same rows a step however they are distributed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def make(
 
 def steps_of(batches: StepBatches) -> list[list[int]]:
     """Return the rows of every step, sorted."""
-    dealt = list(batches)
+    made = list(batches)
     size = batches.batches_per_step
-    return [sorted(itertools.chain(*dealt[start : start + size])) for start in range(0, len(dealt), size)]
+    return [sorted(itertools.chain(*made[start : start + size])) for start in range(0, len(made), size)]
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -65,17 +65,17 @@ def test_the_length_is_the_number_of_batches_and_each_process_gets_as_many(
     packed: bool, rows: int, processes: int
 ) -> None:
     batches = make(rows=rows, processes=processes, packed=packed)
-    dealt = list(batches)
-    assert len(dealt) == len(batches)
-    assert len(dealt) % processes == 0
-    assert all(dealt)
+    made = list(batches)
+    assert len(made) == len(batches)
+    assert len(made) % processes == 0
+    assert all(made)
 
 
 def test_the_batches_of_a_step_have_about_as_many_tokens() -> None:
     batches = make(rows=8, accumulation=2, processes=2)
-    dealt = list(batches)[:24]
-    for start in range(0, len(dealt), 4):
-        totals = [LENGTHS[batch].sum() for batch in dealt[start : start + 4]]
+    made = list(batches)[:24]
+    for start in range(0, len(made), 4):
+        totals = [LENGTHS[batch].sum() for batch in made[start : start + 4]]
         assert max(totals) - min(totals) <= 0.1 * max(totals)
 
 
@@ -125,10 +125,10 @@ def test_a_row_longer_than_a_bin_stands_alone() -> None:
 @pytest.mark.parametrize("processes", [1, 2, 3, 5, 7])
 def test_each_process_gets_as_many_bins_as_the_others(processes: int) -> None:
     batches = make(tokens=1000, rows=1, processes=processes)
-    dealt = list(batches)
-    assert len(dealt) == len(batches)
-    assert len(dealt) % processes == 0
-    assert sorted({row for batch in dealt for row in batch}) == list(range(len(LENGTHS)))
+    made = list(batches)
+    assert len(made) == len(batches)
+    assert len(made) % processes == 0
+    assert sorted({row for batch in made for row in batch}) == list(range(len(LENGTHS)))
 
 
 def test_epochs_of_bins_have_as_many_steps_in_another_order() -> None:
@@ -189,9 +189,9 @@ def test_another_seed_fills_other_bins_where_lengths_are_equal() -> None:
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_padded_steps_come_in_no_order_of_their_lengths(epoch: int) -> None:
-    dealt = list(make(rows=4, accumulation=1, processes=1, packed=False, epoch=epoch))
-    means = [float(LENGTHS[batch].mean()) for batch in dealt]
+    made = list(make(rows=4, accumulation=1, processes=1, packed=False, epoch=epoch))
+    means = [float(LENGTHS[batch].mean()) for batch in made]
     rises = sum(later > earlier for earlier, later in itertools.pairwise(means))
     assert 0.25 * len(means) < rises < 0.75 * len(means)
     others = list(make(rows=4, accumulation=1, processes=1, packed=False, epoch=1 - epoch))
-    assert sorted(map(sorted, dealt)) != sorted(map(sorted, others))
+    assert sorted(map(sorted, made)) != sorted(map(sorted, others))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from test_rendering import GLM_TOKENS, with_template
+from chat_layouts import GLM_TOKENS, with_template
 from transformers import AddedToken
 
 import glmtune
@@ -398,10 +398,13 @@ def test_files_that_no_run_has_asked_for_are_removed(path: Path, encoder: Counti
     assert not (cache / f"{unused}.lock").exists()
 
 
-def test_what_another_process_removes_meanwhile_is_no_error(cache: Path) -> None:
-    cache.mkdir(parents=True)
-    (cache / "gone").symlink_to(cache / "nowhere")  # listed, and not there when it is looked at
+def test_what_another_process_removes_meanwhile_is_no_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, unused = (cache / (32 * letter) for letter in "ab")
+    unused.mkdir(parents=True)
+    os.utime(unused, (0, 0))
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter((gone, unused)))  # as both were listed
     remove_unused(cache)
+    assert not unused.exists()
 
 
 def test_digests_come_back_as_they_were_written(path: Path, encoder: CountingEncoder) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from json_lines import json_lines
 
 from glmtune import evaluate
 from glmtune.chatformat.encoding import Encoder
@@ -86,7 +87,7 @@ def test_every_assistant_turn_gets_a_prompt_without_its_reference(loaded: Loaded
 def test_predictions_are_written_as_lines_of_json(loaded: LoadedModel, demo_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "folder" / "predictions.jsonl"
     scores = evaluate(loaded, demo_data / "dev.jsonl", output=output, max_new_tokens=2)
-    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(output)
     fields = ("where", "turn", "prompt", "reference", "prediction")
     assert lines == [{name: getattr(made, name) for name in fields} for made in scores.predictions]
 

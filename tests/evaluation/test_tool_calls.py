@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from json_lines import json_lines
 from transformers import PreTrainedTokenizerBase
 
 from glmtune import evaluate
@@ -184,7 +185,7 @@ def test_an_evaluation_counts_calls_and_says_of_every_turn_what_became_of_it(
     assert metrics["tool-name-accuracy"] == pytest.approx(100 * 2 / 3)
     assert metrics["tool-call-accuracy"] == pytest.approx(100 * 1 / 3)
     assert metrics["false-call-rate"] == pytest.approx(100 * 1 / 3)
-    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(output)
     assert [line.get("tool_call") for line in lines] == [SAME, None, OTHER_ARGUMENTS, FALSE_CALL, NO_CALL, None]
     assert "tool_call" not in lines[1]
 

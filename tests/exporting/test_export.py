@@ -137,7 +137,7 @@ def test_whoever_may_read_the_folder_may_read_its_weights(merged: Exported) -> N
     assert len({path.stat().st_mode for path in merged.folder.iterdir()}) == 1
 
 
-def test_weights_are_dealt_out_over_files_of_the_size_asked_for(adapter, tmp_path, prompts) -> None:
+def test_weights_are_sharded_into_files_of_the_size_asked_for(adapter, tmp_path, prompts) -> None:
     export(adapter("lora"), tmp_path / "out", max_shard_size="1MB", prompts=prompts)
     shards = sorted((tmp_path / "out").glob("*.safetensors"))
     assert len(shards) == 6
@@ -244,7 +244,7 @@ def test_a_prefix_has_no_dtype_to_choose(adapter, tmp_path) -> None:
     )
 
 
-def test_an_adapter_of_rounded_files_is_refused(adapter, demo_model, tmp_path) -> None:
+def test_an_adapter_of_quantized_files_is_refused(adapter, demo_model, tmp_path) -> None:
     base = tmp_path / "base"
     shutil.copytree(demo_model, base)
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from json_lines import json_lines
 
 from glmtune import train
 from glmtune.chatformat.encoding import Encoder
@@ -87,7 +88,7 @@ def test_the_card_tells_how_the_model_was_trained(card: str) -> None:
 
 
 def test_the_card_shows_the_last_evaluation_and_the_best(run: Path, card: str) -> None:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     losses = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     assert set(losses) == {2, 4}
     assert f"| 4 | loss {losses[4]:.4g}" in card
@@ -120,7 +121,7 @@ def test_no_file_of_an_export_names_a_path_of_the_machine(exported: Exported, ru
 
 
 @pytest.mark.slow
-def test_an_adapter_of_a_run_with_rounded_weights_is_merged_into_the_unrounded_ones(demo_data, tmp_path, capsys):
+def test_an_adapter_of_a_run_with_quantized_weights_is_merged_into_the_unquantized_ones(demo_data, tmp_path, capsys):
     pytest.importorskip("bitsandbytes")
     arguments = CONFIG["training_args"] | {"output_dir": str(tmp_path / "run"), "eval_strategy": "no"}
     config = CONFIG | {"quantization": "4bit", "training_args": arguments}

@@ -118,7 +118,7 @@ def answers_of(
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 40])
-def test_answers_in_flight_equal_single_ones(
+def test_answers_of_continuous_batching_equal_single_ones(
     model: Any,
     loaded: LoadedModel,
     prompts: list[list[int]],
@@ -199,7 +199,9 @@ def test_a_sliding_window_goes_batch_by_batch(loaded: LoadedModel, prompts: list
     assert answers_of(window, loaded, prompts, options, 1) == single
 
 
-def test_sampling_in_flight_draws_from_the_most_likely_tokens(loaded: LoadedModel, prompts: list[list[int]]) -> None:
+def test_sampling_in_continuous_batching_draws_from_the_most_likely_tokens(
+    loaded: LoadedModel, prompts: list[list[int]]
+) -> None:
     greedy = generation_config(loaded.model, {"max_new_tokens": 6, "do_sample": False})
     almost = generation_config(loaded.model, {"max_new_tokens": 6, "do_sample": True, "top_k": 1})
     free = generation_config(loaded.model, {"max_new_tokens": 6, "do_sample": True, "temperature": 2.0, "top_k": 50})

@@ -168,7 +168,7 @@ def test_a_prompt_beyond_the_context_is_an_error_that_names_both_numbers(loaded:
         generate(loaded, ["a", "b c d " * 20])
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["in flight", "in a batch"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["continuous batching", "batch by batch"])
 def test_an_answer_ends_where_the_models_context_does(options, loaded: LoadedModel, monkeypatch, capsys) -> None:
     """Each at its own place: a long prompt does not cut the answers to shorter ones."""
     encoder = Encoder(loaded.tokenizer, loaded.family)

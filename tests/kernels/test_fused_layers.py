@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from gradients import distance
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -139,12 +140,8 @@ def test_in_bfloat16_the_gradients_are_about_as_near_to_float32(architecture: st
     _, theirs = loss_and_gradients(model, half=True)
     _, ours = loss_and_gradients(model, FusedLayers(model, recomputes=False), half=True)
 
-    def distance(gradients: dict[str, torch.Tensor]) -> float:
-        between = sum((gradients[name] - exact[name]).square().sum() for name in exact)
-        return (between / sum(gradient.square().sum() for gradient in exact.values())).sqrt().item()
-
     # Which way a number is rounded is chance: it differs by a tenth from one CPU to another.
-    assert distance(ours) < 1.3 * distance(theirs)
+    assert distance(ours, exact) < 1.3 * distance(theirs, exact)
 
 
 def kept_bytes(model: Any, fused: FusedLayers | None) -> int:
@@ -184,7 +181,7 @@ def test_less_is_kept_for_the_backward_pass(lora: dict[str, Any] | None, share: 
 def test_the_product_of_an_mlp_does_not_live_until_the_backward_pass(
     architecture: str, because: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for checkpointing, which makes it again anyway, and where weights are dealt out."""
+    """But for checkpointing, which makes it again anyway, and where weights are sharded."""
     living: list[weakref.ref] = []
     plain = fused_mlp._product
 

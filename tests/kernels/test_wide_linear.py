@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from gradients import distance
 from test_fused_layers import build, loss_and_gradients
 from torch import nn
 
@@ -76,12 +77,8 @@ def test_the_gradients_of_a_model_are_about_as_near_to_float32_or_nearer(
     _, wide = loss_and_gradients(model, FusedLayers(model, recomputes=checkpointing, is_wide=True), half=True)
     assert wide.keys() == half.keys() == exact.keys()
 
-    def distance(gradients: dict[str, torch.Tensor]) -> float:
-        between = sum((gradients[name] - exact[name]).square().sum() for name in exact)
-        return (between / sum(gradient.square().sum() for gradient in exact.values())).sqrt().item()
-
     # A CPU that adds up bfloat16 in float32 rounds as often as we do; a tenth more or less is chance.
-    assert distance(wide) < 1.3 * distance(half)
+    assert distance(wide, exact) < 1.3 * distance(half, exact)
     assert not any("forward" in vars(module) for module in model.modules())
 
 

@@ -163,12 +163,12 @@ def test_lora_on_every_linear_layer_of_glm_4_9b(glm_tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fuses", "deals_out", "of_norms", "of_mlp"),
+    ("fuses", "shards", "of_norms", "of_mlp"),
     [(False, False, 6, 4), (True, False, 4, 2), (True, True, 6, 3)],
     ids=["", "fused", "fused under ZeRO-3"],
 )
-def test_a_layer_keeps_what_the_formula_counts(fuses: bool, deals_out: bool, of_norms: int, of_mlp: int) -> None:
-    way = {"fuses_layers": fuses, "deals_out_weights": deals_out}
+def test_a_layer_keeps_what_the_formula_counts(fuses: bool, shards: bool, of_norms: int, of_mlp: int) -> None:
+    way = {"fuses_layers": fuses, "shards_weights": shards}
     four, five = (small_step(layers=layers, **way)[False].start for layers in (4, 5))
     h, a, i, heads, tokens = 64, 64, 160, 4, 96
     # Beside the formula: the factor of each norm, and of attention the sum of its exponentials.

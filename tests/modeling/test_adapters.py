@@ -68,6 +68,10 @@ def test_freezing_vision_says_that_a_text_model_has_none(demo_model: str) -> Non
     assert told == ["`freezeV: true` changes nothing: the model has no vision tower"]
 
 
+def names_of_trained(model) -> list[str]:
+    return [name for name, weight in model.named_parameters() if weight.requires_grad]
+
+
 def adapt_tied(**settings):
     tiny = LlamaConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=32,
@@ -101,11 +105,16 @@ def test_an_adapter_on_tied_layers_is_refused_at_the_start(settings: dict, name:
     [{}, {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [5]}],
 )
 def test_tied_layers_may_be_trained_as_a_whole(settings: dict) -> None:
-    adapt_tied(**settings)
+    trained = names_of_trained(adapt_tied(**settings))
+    assert any("lora_A" in name for name in trained)
+    assert any("modules_to_save" in name for name in trained) == ("modules_to_save" in settings)
+    assert any("trainable_tokens" in name for name in trained) == ("trainable_token_indices" in settings)
 
 
 def test_an_adapter_on_a_last_layer_of_its_own_is_well(demo_model: str) -> None:
-    adapt_demo(demo_model, LORA | {"target_modules": ["q_proj", "lm_head", "embed_tokens"]})
+    trained = names_of_trained(adapt_demo(demo_model, LORA | {"target_modules": ["q_proj", "lm_head", "embed_tokens"]}))
+    for layer in ("q_proj", "lm_head", "embed_tokens"):
+        assert any(f"{layer}.lora_" in name for name in trained)
 
 
 GIVEN = LORA | {"target_modules": ["q_proj", "k_proj"]}
@@ -156,7 +165,12 @@ def test_an_entry_that_names_nothing_of_the_model_is_an_error_among_others_that_
     ],
 )
 def test_entries_that_name_something_pass(settings: dict, demo_model: str) -> None:
-    adapt_demo(demo_model, GIVEN | settings)
+    adapted = adapt_demo(demo_model, GIVEN | settings)
+    assert names_of_trained(adapted)
+    kept = adapted.peft_config["default"]
+    for key, value in settings.items():
+        if key not in ("target_modules", "exclude_modules"):  # which PEFT keeps as sets, with names for `all-linear`
+            assert getattr(kept, key) == value
 
 
 @pytest.mark.parametrize(
@@ -172,7 +186,7 @@ def test_an_optimizers_layers_have_to_be_there(wanted: str | list[str], entry: s
         check_optimizer_modules(right, model)
 
 
-def test_a_model_that_says_wrongly_that_it_is_rounded_is_told_of_it(
+def test_a_model_that_says_wrongly_that_it_is_quantized_is_told_of_it(
     demo_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

@@ -64,7 +64,11 @@ def test_tokens_without_an_embedding_are_an_error_that_names_its_size(more_token
     assert "resize_token_embeddings(1112)" in caught.value.fix
 
 
-def test_an_embedding_with_rows_to_spare_is_well(more_tokens: Path) -> None:
+def test_an_embedding_with_a_row_for_every_token_is_well(more_tokens: Path) -> None:
     config = load_model_config(find_model(more_tokens))
-    config.vocab_size = 1112
-    check_vocabulary(AutoTokenizer.from_pretrained(more_tokens), config)
+    tokenizer = AutoTokenizer.from_pretrained(more_tokens)
+    for config.vocab_size in (1113, 1112):
+        check_vocabulary(tokenizer, config)
+    config.vocab_size = 1111
+    with pytest.raises(GlmtuneError, match=r"^the model has no embedding for the token `</SKU>` \(id 1,111\): "):
+        check_vocabulary(tokenizer, config)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -54,13 +50,6 @@ def load(endpoint: str, home: Path, *, offline: bool = False, code: str = CODE) 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     *lines, seconds = done.stdout.strip().splitlines()
     return "\n".join(lines), float(seconds), done.stderr
-
-
-@pytest.fixture
-def silent_hub() -> Iterator[str]:
-    """A hub that takes every question and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -113,32 +102,8 @@ def test_a_copy_on_this_machine_is_used_where_the_hub_never_answers(silent_hub: 
     assert seconds < 20
 
 
-@pytest.fixture
-def hub_without_models() -> Iterator[str]:
-    """A hub on this machine that answers as the real one does for a model that it does not have."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.end_headers()
-
-        do_HEAD = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_name_that_the_hub_does_not_know_is_an_error(hub_without_models: str, tmp_path: Path) -> None:
-    message, _, _ = load(hub_without_models, tmp_path)
+def test_a_name_that_the_hub_does_not_know_is_an_error(empty_hub: str, tmp_path: Path) -> None:
+    message, _, _ = load(empty_hub, tmp_path)
     assert message == (
         f"the hub has no model `{NAME}`, or you may not see it\nhint: look at its name, or give a folder; where "
         "access is granted on request, log in with `hf auth login`"

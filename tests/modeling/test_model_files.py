@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from json_changes import changed
 from safetensors.torch import load_file, save_file
 
 from glmtune import train
@@ -31,8 +32,8 @@ def model(demo_model: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(demo_model, tmp_path / "model"))
 
 
-def dealt_out(folder: Path) -> None:
-    """Deal the weights out over two files and an index."""
+def sharded(folder: Path) -> None:
+    """Shard the weights into two files and an index."""
     weights = load_file(folder / "model.safetensors")
     names = sorted(weights)
     places = {name: SHARDS[number >= len(names) // 2] for number, name in enumerate(names)}
@@ -45,14 +46,6 @@ def dealt_out(folder: Path) -> None:
 def file(name: str, content: str | bytes) -> Damage:
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / name).write_bytes(data)
-
-
-def changed(name: str, **values: Any) -> Damage:
-    def change(folder: Path) -> None:
-        config = json.loads((folder / name).read_text(encoding="utf-8")) | values
-        (folder / name).write_text(json.dumps(config), encoding="utf-8")
-
-    return change
 
 
 def halved(name: str) -> Damage:
@@ -85,15 +78,15 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a shape": (weight(lambda _: torch.zeros(3, 3)), f"weight `{NAME}` has the shape (3, 3) in the model's files, and "
                 "by their `config.json` (128, 128)"),
     "a type": (weight(lambda w: w.to(torch.uint8)), f"weight `{NAME}` is of type `U8`, and `config.json` does not say"),
-    "a shard missing": (both(dealt_out, lambda folder: (folder / SHARDS[1]).unlink()),
+    "a shard missing": (both(sharded, lambda folder: (folder / SHARDS[1]).unlink()),
                         f"1 of the model's 2 files of weights are missing, `{SHARDS[1]}` among them"),
-    "a shard that is a pointer": (both(dealt_out, file(SHARDS[1], POINTER)), f"`{SHARDS[1]}` is a pointer of git-lfs"),
-    "a shard cut off": (both(dealt_out, halved(SHARDS[0])), f"`{SHARDS[0]}` is damaged: it has"),
-    "no index": (both(dealt_out, lambda folder: (folder / INDEX).unlink()), "the model's weights are in several files"),
-    "an empty index": (both(dealt_out, file(INDEX, "")), f"`{INDEX}` is empty"),
-    "an index of a list": (both(dealt_out, file(INDEX, "[]")), f"`{INDEX}` holds no JSON object"),
-    "an index of nothing": (both(dealt_out, file(INDEX, "{}")), f"`{INDEX}` says of no weight where it is"),
-    "an index of numbers": (both(dealt_out, file(INDEX, '{"weight_map": {"a": 5}}')), f"`{INDEX}` says of no weight"),
+    "a shard that is a pointer": (both(sharded, file(SHARDS[1], POINTER)), f"`{SHARDS[1]}` is a pointer of git-lfs"),
+    "a shard cut off": (both(sharded, halved(SHARDS[0])), f"`{SHARDS[0]}` is damaged: it has"),
+    "no index": (both(sharded, lambda folder: (folder / INDEX).unlink()), "the model's weights are in several files"),
+    "an empty index": (both(sharded, file(INDEX, "")), f"`{INDEX}` is empty"),
+    "an index of a list": (both(sharded, file(INDEX, "[]")), f"`{INDEX}` holds no JSON object"),
+    "an index of nothing": (both(sharded, file(INDEX, "{}")), f"`{INDEX}` says of no weight where it is"),
+    "an index of numbers": (both(sharded, file(INDEX, '{"weight_map": {"a": 5}}')), f"`{INDEX}` says of no weight"),
     "more layers": (changed("config.json", num_hidden_layers=5), "the model's files lack 11 weights"),
     "a wider model": (changed("config.json", hidden_size=256), "weight `lm_head.weight` has the shape (1110, 128)"),
     "an end token as text": (changed("config.json", eos_token_id="<|endoftext|>"),
@@ -106,7 +99,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no such activation": (changed("config.json", hidden_act="nope"), "cannot load the model of `{model}`: KeyError"),
     "no such type": (changed("config.json", dtype="float99"), "cannot load the "),
     "positions of a list": (changed("config.json", rope_parameters=[1]), "cannot load the "),
-    "rounded by a word": (changed("config.json", quantization_config="4bit"), "`quantization_config` is no object"),
+    "quantized by a word": (changed("config.json", quantization_config="4bit"), "`quantization_config` is no object"),
     "an unknown model": (changed("config.json", model_type="glm99"), "cannot load the configuration of `{model}`: The"),
     "an empty configuration": (file("config.json", ""), "`config.json` is empty"),
     "a configuration of a list": (file("config.json", "[]"), "`config.json` holds no JSON object"),
@@ -133,7 +126,7 @@ def test_a_damaged_model_is_one_clear_error(damage: Damage, message: str, model:
     assert str(model) in str(caught.value)
 
 
-ROUNDED = {
+QUANTIZED = {
     "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
     "awq": ("gptqmodel", "gptqmodel"),
     "gptq": ("optimum", "optimum"),
@@ -145,9 +138,9 @@ ROUNDED = {
 """Methods: the module that reads their weights, and what to install."""
 
 
-@pytest.mark.parametrize("method", ROUNDED)
-def test_a_package_that_rounded_weights_need_is_named_with_a_way_out(method: str, model: Path) -> None:
-    module, package = ROUNDED[method]
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_a_package_that_quantized_weights_need_is_named_with_a_way_out(method: str, model: Path) -> None:
+    module, package = QUANTIZED[method]
     if importlib.util.find_spec(module):
         pytest.skip(f"`{module}` is installed")
     settings = {"quant_method": method, "bits": 4, "group_size": 128, "load_in_4bit": method == "bitsandbytes"}
@@ -165,7 +158,7 @@ def test_a_package_that_rounded_weights_need_is_named_with_a_way_out(method: str
 
 
 @pytest.mark.parametrize("method", ["foo", "AWQ", "modelopt", 5, ["awq"]])
-def test_weights_rounded_by_an_unknown_method_are_not_taken_for_ordinary_ones(method: object, model: Path) -> None:
+def test_weights_quantized_by_an_unknown_method_are_not_taken_for_ordinary_ones(method: object, model: Path) -> None:
     changed("config.json", quantization_config={"quant_method": method, "bits": 4})(model)
     told = f"the model's weights are quantized by the method `{method}`, which transformers does not know"
     with pytest.raises(GlmtuneError) as caught:
@@ -176,14 +169,14 @@ def test_weights_rounded_by_an_unknown_method_are_not_taken_for_ordinary_ones(me
     assert "pip install -U transformers" in str(caught.value.fix)
 
 
-def test_weights_that_are_rounded_without_saying_how_are_refused(model: Path) -> None:
+def test_weights_that_are_quantized_without_saying_how_are_refused(model: Path) -> None:
     changed("config.json", quantization_config={})(model)
     with pytest.raises(GlmtuneError, match=r"has no `quant_method` that says how"):
         load_model(find_model(model))
 
 
 @pytest.mark.parametrize("settings", [{"quant_method": "foo"}, {"quant_method": "awq", "bits": 4, "group_size": 128}])
-def test_rounded_weights_that_cannot_be_read_are_told_before_the_rows_are_read(
+def test_quantized_weights_that_cannot_be_read_are_told_before_the_rows_are_read(
     settings: dict[str, object], model: Path, tmp_path: Path
 ) -> None:
     if importlib.util.find_spec("gptqmodel"):
@@ -194,7 +187,7 @@ def test_rounded_weights_that_cannot_be_read_are_told_before_the_rows_are_read(
 
 
 def test_weights_in_several_files_are_loaded(model: Path, demo_model: str) -> None:
-    dealt_out(model)
+    sharded(model)
     weights = load_model(find_model(model)).model.state_dict()
     for name, expected in load_model(find_model(demo_model)).model.state_dict().items():
         assert torch.equal(weights[name], expected)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from json_changes import changed
 from safetensors.torch import load_file, save_file
 
 WEIGHTS = "model.safetensors"
@@ -16,16 +17,6 @@ INDEX = "model.safetensors.index.json"
 WEIGHT = "model.layers.0.self_attn.q_proj.weight"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9969999999\n"
 Damage = Callable[[Path], object]
-
-
-def changed(name: str, **values: Any) -> Damage:
-    """Return what sets keys of a JSON file."""
-
-    def change(folder: Path) -> None:
-        config = json.loads((folder / name).read_text(encoding="utf-8")) | values
-        (folder / name).write_text(json.dumps(config), encoding="utf-8")
-
-    return change
 
 
 def written(name: str, content: str | bytes) -> Damage:

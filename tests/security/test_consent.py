@@ -147,15 +147,15 @@ def test_the_word_on_the_command_line_is_enough_and_is_kept(
     own_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(consent_module, "cache_folder", lambda: tmp_path / "of another user")
-    resume(own_run, trust_remote_code=True)
+    assert resume(own_run, trust_remote_code=True) == own_run
     shutil.rmtree(own_run / "checkpoint-4")
-    resume(own_run)
-    shutil.rmtree(own_run / "checkpoint-4")
+    assert resume(own_run) == own_run
+    assert (own_run / "checkpoint-4").is_dir()
 
 
 def test_an_override_is_such_a_word(own_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(consent_module, "cache_folder", lambda: tmp_path / "of another user")
-    resume(own_run, overrides=["trust_remote_code=true"])
+    assert resume(own_run, overrides=["trust_remote_code=true"]) == own_run
 
 
 def change_code(run: Path, model: Path) -> None:

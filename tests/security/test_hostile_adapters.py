@@ -11,7 +11,6 @@ import pytest
 import torch
 from hostile_models import (
     Damage,
-    changed,
     entry,
     header,
     header_length,
@@ -21,6 +20,7 @@ from hostile_models import (
     weights,
     written,
 )
+from json_changes import changed
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -184,9 +184,13 @@ def test_honest_patterns_are_looked_for(adapter: Path) -> None:
 
 
 def test_names_alone_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(name_patterns.subprocess, "run", None)
+    started: list[object] = []
+    monkeypatch.setattr(name_patterns.subprocess, "run", lambda command, **_: started.append(command))
     for value in ("all-linear", ["q_proj", "v_proj"], None):
         check_patterns(patterns_of({"target_modules": value, "rank_pattern": {"q_proj": 8}}), ["a"], "here")
+    assert started == []
+    check_patterns(patterns_of({"target_modules": "q_proj|v_proj"}), ["a"], "here")
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize("kept", [0, 1])

@@ -94,10 +94,17 @@ def test_a_checkpoint_holds_known_folders_alone(name: str, tmp_path: Path) -> No
         refuse_unknown_files(tmp_path)
 
 
+def only_the_stranger_is_refused(folder: Path) -> None:
+    (folder / "stranger.pkl").touch()
+    with pytest.raises(GlmtuneError, match=r"the file `stranger\.pkl` is none that glmtune writes"):
+        refuse_unknown_files(folder)
+
+
 @pytest.mark.parametrize("name", [".DS_Store", "._optimizer.pt", "Thumbs.db", ".gitattributes"])
 def test_what_systems_leave_in_folders_does_no_harm(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     refuse_unknown_files(tmp_path)
+    only_the_stranger_is_refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +117,7 @@ def test_what_runs_write_is_known(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     refuse_unknown_files(tmp_path)
+    only_the_stranger_is_refused(tmp_path)
 
 
 def test_code_is_known_where_the_model_brings_its_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A stranger's run in several processes: none of them unpickles a divided state."""
+"""A stranger's run in several processes: none of them unpickles a sharded state."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hostile_checkpoints import gadgets, rewritten, seal
 SETTINGS: dict[str, dict[str, Any]] = {
     "both spellings": {"fsdp_state_dict_type": "SHARDED_STATE_DICT", "state_dict_type": "FULL_STATE_DICT"},
     "one spelling": {"state_dict_type": "FULL_STATE_DICT"},
-    "a divided state": {"state_dict_type": "SHARDED_STATE_DICT"},
+    "a sharded state": {"state_dict_type": "SHARDED_STATE_DICT"},
 }
 
 
 @pytest.mark.multi
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_a_divided_state_is_not_unpickled(settings: dict[str, Any], run: Path, crater: Path) -> None:
+def test_a_sharded_state_is_not_unpickled(settings: dict[str, Any], run: Path, crater: Path) -> None:
     rewritten(run, {}, {"fsdp": True, "fsdp_config": {"version": 2, **settings}})
     checkpoint = run / "checkpoint-2"
     (checkpoint / "optimizer.pt").unlink()

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_models import INDEX, Damage, changed, index_to
+from hostile_models import INDEX, Damage, index_to
+from json_changes import changed
 
 NAME = "acme/glm-tiny"
 CODE = f"""

@@ -15,7 +15,6 @@ from hostile_models import (
     WEIGHT,
     WEIGHTS,
     Damage,
-    changed,
     entry,
     explicit_pickle,
     header,
@@ -26,6 +25,7 @@ from hostile_models import (
     weights,
     written,
 )
+from json_changes import changed
 from transformers import AutoModelForCausalLM
 
 from glmtune import estimate

@@ -173,3 +173,5 @@ def test_what_trackers_keep_in_folders_of_theirs_is_theirs(run: Path) -> None:
     (run / "runs").mkdir()
     (run / "runs" / "latest").symlink_to("nowhere")
     refuse_links(run, not_inside=("runs",))
+    with pytest.raises(GlmtuneError, match=r"^`runs/latest` in "):
+        refuse_links(run)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from glmtune.generation import continuous_batching as in_flight
+from glmtune.generation import continuous_batching
 from glmtune.generation.sampling import Sampling
 from glmtune.server.engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Lane, Token
 
@@ -94,16 +94,16 @@ def answer(events: queue.Queue[Event]) -> list[int]:
         (torch.OutOfMemoryError("too much"), "the model ran out of memory"),
     ],
 )
-@pytest.mark.parametrize("is_in_flight", [False, True])
+@pytest.mark.parametrize("is_running", [False, True])
 def test_a_failure_is_told_and_the_next_request_is_answered(
-    error: Exception, reason: str, is_in_flight: bool, engine: Engine, model: Model, capsys
+    error: Exception, reason: str, is_running: bool, engine: Engine, model: Model, capsys
 ) -> None:
     first, events = job(100)
-    if is_in_flight:
+    if is_running:
         engine.submit([first])
         assert isinstance(events.get(timeout=20), Token)
     model.error = error
-    if not is_in_flight:
+    if not is_running:
         engine.submit([first])
     while isinstance(event := events.get(timeout=20), Token):
         pass
@@ -123,9 +123,9 @@ def test_a_whole_answer_is_the_same_as_one_in_pieces(engine: Engine) -> None:
 
 def test_more_than_may_wait_is_refused_whole(engine: Engine, model: Model) -> None:
     model.seconds = 0.2
-    flying = [job(50) for _ in range(4)]
-    engine.submit([made for made, _ in flying])
-    assert isinstance(flying[0][1].get(timeout=20), Token)
+    running = [job(50) for _ in range(4)]
+    engine.submit([made for made, _ in running])
+    assert isinstance(running[0][1].get(timeout=20), Token)
     engine.submit([job()[0], job()[0]])
     with pytest.raises(Busy):
         engine.submit([job()[0], job()[0]])
@@ -148,10 +148,10 @@ def test_who_waits_at_the_end_is_told(engine: Engine, model: Model) -> None:
 
 def test_a_cancelled_answer_is_dropped_from_queue_and_flight(engine: Engine, model: Model) -> None:
     model.seconds = 0.05
-    flying = [job(200) for _ in range(5)]
-    engine.submit([made for made, _ in flying])
-    assert isinstance(flying[0][1].get(timeout=20), Token)
-    for made, _ in flying:
+    running = [job(200) for _ in range(5)]
+    engine.submit([made for made, _ in running])
+    assert isinstance(running[0][1].get(timeout=20), Token)
+    for made, _ in running:
         made.is_cancelled = True
     model.seconds = 0.0
     again, events = job()
@@ -160,36 +160,36 @@ def test_a_cancelled_answer_is_dropped_from_queue_and_flight(engine: Engine, mod
     assert engine.num_waiting == 0
 
 
-@pytest.mark.parametrize("is_in_flight", [False, True])
+@pytest.mark.parametrize("is_running", [False, True])
 def test_a_failure_of_one_model_leaves_the_other_alone(
-    engine: Engine, model: Model, other_model: Model, is_in_flight: bool
+    engine: Engine, model: Model, other_model: Model, is_running: bool
 ) -> None:
     model.seconds = 0.01
     (first, told), (second, failed) = job(60), job(60, lane="b")
     engine.submit([first])
     assert isinstance(told.get(timeout=20), Token)
-    if is_in_flight:
+    if is_running:
         engine.submit([second])
         assert isinstance(failed.get(timeout=20), Token)
     other_model.error = RuntimeError("broken")
-    if not is_in_flight:
+    if not is_running:
         engine.submit([second])
     assert last(failed) == JobFailure(reason="the model failed")
     assert len(answer(told)) == 59
 
 
-def test_a_failure_in_flight_leaves_what_waits_to_be_tried(engine: Engine, model: Model) -> None:
+def test_a_failure_of_running_requests_leaves_what_waits_to_be_tried(engine: Engine, model: Model) -> None:
     model.seconds = 0.05
-    flying = [job(60) for _ in range(4)]
-    engine.submit([made for made, _ in flying])
-    for _, told in flying:
+    running = [job(60) for _ in range(4)]
+    engine.submit([made for made, _ in running])
+    for _, told in running:
         assert isinstance(told.get(timeout=20), Token)
     waiting = [job() for _ in range(2)]
     engine.submit([made for made, _ in waiting])
     for _ in range(3):  # the engine has seen them by then
-        assert isinstance(flying[0][1].get(timeout=20), Token)
+        assert isinstance(running[0][1].get(timeout=20), Token)
     model.error = RuntimeError("broken")
-    assert [last(told) for _, told in flying] == [JobFailure(reason="the model failed")] * 4
+    assert [last(told) for _, told in running] == [JobFailure(reason="the model failed")] * 4
     assert [len(answer(told)) for _, told in waiting] == [3, 3]
 
 
@@ -319,9 +319,9 @@ def test_a_thread_that_ends_by_force_tells_who_waits(
 
 def test_a_cancelled_answer_that_waits_gives_up_its_place_at_once(engine: Engine, model: Model) -> None:
     model.seconds = 0.4
-    flying = [job(50) for _ in range(4)]
-    engine.submit([made for made, _ in flying])
-    assert isinstance(flying[0][1].get(timeout=20), Token)
+    running = [job(50) for _ in range(4)]
+    engine.submit([made for made, _ in running])
+    assert isinstance(running[0][1].get(timeout=20), Token)
     waiting = [job()[0] for _ in range(3)]
     engine.submit(waiting)
     with pytest.raises(Busy):
@@ -335,9 +335,9 @@ def test_a_cancelled_answer_that_waits_gives_up_its_place_at_once(engine: Engine
 
 def test_a_cancelled_answer_that_waits_is_never_begun(engine: Engine, model: Model) -> None:
     model.seconds, model.num_read = 0.05, 0
-    flying = [job(6) for _ in range(4)]
-    engine.submit([made for made, _ in flying])
-    assert isinstance(flying[0][1].get(timeout=20), Token)
+    running = [job(6) for _ in range(4)]
+    engine.submit([made for made, _ in running])
+    assert isinstance(running[0][1].get(timeout=20), Token)
     (cancelled, told), (behind, events) = job(), job()
     engine.submit([cancelled, behind])
     cancelled.is_cancelled = True
@@ -368,7 +368,7 @@ def test_who_has_cancelled_is_told_nothing_any_more(engine: Engine, model: Model
 
 
 def test_the_lengths_that_are_remembered_stay_few(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_flight, "MAX_LENGTHS", 6)
+    monkeypatch.setattr(continuous_batching, "MAX_LENGTHS", 6)
     for number in range(20):
         made, events = job(1 + number % 5)
         engine.submit([made])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from json_lines import json_lines
 from safetensors.torch import load_file
+
+from glmtune.training import trainer
 
 METHODS = {
     "lora": {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
@@ -54,7 +56,7 @@ def read_losses() -> Callable[[Path], dict[int, float]]:
     """Return a function that reads the last logged loss of every step."""
 
     def read(run: Path) -> dict[int, float]:
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = json_lines(run / "metrics.jsonl")
         return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
     return read
@@ -69,3 +71,16 @@ def read_weights() -> Callable[[Path], dict[str, Any]]:
         return load_file(path if path.is_file() else checkpoint / "model.safetensors")
 
     return read
+
+
+@pytest.fixture
+def failing_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every evaluation fail but the first one, of two rows, which writes no predictions."""
+    score = trainer.score_model
+
+    def broken(*arguments: Any, output: Path | None, **options: Any) -> Any:
+        if output is not None:
+            raise OSError("the predictions cannot be written")
+        return score(*arguments, output=output, **options)
+
+    monkeypatch.setattr(trainer, "score_model", broken)

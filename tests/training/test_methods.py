@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from json_lines import json_lines
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
@@ -43,10 +43,6 @@ METHODS = sorted(
 )  # fmt: skip
 
 
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_by_pefts_loss_saves_what_it_has_trained_and_is_resumed(
     method: str, demo_data: Path, write_config
@@ -61,7 +57,7 @@ def test_a_method_trains_by_pefts_loss_saves_what_it_has_trained_and_is_resumed(
             max_steps=4, save_steps=2, eval_steps=4, learning_rate=1e-2, generation_config={"max_new_tokens": 2},
         ),
     )  # fmt: skip
-    before = lines_of(run)
+    before = json_lines(run / "metrics.jsonl")
     if method not in DRAWN:
         check_loss(run)
 
@@ -71,7 +67,7 @@ def test_a_method_trains_by_pefts_loss_saves_what_it_has_trained_and_is_resumed(
 
     shutil.rmtree(run / "checkpoint-4")
     resume(run)
-    assert [line["loss"] for line in lines_of(run) if "loss" in line] == [
+    assert [line["loss"] for line in json_lines(run / "metrics.jsonl") if "loss" in line] == [
         line["loss"] for line in before if "loss" in line
     ]
 

@@ -121,7 +121,7 @@ def test_a_batch_as_large_as_the_longest_row_may_be_is_enough(write_config) -> N
 
 
 @pytest.fixture
-def dealt(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+def trained_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The rows of every batch that is trained, in order."""
     batches: list[list[int]] = []
     training_step = GlmTrainer.training_step
@@ -134,29 +134,29 @@ def dealt(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return batches
 
 
-def test_rows_that_turn_out_to_need_padding_are_dealt_out_as_padded_ones(
-    demo_data: Path, write_config, read_losses, monkeypatch: pytest.MonkeyPatch, dealt: list[list[int]]
+def test_rows_that_turn_out_to_need_padding_are_batched_as_padded_ones(
+    demo_data: Path, write_config, read_losses, monkeypatch: pytest.MonkeyPatch, trained_batches: list[list[int]]
 ) -> None:
     options: dict[str, Any] = {"max_steps": 10, "eval_strategy": "no", "per_device_train_batch_size": 4}
     config = write_config("sft", top={"packing": False}, **options)
     run = train(demo_data, "demo", config)
-    padded, losses = dealt.copy(), read_losses(run)
+    padded, losses = trained_batches.copy(), read_losses(run)
     shutil.rmtree(run)
-    dealt.clear()
+    trained_batches.clear()
     monkeypatch.setattr("glmtune.training.callbacks.settling.leak_between_rows", lambda *_, **__: "it is said to leak")
     run = train(demo_data, "demo", write_config("sft", **options))
-    assert dealt == padded
+    assert trained_batches == padded
     assert read_losses(run) == pytest.approx(losses, rel=1e-5)
 
 
 def test_the_seeds_and_the_strategy_of_a_configuration_decide_the_order_of_rows(
-    demo_data: Path, write_config, tmp_path: Path, dealt: list[list[int]]
+    demo_data: Path, write_config, tmp_path: Path, trained_batches: list[list[int]]
 ) -> None:
     def order(**arguments: Any) -> list[list[int]]:
-        dealt.clear()
+        trained_batches.clear()
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         train(demo_data, "demo", write_config("sft", max_steps=3, eval_strategy="no", save_strategy="no", **arguments))
-        return dealt.copy()
+        return trained_batches.copy()
 
     by_seed = order(seed=3)
     assert order(seed=4, data_seed=3) == by_seed
@@ -169,7 +169,7 @@ def test_the_seeds_and_the_strategy_of_a_configuration_decide_the_order_of_rows(
 
 @pytest.mark.parametrize(("drops_rest", "num_steps"), [(False, 14), (True, 13)])
 def test_the_rest_of_an_epoch_is_trained_unless_it_is_to_be_dropped(
-    drops_rest: bool, num_steps: int, demo_data: Path, write_config, dealt: list[list[int]]
+    drops_rest: bool, num_steps: int, demo_data: Path, write_config, trained_batches: list[list[int]]
 ) -> None:
     run = train(
         demo_data, "demo",
@@ -177,4 +177,4 @@ def test_the_rest_of_an_epoch_is_trained_unless_it_is_to_be_dropped(
                      dataloader_drop_last=drops_rest, eval_strategy="no", save_strategy="epoch"),
     )  # fmt: skip
     assert [path.name for path in run.glob("checkpoint-*")] == [f"checkpoint-{num_steps}"]
-    assert sum(map(len, dealt)) == (39 if drops_rest else 40)
+    assert sum(map(len, trained_batches)) == (39 if drops_rest else 40)

@@ -35,7 +35,7 @@ def refusal(check: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_rounded_weights_are_refused_where_every_weight_is_trained(write_config) -> None:
+def test_quantized_weights_are_refused_where_every_weight_is_trained(write_config) -> None:
     path = write_config("sft", top={"quantization": "4bit"})
     assert refusal(lambda: load_config(path)).splitlines()[:1] + refusal(lambda: load_config(path)).splitlines()[
         2:
@@ -51,7 +51,7 @@ def test_a_number_of_bits_that_there_is_not_is_refused(write_config) -> None:
     )
 
 
-def test_rounded_weights_are_refused_under_zero_3(write_config, tmp_path: Path) -> None:
+def test_quantized_weights_are_refused_under_zero_3(write_config, tmp_path: Path) -> None:
     zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": zero}), encoding="utf-8")
     config = load_config(write_config(top={"quantization": "4bit"}, deepspeed=str(tmp_path / "ds.json")))
@@ -62,7 +62,7 @@ def test_rounded_weights_are_refused_under_zero_3(write_config, tmp_path: Path) 
     )
 
 
-def test_rounded_weights_are_refused_under_fsdp(write_config) -> None:
+def test_quantized_weights_are_refused_under_fsdp(write_config) -> None:
     config = load_config(write_config(top={"quantization": "8bit"}, fsdp=True))
     assert refusal(lambda: check_machine(config)) == (
         "FSDP does not shard weights that bitsandbytes has quantized: each GPU would hold all of them all the same\n"
@@ -98,7 +98,7 @@ def test_a_missing_bitsandbytes_is_told_before_any_row_is_encoded(demo_data: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 @pytest.mark.parametrize("method", ["lora", "ptuning_v2"])
-def test_a_run_on_rounded_weights_resumes_exactly_and_answers_without_bitsandbytes(
+def test_a_run_on_quantized_weights_resumes_exactly_and_answers_without_bitsandbytes(
     method: str, quantization: str, demo_data: Path, write_config, read_losses, read_weights, capsys
 ) -> None:
     """With an evaluation before the steps that are compared: bitsandbytes may lay weights out anew for it."""
@@ -123,7 +123,7 @@ def test_a_run_on_rounded_weights_resumes_exactly_and_answers_without_bitsandbyt
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 @pytest.mark.parametrize("method", ADAPTERS)
-def test_gradients_pass_rounded_weights_under_checkpointing_after_an_evaluation(
+def test_gradients_pass_quantized_weights_under_checkpointing_after_an_evaluation(
     method: str, quantization: str, demo_model: str
 ) -> None:
     pytest.importorskip("bitsandbytes")
@@ -148,7 +148,7 @@ def test_gradients_pass_rounded_weights_under_checkpointing_after_an_evaluation(
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-def test_fused_layers_have_the_same_gradients_over_rounded_weights(quantization: str, demo_model: str) -> None:
+def test_fused_layers_have_the_same_gradients_over_quantized_weights(quantization: str, demo_model: str) -> None:
     pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
     base = load_base_model(
@@ -183,9 +183,9 @@ def test_the_error_of_four_bits_is_small_and_the_last_layer_is_left_alone(demo_m
     bitsandbytes = pytest.importorskip("bitsandbytes")
     options = {"dtype": torch.float32, "device": torch.device("cpu")}
     exact = load_base_model(find_model(demo_model), dtype=torch.float32)
-    rounded = load_base_model(find_model(demo_model), quantization="4bit", **options)
-    assert torch.equal(rounded.lm_head.weight, exact.lm_head.weight)
-    weight = rounded.model.layers[0].mlp.down_proj.weight
+    quantized = load_base_model(find_model(demo_model), quantization="4bit", **options)
+    assert torch.equal(quantized.lm_head.weight, exact.lm_head.weight)
+    weight = quantized.model.layers[0].mlp.down_proj.weight
     assert weight.quant_state.quant_type == "nf4"
     assert weight.quant_state.nested
     whole = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from json_lines import json_lines
 
 from glmtune import load_config, resume, train
 from glmtune.errors import GlmtuneError
@@ -184,7 +185,7 @@ def test_verify_trains_the_last_logged_losses_once_more(demo_data: Path, write_c
     assert not list(run.parent.glob(".*-replay"))
 
     metrics = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(metrics)
     for line in lines:
         if line["step"] == 6 and "loss" in line:
             line["loss"] *= 1.02

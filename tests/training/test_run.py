@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from json_lines import json_lines
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GlmForCausalLM
@@ -24,13 +25,8 @@ from glmtune.demo.rows import PLAIN, build_rows, to_json
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.family import family_of
 from glmtune.kernels.loss import LabelledLoss
-from glmtune.training import trainer
 
 QUESTION = "类型#风衣*颜色#墨绿"
-
-
-def lines_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("method", ["lora", "ptuning_v2", "sft"])
@@ -44,13 +40,13 @@ def test_a_run_explains_itself(method: str, demo_data: Path, write_config) -> No
     assert sorted(path.name for path in run.iterdir() if not path.name.startswith("loss")) == [
         "checkpoint-2", "checkpoint-4", "metrics.jsonl", "predictions", "run.yaml",
     ]  # fmt: skip
-    metrics = lines_of(run / "metrics.jsonl")
+    metrics = json_lines(run / "metrics.jsonl")
     assert [line["step"] for line in metrics if "loss" in line] == [1, 2, 3, 4]
     evaluations = [line for line in metrics if "eval_loss" in line]
     assert [line["step"] for line in evaluations] == [2, 4]
     assert {"eval_perplexity", "eval_bleu-4", "eval_rouge-1", "eval_rouge-2", "eval_rouge-l"} <= set(evaluations[0])
     assert any("test_loss" in line for line in metrics)
-    predictions = lines_of(run / "predictions" / "step-4.jsonl")
+    predictions = json_lines(run / "predictions" / "step-4.jsonl")
     assert set(predictions[0]) == {"where", "turn", "prompt", "reference", "prediction"}
     assert predictions[0]["where"] == f"{demo_data / 'dev.jsonl'}:1"
     assert predictions[0]["prompt"].endswith("<|assistant|>")
@@ -110,7 +106,7 @@ def test_accumulation_does_not_change_the_step(demo_data: Path, write_config, tm
             output_dir=str(tmp_path / f"run-{accumulation}"),
         )
         run = train(demo_data, "demo", config)
-        losses = [line["loss"] for line in lines_of(run / "metrics.jsonl") if "loss" in line]
+        losses = [line["loss"] for line in json_lines(run / "metrics.jsonl") if "loss" in line]
         results.append((losses, read_weights(run / "checkpoint-2")))
     (losses, weights), (other_losses, other_weights) = results
     assert losses == pytest.approx(other_losses, rel=1e-6)
@@ -132,7 +128,7 @@ def test_the_logged_loss_is_the_mean_over_all_trained_tokens(
     model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).eval()
     encoder = Encoder(AutoTokenizer.from_pretrained(demo_model), family_of("glm"), max_length_tokens=193)
     total = count = 0.0
-    for row in lines_of(demo_data / "train.jsonl"):
+    for row in json_lines(demo_data / "train.jsonl"):
         example = encoder.encode(to_conversation(row))
         with torch.no_grad():
             logits = model(torch.tensor([example.input_ids])).logits[0, :-1]
@@ -141,13 +137,13 @@ def test_the_logged_loss_is_the_mean_over_all_trained_tokens(
             logits, labels, ignore_index=-100, reduction="sum", label_smoothing=smoothing
         ).item()
         count += (labels != -100).sum().item()
-    logged = next(line["loss"] for line in lines_of(run / "metrics.jsonl") if "loss" in line)
+    logged = next(line["loss"] for line in json_lines(run / "metrics.jsonl") if "loss" in line)
     assert logged == pytest.approx(total / count, rel=1e-5)
 
 
 def test_evaluation_figures_of_a_run_and_of_the_verb_are_the_same(demo_data: Path, write_config) -> None:
     run = train(demo_data, "demo", write_config("sft", max_steps=8, eval_steps=8, save_steps=8))
-    logged = next(line for line in lines_of(run / "metrics.jsonl") if "eval_loss" in line)
+    logged = next(line for line in json_lines(run / "metrics.jsonl") if "eval_loss" in line)
     scores = evaluate(str(run), demo_data / "dev.jsonl", batch_size=5, max_new_tokens=4)
     for name in ("loss", "bleu-4", "rouge-1", "rouge-2", "rouge-l"):
         assert scores.metrics[name] == pytest.approx(logged[f"eval_{name}"], rel=1e-5), name
@@ -195,20 +191,11 @@ def test_a_full_gpu_names_the_rows_of_the_batch_and_what_to_lower(demo_data: Pat
     assert hint.startswith("hint: lower `per_device_train_batch_size` (and raise `gradient_accumulation_steps`) or ")
 
 
-def test_a_failing_evaluation_is_reported_and_training_goes_on(
-    demo_data: Path, write_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    run, score = tmp_path / "run", trainer.score_model
-
-    def broken(*arguments: object, output: Path | None, **options: object) -> object:
-        if output is not None:
-            raise OSError("the predictions cannot be written")
-        return score(*arguments, output=output, **options)
-
-    monkeypatch.setattr(trainer, "score_model", broken)
+@pytest.mark.usefixtures("failing_evaluations")
+def test_a_failing_evaluation_is_reported_and_training_goes_on(demo_data: Path, write_config, capsys) -> None:
     config = write_config(max_steps=4, eval_steps=2, save_steps=2, load_best_model_at_end=True,
                           metric_for_best_model="bleu-4")  # fmt: skip
-    train(demo_data, "demo", config)
+    run = train(demo_data, "demo", config)
     assert "warning: the evaluation at step 2 failed" in capsys.readouterr().err
     assert "Traceback" in (run / "evaluation-failures.log").read_text(encoding="utf-8")
     assert (run / "checkpoint-4").is_dir()
@@ -225,7 +212,7 @@ def test_the_best_model_is_found_by_loss_and_by_generation(
     )  # fmt: skip
     run = train(demo_data, "demo", config)
     state = json.loads((run / "checkpoint-6" / "trainer_state.json").read_text(encoding="utf-8"))
-    evaluations = {line["step"]: line[f"eval_{metric}"] for line in lines_of(run / "metrics.jsonl")
+    evaluations = {line["step"]: line[f"eval_{metric}"] for line in json_lines(run / "metrics.jsonl")
                    if f"eval_{metric}" in line}  # fmt: skip
     best = (max if metric != "loss" else min)(evaluations.values())
     assert state["best_metric"] == best
@@ -251,7 +238,7 @@ def test_the_best_model_is_found_by_its_tool_calls(demo_data: Path, write_config
                           metric_for_best_model="tool-call-accuracy")  # fmt: skip
     run = train(data_with(tmp_path, demo_data, rows_with_calls()), "demo", config)
     state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text(encoding="utf-8"))
-    line = next(line for line in lines_of(run / "metrics.jsonl") if "eval_loss" in line)
+    line = next(line for line in json_lines(run / "metrics.jsonl") if "eval_loss" in line)
     assert state["best_metric"] == line["eval_tool-call-accuracy"] == 0.0
     assert {"eval_tool-name-accuracy", "eval_false-call-rate"} <= line.keys()
 
@@ -327,7 +314,7 @@ def test_rows_that_were_cut_or_left_out_are_listed(demo_data: Path, write_config
     (rows / "train.jsonl").write_text("\n".join([*good, "{broken", long]), encoding="utf-8")
     (rows / "dev.jsonl").write_text("\n".join(good), encoding="utf-8")
     run = train(rows, "demo", write_config(max_steps=1, eval_strategy="no"))
-    rejects = lines_of(run / "rejects.jsonl")
+    rejects = json_lines(run / "rejects.jsonl")
     assert [line["where"] for line in rejects] == [f"{rows / 'train.jsonl'}:5", f"{rows / 'train.jsonl'}:6"]
     assert rejects[0]["reason"].startswith("not JSON: ")
     assert rejects[1]["reason"] == "cut at the length limit, trained in part"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from json_lines import json_lines
 from transformers import AutoModelForCausalLM, Seq2SeqTrainingArguments
 
 from glmtune import train
@@ -125,7 +126,7 @@ def test_a_run_logs_the_weighted_loss(demo_model: str, demo_tokenizer, write_con
     data = encode_file(rows / "train.jsonl", Encoder(demo_tokenizer, GLM))
     model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).eval()
     total, count = by_hand(model, data.dataset)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     assert next(line["loss"] for line in lines if "loss" in line) == pytest.approx(total / count, rel=1e-4)
 
 

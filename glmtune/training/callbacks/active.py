@@ -128,7 +128,7 @@ def _is_compiled(model: nn.Module) -> bool:
 
 
 def _parallelism(trainer: GlmTrainer) -> str:
-    """Return what deals the model out over the processes; nothing in a single one."""
+    """Return how the model is spread over the processes, by the name of the way; nothing in a single one."""
     if trainer.is_deepspeed_enabled:
         engine: Any = trainer.deepspeed
         return f"ZeRO-{engine.zero_optimization_stage()}"

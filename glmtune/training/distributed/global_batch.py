@@ -1,6 +1,6 @@
 """Going on with another number of processes: the same rows a step, in the same order.
 
-transformers deals out one shuffled order of rows in batches, to the processes in turn. With the global batch
+transformers gives one shuffled order of rows in batches to the processes in turn. With the global batch
 (rows of a process at once x accumulation steps x processes) kept, step N trains the same rows, whoever trains them.
 """
 
@@ -23,7 +23,7 @@ def keep_global_batch(config: RunConfig, record: Mapping[str, Any], num_processe
         num_processes: Of the group that goes on.
 
     Raises:
-        GlmtuneError: The rows of a step cannot be dealt out to so many processes.
+        GlmtuneError: The rows of a step cannot be shared equally by so many processes.
     """
     before = record["world_size"]
     if before == num_processes:

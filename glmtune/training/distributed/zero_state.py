@@ -146,14 +146,14 @@ def _state_keys(engine: Any) -> list[str]:
     """Return the names of what the optimizer keeps for every element, such as `exp_avg`."""
     partition = _partitions(engine)[0]
     tensors = {key: value for key, value in _base_state(engine)[partition].items() if torch.is_tensor(value)}
-    divided = sorted(key for key, value in tensors.items() if value.shape == partition.shape)
-    whole = [key for key, value in tensors.items() if value.numel() > 1 and key not in divided]
+    sharded = sorted(key for key, value in tensors.items() if value.shape == partition.shape)
+    whole = [key for key, value in tensors.items() if value.numel() > 1 and key not in sharded]
     if whole:
         raise RunFailure(
             f"the optimizer keeps `{whole[0]}`, which cannot be sharded over processes",
             fix="choose another with `training_args.optim`",
         )
-    return divided
+    return sharded
 
 
 def _base_state(engine: Any) -> Any:
@@ -163,15 +163,15 @@ def _base_state(engine: Any) -> Any:
 
 def _numbers(engine: Any) -> dict[str, Any]:
     """Return everything of an engine that is a plain number."""
-    divided = _state_keys(engine)
+    sharded = _state_keys(engine)
     state = _base_state(engine)[_partitions(engine)[0]]
     return {
         **{counter: getattr(engine, counter) for counter in COUNTERS},
-        "divided": divided,
+        "divided": sharded,  # the key that checkpoints have
         # A tensor of one number stays one: optimizers of torch count their steps so, DeepSpeed's by plain numbers.
         "counts": {key: value for key, value in state.items() if isinstance(value, int)},
         "tensor_counts": {
-            key: value.item() for key, value in state.items() if torch.is_tensor(value) and key not in divided
+            key: value.item() for key, value in state.items() if torch.is_tensor(value) and key not in sharded
         },
         "groups": [
             {key: group[key] for key in GROUP_KEYS if key in group} for group in engine.optimizer.optimizer.param_groups
@@ -236,7 +236,7 @@ def _fill(weight: Any, key: str, file: Any, name: str) -> None:
         state = file.get_tensor(name)
         safe_set_full_fp32_param(weight, state) if key == MASTER else safe_set_full_optimizer_state(weight, state, key)
         return
-    # ZeRO-3 divides each weight into equal shares; the last one reaches beyond the weight's end.
+    # ZeRO-3 shards each weight into equal parts; the last one reaches beyond the weight's end.
     size = weight.ds_tensor.numel()
     first = size * torch.distributed.get_rank()
     share = torch.zeros(size)

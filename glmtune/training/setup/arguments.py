@@ -96,7 +96,7 @@ def training_arguments(config: RunConfig, run_folder: Path, notify: Callable[[st
         wait_for_compilers(notify)
         if arguments.device.type == "cpu":
             skip_inference_kernel()
-        # ZeRO-3 deals the weights out while the model loads, and must know by then how many processes there are.
+        # ZeRO-3 shards the weights while the model loads, and must know by then how many processes there are.
         backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
         deepspeed.init_distributed(dist_backend=backend)
     return arguments

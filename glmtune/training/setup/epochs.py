@@ -19,7 +19,7 @@ def step_batches(
     is_packed: bool,
     epoch: Callable[[], int],
 ) -> StepBatches:
-    """Return how the rows are dealt out.
+    """Return the batches of the rows.
 
     Args:
         data: Rows to train on.

@@ -15,10 +15,11 @@ from glmtune.data.conversion import row_format
 from glmtune.data.formats import RowFormat
 from glmtune.data.reading.sources import DataFile, find_data_files
 from glmtune.data.unused import total
-from glmtune.encoded.dataset import EncodedData, encode_file, join
+from glmtune.encoded.dataset import EncodedData, encode_file, join, write_rejects
 from glmtune.encoded.mixing import weighted_indices
 from glmtune.encoded.splitting import split_by_digest
 from glmtune.encoded.store import file_hash
+from glmtune.files.durable import put_in_place
 
 from .leak_report import leak_lines
 
@@ -91,6 +92,14 @@ def load_data(files: RunFiles, config: RunConfig, encoder: Encoder) -> dict[str,
 def row_format_of(settings: DataConfig) -> RowFormat:
     """Return how rows are read, or raise where there is no such format."""
     return row_format(settings.format, dict(settings.columns), "data_config.format")
+
+
+def record_left_out(run_folder: Path, data: list[EncodedData]) -> None:
+    """Write `rejects.jsonl` where any row was cut or left out."""
+    if any(encoded.rejects or encoded.cuts for encoded in data):
+        staged = run_folder / ".rejects.jsonl"
+        write_rejects(staged, data)
+        put_in_place(staged, run_folder / "rejects.jsonl")
 
 
 def _hashed(file: DataFile) -> HashedFile:

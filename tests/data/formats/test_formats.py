@@ -6,21 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from message_rows import ASSISTANT, TOOL, USER, with_call, with_message
 
 from glmtune.data.conversation import Conversation, Message
 from glmtune.data.formats import to_conversation
-
-USER = {"role": "user", "content": "a"}
-ASSISTANT = {"role": "assistant", "content": "b"}
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"z": 1, "a": None}}}
-
-
-def with_message(**message: Any) -> dict[str, Any]:
-    return {"messages": [USER, {"role": "assistant", "content": "b"} | message]}
-
-
-def with_call(**call: Any) -> dict[str, Any]:
-    return {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
 
 
 def test_messages_keep_their_order_roles_and_metadata() -> None:

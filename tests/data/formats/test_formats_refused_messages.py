@@ -6,23 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from message_rows import ASSISTANT, TOOL, USER, with_call, with_message
 
 from glmtune.data.conversation import RowError
 from glmtune.data.formats import to_conversations
 
 SYSTEM = {"role": "system", "content": "s"}
-USER = {"role": "user", "content": "a"}
-ASSISTANT = {"role": "assistant", "content": "b"}
 OBSERVATION = {"role": "observation", "content": "o"}
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"z": 1, "a": None}}}
-
-
-def with_message(**message: Any) -> dict[str, Any]:
-    return {"messages": [USER, {"role": "assistant", "content": "b"} | message]}
-
-
-def with_call(**call: Any) -> dict[str, Any]:
-    return {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
 
 
 REFUSED: list[tuple[Any, str]] = [

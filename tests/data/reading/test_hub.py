@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import datasets
@@ -93,13 +89,6 @@ def test_a_hub_that_does_not_answer_is_an_error_at_once(tmp_path: Path) -> None:
     assert seconds < 5
 
 
-@pytest.fixture
-def silent_hub() -> Iterator[str]:
-    """A hub that takes every question and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
 def test_a_hub_that_takes_questions_and_never_answers_is_an_error_after_seconds(
     silent_hub: str, tmp_path: Path
 ) -> None:
@@ -109,30 +98,8 @@ def test_a_hub_that_takes_questions_and_never_answers_is_an_error_after_seconds(
     assert 5 < seconds < 20
 
 
-@pytest.fixture
-def hub_without_rows() -> Iterator[str]:
-    """A hub on this machine that answers as the real one does for a data set that it does not have."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_name_that_the_hub_does_not_know_is_an_error(hub_without_rows: str, tmp_path: Path) -> None:
-    message, _ = error_with_hub(hub_without_rows, tmp_path)
+def test_a_name_that_the_hub_does_not_know_is_an_error(empty_hub: str, tmp_path: Path) -> None:
+    message, _ = error_with_hub(empty_hub, tmp_path)
     assert message == (
         "the hub has no data set `acme/rows`, or you may not see it\n  --> hub:acme/rows:train\n"
         "hint: look at its name; where access is granted on request, log in with `hf auth login`"

@@ -16,7 +16,6 @@ from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.kernels.loss import LabelledLoss
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.processes import group_watch
-from glmtune.training import trainer
 from glmtune.training.callbacks import first_save
 from glmtune.training.trainer import GlmTrainer
 
@@ -74,7 +73,9 @@ def test_a_number_that_no_training_can_go_on_with_is_an_error_of_the_configurati
     ],
 )
 def test_a_number_at_its_limit_passes(arguments: dict[str, Any]) -> None:
-    config_from_mapping({"data_config": {"train_file": "a.jsonl"}, "training_args": arguments}, where="run.yaml")
+    source = {"data_config": {"train_file": "a.jsonl"}, "training_args": arguments}
+    config = config_from_mapping(source, where="run.yaml")
+    assert {key: config.training_args[key] for key in arguments} == arguments
 
 
 @pytest.mark.parametrize("warmup", [1, 5000, 0.03])
@@ -233,35 +234,23 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     assert not (tmp_path / "run").exists()
 
 
-def fail_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every evaluation fail but the first one, of two rows, which writes no predictions."""
-    score = trainer.score_model
-
-    def broken(*arguments: Any, output: Path | None, **options: Any) -> Any:
-        if output is not None:
-            raise OSError("the predictions cannot be written")
-        return score(*arguments, output=output, **options)
-
-    monkeypatch.setattr(trainer, "score_model", broken)
-
-
+@pytest.mark.usefixtures("failing_evaluations")
 def test_evaluations_that_fail_at_one_step_are_told_apart_by_the_processes(
     demo_data: Path, write_config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     monkeypatch.setattr(group_watch, "is_everywhere", lambda event: not events.append(event))
-    fail_evaluations(monkeypatch)
     files = {"train_file": "train.jsonl", "val_file": "dev.jsonl", "test_file": "test.jsonl"}
     train(demo_data, "demo", write_config(max_steps=2, eval_steps=2, top={"data_config": files}))
     assert len(events) == 2  # of the validation rows and of the test rows, both at step 2
     assert len(set(events)) == 2
 
 
+@pytest.mark.usefixtures("failing_evaluations")
 def test_every_process_writes_its_failed_evaluations_into_a_file_of_its_own(
     demo_data: Path, write_config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GlmTrainer, "is_world_process_zero", lambda self: False)
-    fail_evaluations(monkeypatch)
     run = train(demo_data, "demo", write_config(max_steps=2, eval_steps=2))
     assert "Traceback" in (run / "evaluation-failures-0.log").read_text(encoding="utf-8")
     assert not (run / "evaluation-failures.log").exists()

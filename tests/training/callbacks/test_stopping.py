@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import multiprocessing
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_lines import json_lines
 
 from glmtune import resume, train
 from glmtune.errors import EXIT_PREEMPTED, GlmtuneError
@@ -36,7 +36,7 @@ TIMES = ("runtime", "per_second", "seconds")
 
 def figures(run: Path) -> list[dict[str, Any]]:
     """Return what a run has logged, but for how long it took and the loss of its last part."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     return [
         {key: value for key, value in line.items() if not key.endswith(TIMES)}
         for line in lines

@@ -42,11 +42,6 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_whole_weights_pass(tmp_path: Path) -> None:
-    write_weights(tmp_path)
-    check_weights(tmp_path, SHAPES)
-
-
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -69,9 +64,17 @@ def test_a_weight_that_was_not_saved_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_weights_may_be_stored_in_other_pieces(tmp_path: Path) -> None:
-    write_weights(tmp_path, embedding=None, upper=torch.ones(3, 4), lower=torch.ones(3, 4))
-    check_weights(tmp_path, SHAPES)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"embedding": None, "upper": torch.ones(3, 4), "lower": torch.ones(3, 4)}],
+    ids=["whole", "in pieces"],
+)
+def test_weights_pass_where_all_numbers_are_there(changes: dict[str, torch.Tensor | None], tmp_path: Path) -> None:
+    staged = tmp_path / ".saving" / "checkpoint-5"
+    staged.mkdir(parents=True)
+    write_weights(staged, **changes)
+    publish(staged, tmp_path, SHAPES)
+    assert (tmp_path / "checkpoint-5" / "model.safetensors").is_file()
 
 
 def test_a_missing_shard_is_told(tmp_path: Path) -> None:

@@ -48,5 +48,7 @@ def test_an_unknown_attention_is_told_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("name", [None, "eager", "sdpa", "flex_attention"])
-def test_torchs_own_attention_needs_nothing(name: str | None) -> None:
-    _check_attention(name, CPU)
+def test_torchs_own_attention_needs_nothing(name: str | None, write_config) -> None:
+    config = load_config(write_config(use_cpu=True, top={"attn_implementation": name}))
+    check_machine(config)
+    assert config.attn_implementation == name

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from json_lines import json_lines
 from peft import LoraConfig
 
 from glmtune import evaluate, export, resume, train
@@ -32,7 +33,7 @@ def test_the_checkpoint_is_the_trained_model(start, write_config, demo_data: Pat
     if start == "mica" and "mica" not in (LoraConfig.__doc__ or ""):
         pytest.skip("this PEFT has no `mica`")
     run = train(demo_data, "demo", config_for(write_config, start))
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(run / "metrics.jsonl")
     [at_the_end] = [line["eval_loss"] for line in lines if "eval_loss" in line]
     checkpoint = run / "checkpoint-4"
     saved = evaluate(checkpoint, demo_data / "dev.jsonl", max_new_tokens=1, limit=None).metrics["loss"]
@@ -56,10 +57,12 @@ def test_a_start_that_the_checkpoint_could_not_give_back_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_other_methods_have_no_such_start() -> None:
+def test_a_start_that_no_one_chose_is_none_that_is_refused() -> None:
     check_start(None)
     check_start({"peft_type": "PREFIX_TUNING"})
     check_start({"peft_type": "LORA", "init_lora_weights": None})
+    with pytest.raises(GlmtuneError, match=r"^`peft_config.init_lora_weights: olora` "):
+        check_start({"peft_type": "LORA", "init_lora_weights": "olora"})
 
 
 def adapter_with(start: str, run: Path, folder: Path) -> Path:
