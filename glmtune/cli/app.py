@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,12 +55,13 @@ from .options import (
     strict_setting,
 )
 from .serve_verb import serve
+from .verb_examples import add_examples
 
 app = typer.Typer(
     name="glmtune",
     help="Fine-tune GLM-4 chat models: LoRA, P-Tuning v2 or full SFT, from one YAML file.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     # Plain help: drawing boxes takes as long as the rest of the start-up (0.22 s of processor time, 0.11 s without).
     rich_markup_mode=None,
@@ -67,6 +69,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
+COMPLETION = re.compile(r"--(install|show)-completion(=|$)")
 MAY_BE_EMPTY = ("--prompt", "--system", "--vllm-args")
 """Options whose value is a text."""
 
@@ -171,7 +174,7 @@ def estimate(
     labelled: Annotated[float, typer.Option(help="Share of the tokens that have a label; 1 is the worst case.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, in bytes.")] = False,
 ) -> None:
-    """Estimate the memory of a run as CONFIG says, and of every other way to train; nothing is loaded."""
+    """Estimate the memory of a run, and of every other way to train. As CONFIG says; nothing is loaded."""
     check_model(model, needs_weights=False)
     from glmtune.memory.estimate_report import advice, as_dict, heading, table
     from glmtune.memory.run import estimate as estimate_memory
@@ -202,7 +205,7 @@ def evaluate(
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Score a model on a file: BLEU-4, ROUGE-1/2/L, tool calls, loss and perplexity."""
+    """Score a model on rows: BLEU-4, ROUGE, tool calls, perplexity."""
     path = output or free_path(Path(f"predictions-{data_file.stem}.jsonl"))
     refuse_taken(user_path(path))
     check_model(model, base_model=base_model)
@@ -334,6 +337,9 @@ def _options(
     """Declare the options before a verb; `main` has taken `--debug` already."""
 
 
+add_examples(app)
+
+
 def _setting(deepspeed: str | None) -> list[str]:
     """Return the override that a `--deepspeed` stands for."""
     return [] if deepspeed is None else [f"training_args.deepspeed={json.dumps(deepspeed)}"]
@@ -375,6 +381,11 @@ def _commands(command: Any) -> Iterator[Any]:
         yield from _commands(below)
 
 
+def _program_name(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the name that a shell completes: that of the command, also where `python -m glmtune` installs it."""
+    return {"prog_name": app.info.name} if any(map(COMPLETION.match, arguments)) else {}
+
+
 def _flags(command: Any) -> list[str]:
     """Return the options of a command that take no value."""
     return [
@@ -403,7 +414,7 @@ def main() -> None:
         try:
             _refuse_unseen_options(sys.argv[1:])
             _refuse_empty_arguments(sys.argv[1:])
-            app()
+            app(**_program_name(sys.argv[1:]))
         finally:
             sys.stdout.flush()  # now, when it can still be told that this fails
     except GlmtuneError as error:

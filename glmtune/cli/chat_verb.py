@@ -58,7 +58,7 @@ def chat(
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Chat with a model in the terminal; with --tools its calls are really made."""
+    """Chat with a model in the terminal. With --tools its calls are really made."""
     options: dict[str, Any] = sampling_options(
         greedy=greedy,
         temperature=temperature,

@@ -18,7 +18,7 @@ from glmtune.text.plain_json import plain_json
 from .options import Strict, strict_setting
 
 data_app = typer.Typer(
-    help="Look at data before it is trained on, convert it, encode it ahead.",
+    help="Look at rows before they are trained on, convert, encode them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
