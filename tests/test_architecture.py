@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 # package below one, or a module; the longest one that fits counts.
 ROOMS = [
     *("library_logs", "moved", "text", "errors", "python_arguments", "operating_system", "family", "compat"),
-    *("console", "files", "standard_streams", "tested_versions", "processes", "config", "demo"),
+    *("console", "files", "standard_streams", "tested_versions", "processes", "environment", "config", "demo"),
     *("data.conversation", "data.json_text", "data.verdicts", "data.parts", "data.formats", "data.reading"),
     *("data.unused", "data.conversion", "chatformat", "encoded", "kernels", "modeling"),
     *("generation", "evaluation", "reports"),

@@ -36,6 +36,7 @@ from glmtune.text.visible_text import ANSWER_KEEPS, UNSEEN
 from .chat_verb import chat
 from .config_verbs import config_app
 from .data_verbs import data_app
+from .env_verb import env
 from .export_verb import export
 from .options import (
     BaseModel,
@@ -319,6 +320,9 @@ def demo(
     from .tour import run_tour
 
     run_tour(output)
+
+
+app.command()(env)
 
 
 def _show_version(value: bool) -> None:

@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glmtune demo",
         "glmtune demo --output somewhere-else",
     ),
+    "env": ("glmtune env", "glmtune env --json > environment.json"),
     "data inspect": (
         "glmtune data inspect data/train.jsonl zai-org/glm-4-9b-chat-hf",
         "glmtune data inspect data/train.jsonl demo --html rows.html --limit 50",
