@@ -137,6 +137,19 @@ def test_a_model_that_is_not_there_is_told_before_anything_heavy_is_loaded(comma
     assert not modules_loaded_by_command(*command) & set(HEAVY)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["train", "no-data", "demo", "config.yaml"], ["train", "/", "demo", "no.yaml"], ["resume", "no-run"],
+     ["estimate", "demo", "no.yaml"], ["eval", "demo", "no.jsonl"], ["infer", "demo", "--input", "no.jsonl"],
+     ["data", "check", "no.jsonl"], ["data", "check", "/", "demo", "--config", "no.yaml"],
+     ["data", "inspect", "no.jsonl", "demo"], ["data", "convert", "no.jsonl", "out.jsonl"],
+     ["data", "prepare", "/", "demo", "no.yaml"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_file_that_is_not_there_is_told_before_anything_heavy_is_loaded(command: list[str]) -> None:
+    assert not modules_loaded_by_command(*command) & set(HEAVY)
+
+
 @pytest.mark.parametrize("section", [DataConfig, RunConfig])
 def test_every_configuration_key_is_explained(section: type) -> None:
     body = ast.parse(inspect.getsource(section)).body[0].body

@@ -50,6 +50,7 @@ from .options import (
     TopK,
     TopP,
     TrustRemoteCode,
+    check_files,
     check_model,
     given,
     sampling_options,
@@ -103,6 +104,7 @@ def train(
     num_processes: NumProcesses = None,
 ) -> None:
     """Train a model on DATA_DIR as CONFIG says."""
+    check_files(data_dir=data_dir, config=config)
     check_model(model, base_model=None if init_from else base_model)
     if start_group(num_processes):
         return
@@ -144,6 +146,7 @@ def resume(
     num_processes: NumProcesses = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
+    check_files(run_dir=run_dir)
     if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group
@@ -176,6 +179,7 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, in bytes.")] = False,
 ) -> None:
     """Estimate the memory of a run, and of every other way to train. As CONFIG says; nothing is loaded."""
+    check_files(config=config)
     check_model(model, needs_weights=False)
     from glmtune.memory.estimate_report import advice, as_dict, heading, table
     from glmtune.memory.run import estimate as estimate_memory
@@ -209,6 +213,7 @@ def evaluate(
     """Score a model on rows: BLEU-4, ROUGE, tool calls, perplexity."""
     path = output or free_path(Path(f"predictions-{data_file.stem}.jsonl"))
     refuse_taken(user_path(path))
+    check_files(rows=data_file)
     check_model(model, base_model=base_model)
     from glmtune.evaluation.evaluate import evaluate as score
 
@@ -277,6 +282,7 @@ def infer(
     )
     if stream and (num_beams or 1) > 1:
         raise GlmtuneError("beam search cannot be streamed: its answer is known at the end only", fix="leave one out")
+    check_files(rows=None if prompts_given else input)
     check_model(model, base_model=base_model)
     from glmtune.generation.ask import answer_all, read_prompts, split_reference
 

@@ -15,7 +15,7 @@ from glmtune.files.new_file import check_new
 from glmtune.files.user_paths import user_path
 from glmtune.text.plain_json import plain_json
 
-from .options import Strict, strict_setting
+from .options import Strict, check_files, strict_setting
 
 data_app = typer.Typer(
     help="Look at rows before they are trained on, convert, encode them.",
@@ -48,6 +48,7 @@ def inspect(
     """Show every token of a row with its id and its label."""
     if html is not None:
         check_new(user_path(html))
+    check_files(rows=data, config=config)
     from glmtune.datatools.data_inspection import inspect_rows, write_html
     from glmtune.encoded.inspection import format_text, format_tokens
 
@@ -87,6 +88,7 @@ def check(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Count what is in the rows, and which cannot be trained on."""
+    check_files(rows=data, config=config)
     from glmtune.datatools.data_inspection import check_data
 
     if max_bad > 1 and max_bad % 1:
@@ -133,6 +135,7 @@ def convert(
     strict: Strict = False,
 ) -> None:
     """Write rows of any format as GLM-4 messages. Formats are listed by `glmtune data formats`."""
+    check_files(rows=data)
     from glmtune.data.conversion import convert_data
 
     converted = convert_data(data, out, from_format=from_format, columns=_columns(column or []), strict=strict)
@@ -165,6 +168,7 @@ def prepare(
     strict: Strict = False,
 ) -> None:
     """Encode and keep the rows of a run, so that it starts at once."""
+    check_files(data_dir=data_dir, config=config)
     from glmtune.training.setup.preparation import prepare_data
 
     settings = [*(overrides or ()), *strict_setting(strict)]

@@ -24,6 +24,7 @@ from glmtune.config.run_config import RunConfig, config_from_mapping
 from glmtune.console import is_main_process
 from glmtune.errors import GlmtuneError
 from glmtune.files.durable import replace_file
+from glmtune.files.missing import RUN_FILE, missing_run
 from glmtune.modeling.finding.links import refuse_links
 from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, ModelSource
 from glmtune.modeling.finding.run_record import read_run_file
@@ -31,7 +32,6 @@ from glmtune.modeling.library_errors import reason_of
 from glmtune.reports.metrics_file import METRICS_FILE
 from glmtune.text.secret_values import masked_arguments, without_secrets
 
-RUN_FILE = "run.yaml"
 OWN_FILES = (METRICS_FILE, "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
 """What a run writes beside its checkpoints."""
 
@@ -180,7 +180,7 @@ def read_request(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunReques
     path = folder / RUN_FILE
     refuse_links(folder, [RUN_FILE])
     if not path.is_file():
-        raise GlmtuneError(f"`{folder}` is not a run folder: it has no `{RUN_FILE}`", fix="give a run's `output_dir`")
+        raise missing_run(folder)
     record = read_run_file(path)
     try:
         asked = record["asked"]
