@@ -137,7 +137,10 @@ def resume(
     ] = False,
     trust_remote_code: Annotated[
         bool,
-        typer.Option("--trust-remote-code", help="Run the model's own code, as the run's folder asks. Read it first."),
+        typer.Option(
+            "--trust-remote-code",
+            help="Run the code that the run's folder asks for: the model's own, a file of metrics. Read it first.",
+        ),
     ] = False,
     allow_sending: Annotated[
         bool,
@@ -207,13 +210,17 @@ def evaluate(
     max_new_tokens: MaxNewTokens = None,
     limit: Annotated[int | None, typer.Option(help="Score the first rows only.", min=1)] = None,
     combine: Annotated[bool, typer.Option(help="Score the last assistant turn of each row only.")] = False,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="Python file whose `compute(predictions, references)` returns more metrics; it is run."),
+    ] = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score a model on rows: BLEU-4, ROUGE, tool calls, perplexity."""
     path = output or free_path(Path(f"predictions-{data_file.stem}.jsonl"))
     refuse_taken(user_path(path))
-    check_files(rows=data_file)
+    check_files(rows=data_file, metrics=metrics)
     check_model(model, base_model=base_model)
     from glmtune.evaluation.evaluate import evaluate as score
 
@@ -225,6 +232,7 @@ def evaluate(
         batch_size=batch_size,
         limit=limit,
         combine=combine,
+        metrics=metrics,
         trust_remote_code=trust_remote_code,
         **given(max_new_tokens=max_new_tokens),
     )
@@ -232,6 +240,8 @@ def evaluate(
     for reject in scores.left_out:
         say(f"left out: {reject.where}: {reject.reason}")
     say(f"{len(scores.predictions)} predictions in {path}")
+    if scores.failed is not None:
+        raise scores.failed
 
 
 @app.command()

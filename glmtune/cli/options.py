@@ -15,6 +15,7 @@ from glmtune.files.missing import (
     is_missing,
     missing_configuration,
     missing_folder,
+    missing_metrics,
     missing_rows,
     missing_run,
 )
@@ -53,6 +54,7 @@ def check_files(
     config: Path | None = None,
     run_dir: Path | None = None,
     rows: Path | str | None = None,
+    metrics: Path | None = None,
 ) -> None:
     """Raise where a file or folder of the command line is not there: before seconds go into imports, as above."""
     if {"RANK", "WORLD_SIZE"} & os.environ.keys():
@@ -61,6 +63,8 @@ def check_files(
         raise missing_folder(user_path(data_dir))
     if rows is not None and str(rows).strip() and is_missing(expand(str(rows))):
         raise missing_rows(expand(str(rows)))
+    if metrics is not None and is_missing(expand(str(metrics))):
+        raise missing_metrics(user_path(metrics))
     if run_dir is not None and not (user_path(run_dir) / RUN_FILE).is_file():
         raise missing_run(user_path(run_dir))
     if config is not None and not os.path.lexists(user_path(config)):

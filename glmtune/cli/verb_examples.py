@@ -24,6 +24,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "eval": (
         "glmtune eval output data/test.jsonl",
         "glmtune eval output/checkpoint-500 data/test.jsonl --limit 100 --output predictions.jsonl",
+        "glmtune eval output data/test.jsonl --metrics my_metrics.py",
     ),
     "infer": (
         "glmtune infer output --prompt '类型#裙*风格#简约'",

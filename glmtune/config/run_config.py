@@ -24,6 +24,7 @@ from .old_keys import modernize
 from .sections import (
     expand_paths,
     find_deepspeed_file,
+    find_metrics_file,
     generation_section,
     peft_section,
     training_fields,
@@ -157,6 +158,10 @@ class RunConfig:
     quantization: Literal["4bit", "8bit"] | None = None
     """Quantize the frozen weights by bitsandbytes as they are loaded (QLoRA): `4bit` is NF4, its scales quantized, too.
     GLM-4-9B: 7 GB in 4 bits, 11 GB in 8, 19 GB in bfloat16; a step takes longer. Needs `glmtune[quant]`."""
+    metrics: str | None = None
+    """A Python file with metrics of your own: its `compute(predictions: list[str], references: list[str])` returns
+    `dict[str, float]`, which evaluations add to what they measure; `metric_for_best_model` may name one. The file is
+    run with your rights, and searched for from the working directory, then beside the configuration."""
     training_args: Mapping[str, Any]
     """Any field of `transformers.Seq2SeqTrainingArguments`, and `generation_config`."""
     generation_config: Mapping[str, Any]
@@ -247,6 +252,7 @@ def _build(source: Source, config_folder: Path | None) -> RunConfig:
     modernize(source, training_keys)
     expand_paths(source)
     find_deepspeed_file(source, config_folder)
+    find_metrics_file(source, config_folder)
     top_keys = [each.name for each in fields(RunConfig) if each.name not in DERIVED]
     homes = {
         **dict.fromkeys(training_keys, "in `training_args`"),
@@ -432,14 +438,21 @@ def _evaluation_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterat
     measured = (metric or "loss").removeprefix("eval_")
     yield _Rule(
         ("training_args.metric_for_best_model",),
-        measured in METRICS,
+        measured in METRICS or config.metrics is not None,
         f"expected one of {', '.join(f'`{name}`' for name in METRICS)}, found `{metric}`{nearest(measured, METRICS)}",
     )
     yield _Rule(
         ("training_args.metric_for_best_model", "training_args.predict_with_generate", "data_config.val_file"),
-        measured not in METRICS[1:] or arguments["predict_with_generate"],
+        measured == "loss" or arguments["predict_with_generate"],
         f"`{metric}` is measured on generated text, which `predict_with_generate: false` rules out",
         "set `predict_with_generate: true`",
+    )
+    yield _Rule(
+        ("metrics", "training_args.predict_with_generate", "data_config.val_file"),
+        config.metrics is None or arguments["predict_with_generate"],
+        "is computed on generated text, and the run generates none",
+        "name rows to evaluate on (`data_config.val_file`, `val_size`); with a `test_file` alone set "
+        "`training_args.predict_with_generate: true`, too",
     )
     yield _Rule(
         ("training_args.save_strategy", "training_args.metric_for_best_model", "training_args.eval_strategy"),

@@ -46,6 +46,16 @@ def missing_rows(entry: str) -> GlmtuneError:
     return GlmtuneError(f"data file `{entry}` does not exist{nearest(Path(entry).name, names)}")
 
 
+def missing_metrics(path: Path) -> GlmtuneError:
+    """Return the error for a file of metrics that is not there."""
+    others = sorted(str(other) for other in path.parent.glob("*.py"))
+    found = "is a folder" if path.is_dir() else "does not exist"
+    return GlmtuneError(
+        f"the file of metrics `{path}` {found}{nearest(str(path), others)}",
+        fix="name a Python file with a function `compute(predictions, references)`",
+    )
+
+
 def is_missing(entry: str) -> bool:
     """Whether an argument can only be the name of a file or folder, and there is none; a link counts as being there."""
     path = Path(entry)
