@@ -21,6 +21,7 @@ import yaml
 from typer.models import ArgumentInfo, OptionInfo
 
 from glmtune.cli.app import app
+from glmtune.cli.verb_examples import EXAMPLES
 from glmtune.config.run_config import DERIVED, SECTIONS, DataConfig, RunConfig
 from glmtune.config.schema import explanations, json_type
 from glmtune.data.formats import FORMATS
@@ -149,6 +150,7 @@ def command_line(say: Translate) -> str:
         if verb.options:
             rows = [[_option(each), say(each.help), _code(each.default)] for each in verb.options]
             lines += ["", *_table([say("option"), say("meaning"), say("default")], rows)]
+        lines += ["", "```text", *EXAMPLES[verb.name.removeprefix("glmtune ")], "```"]
     return _page(lines)
 
 
@@ -250,8 +252,9 @@ def _page(lines: list[str]) -> str:
 
 
 COMMAND_LINE = (
-    "`glmtune --help` lists the verbs, `glmtune VERB --help` the options of one; `python -m glmtune` is the same "
-    "command. `--version` shows the version, and `--debug`, before or behind a verb, the traceback of an error. "
+    "`glmtune --help` (or `-h`) lists the verbs, `glmtune VERB --help` the options of one; `python -m glmtune` is the "
+    "same command. `--version` shows the version, and `--debug`, before or behind a verb, the traceback of an error. "
+    "`glmtune --install-completion` has your shell complete verbs and options by the Tab key. "
     "Results go to stdout, everything else to stderr."
 )
 CONFIGURATION = (

@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 # package below one, or a module; the longest one that fits counts.
 ROOMS = [
     *("library_logs", "moved", "text", "errors", "python_arguments", "operating_system", "family", "compat"),
-    *("console", "files", "standard_streams", "tested_versions", "processes", "config", "demo"),
+    *("console", "files", "standard_streams", "tested_versions", "processes", "environment", "config", "demo"),
     *("data.conversation", "data.json_text", "data.verdicts", "data.parts", "data.formats", "data.reading"),
     *("data.unused", "data.conversion", "chatformat", "encoded", "kernels", "modeling"),
     *("generation", "evaluation", "reports"),
@@ -134,6 +134,19 @@ def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
     ids=lambda command: command[0],
 )  # fmt: skip
 def test_a_model_that_is_not_there_is_told_before_anything_heavy_is_loaded(command: list[str]) -> None:
+    assert not modules_loaded_by_command(*command) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train", "no-data", "demo", "config.yaml"], ["train", "/", "demo", "no.yaml"], ["resume", "no-run"],
+     ["estimate", "demo", "no.yaml"], ["eval", "demo", "no.jsonl"], ["infer", "demo", "--input", "no.jsonl"],
+     ["data", "check", "no.jsonl"], ["data", "check", "/", "demo", "--config", "no.yaml"],
+     ["data", "inspect", "no.jsonl", "demo"], ["data", "convert", "no.jsonl", "out.jsonl"],
+     ["data", "prepare", "/", "demo", "no.yaml"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_file_that_is_not_there_is_told_before_anything_heavy_is_loaded(command: list[str]) -> None:
     assert not modules_loaded_by_command(*command) & set(HEAVY)
 
 

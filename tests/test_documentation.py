@@ -69,7 +69,11 @@ def test_no_translation_is_left_over() -> None:
 
 def test_every_option_that_is_shown_exists() -> None:
     known = {name for verb in make_reference.verbs() for option in verb.options for name in option.names}
-    known = {part for name in known for part in name.split("/")} | {"--help", "--debug", "--version"}
+    known = (
+        {part for name in known for part in name.split("/")}
+        | {"--help", "--debug", "--version"}
+        | {"--install-completion", "--show-completion"}
+    )
     for page, names in PAIRS.items():
         shown = [block for kind in ("bash", "shell") for block in blocks(names[0], kind)]
         lines = [line for block in shown for line in re.sub(r"\\\n", " ", block).splitlines()]

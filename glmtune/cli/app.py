@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,8 +36,9 @@ from glmtune.text.visible_text import ANSWER_KEEPS, UNSEEN
 from .chat_verb import chat
 from .config_verbs import config_app
 from .data_verbs import data_app
+from .env_verb import env
 from .export_verb import export
-from .init_verb import Method, check_method, fitted_config, init
+from .init_verb import Method, check_method, fitted_config, init, refuse_unfitted
 from .options import (
     BaseModel,
     Column,
@@ -47,6 +48,7 @@ from .options import (
     Strict,
     Thinking,
     TrustRemoteCode,
+    check_files,
     check_model,
     column_settings,
     columns_of,
@@ -55,12 +57,13 @@ from .options import (
     with_sampling_options,
 )
 from .serve_verb import serve
+from .verb_examples import add_examples
 
 app = typer.Typer(
     name="glmtune",
     help="Fine-tune GLM-4 chat models: LoRA, P-Tuning v2 or full SFT, from one YAML file.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     # Plain help: drawing boxes takes as long as the rest of the start-up (0.22 s of processor time, 0.11 s without).
     rich_markup_mode=None,
@@ -68,6 +71,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
+COMPLETION = re.compile(r"--(install|show)-completion(=|$)")
 MAY_BE_EMPTY = ("--prompt", "--system", "--vllm-args")
 """Options whose value is a text."""
 
@@ -110,10 +114,11 @@ def train(
     deepspeed: DeepSpeed = None,
     num_processes: NumProcesses = None,
 ) -> None:
-    """Train a model on DATA_DIR as CONFIG says; without CONFIG, as fits the rows."""
+    """Train a model as CONFIG says; without it, as fits the rows."""
+    check_files(rows=data_dir) if config is None else check_files(data_dir=data_dir, config=config)
     check_model(model, base_model=None if init_from else base_model)
     check_method(method)
-    _refuse_unfitted(data_dir, model, config, method, is_group=num_processes is not None)
+    refuse_unfitted(data_dir, model, config, method, is_group=num_processes is not None)
     if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group
@@ -150,7 +155,10 @@ def resume(
     ] = False,
     trust_remote_code: Annotated[
         bool,
-        typer.Option("--trust-remote-code", help="Run the model's own code, as the run's folder asks. Read it first."),
+        typer.Option(
+            "--trust-remote-code",
+            help="Run the code that the run's folder asks for: the model's own, a file of metrics. Read it first.",
+        ),
     ] = False,
     allow_sending: Annotated[
         bool,
@@ -159,6 +167,7 @@ def resume(
     num_processes: NumProcesses = None,
 ) -> None:
     """Go on with an interrupted run; nothing else is needed."""
+    check_files(run_dir=run_dir)
     if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group
@@ -190,7 +199,8 @@ def estimate(
     labelled: Annotated[float, typer.Option(help="Share of the tokens that have a label; 1 is the worst case.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, in bytes.")] = False,
 ) -> None:
-    """Estimate the memory of a run as CONFIG says, and of every other way to train; nothing is loaded."""
+    """Estimate the memory of a run, and of every other way to train. As CONFIG says; nothing is loaded."""
+    check_files(config=config)
     check_model(model, needs_weights=False)
     from glmtune.memory.estimate_report import advice, as_dict, heading, table
     from glmtune.memory.run import estimate as estimate_memory
@@ -219,12 +229,17 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Score the first rows only.", min=1)] = None,
     combine: Annotated[bool, typer.Option(help="Score the last assistant turn of each row only.")] = False,
     column: Column = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="Python file whose `compute(predictions, references)` returns more metrics; it is run."),
+    ] = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Score a model on a file: BLEU-4, ROUGE-1/2/L, tool calls, loss and perplexity."""
+    """Score a model on rows: BLEU-4, ROUGE, tool calls, perplexity."""
     path = output or free_path(Path(f"predictions-{data_file.stem}.jsonl"))
     refuse_taken(user_path(path))
+    check_files(rows=data_file, metrics=metrics)
     check_model(model, base_model=base_model)
     from glmtune.evaluation.evaluate import evaluate as score
 
@@ -237,6 +252,7 @@ def evaluate(
         limit=limit,
         combine=combine,
         columns=columns_of(column) or None,
+        metrics=metrics,
         trust_remote_code=trust_remote_code,
         **given(max_new_tokens=max_new_tokens),
     )
@@ -244,6 +260,8 @@ def evaluate(
     for reject in scores.left_out:
         say(f"left out: {reject.where}: {reject.reason}")
     say(f"{len(scores.predictions)} predictions in {path}")
+    if scores.failed is not None:
+        raise scores.failed
 
 
 @app.command()
@@ -283,6 +301,7 @@ def infer(
     options = sampling.generation_options() | given(num_beams=num_beams)
     if stream and (num_beams or 1) > 1:
         raise GlmtuneError("beam search cannot be streamed: its answer is known at the end only", fix="leave one out")
+    check_files(rows=None if prompts_given else input)
     check_model(model, base_model=base_model)
     from glmtune.generation.ask import answer_all, read_prompts, split_reference
 
@@ -328,6 +347,9 @@ def demo(
     run_tour(output)
 
 
+app.command()(env)
+
+
 def _show_version(value: bool) -> None:
     if value:
         print(__version__)
@@ -344,17 +366,7 @@ def _options(
     """Declare the options before a verb; `main` has taken `--debug` already."""
 
 
-def _refuse_unfitted(data: Path, model: str, config: Path | None, method: str | None, *, is_group: bool) -> None:
-    """Raise where a configuration is missing that several processes need, or is there beside what would make one."""
-    if config is not None and method is not None:
-        raise GlmtuneError(
-            "`--method` is for a run without CONFIG, whose file says what is trained", fix="leave it out"
-        )
-    if config is None and (is_group or "RANK" in os.environ):
-        command = shlex.join(["glmtune", "init", str(data), "--model", model])
-        raise GlmtuneError(
-            "several processes need a configuration, the same for all of them", fix=f"write one: `{command}`"
-        )
+add_examples(app)
 
 
 def _setting(deepspeed: str | None) -> list[str]:
@@ -398,6 +410,11 @@ def _commands(command: Any) -> Iterator[Any]:
         yield from _commands(below)
 
 
+def _program_name(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the name that a shell completes: that of the command, also where `python -m glmtune` installs it."""
+    return {"prog_name": app.info.name} if any(map(COMPLETION.match, arguments)) else {}
+
+
 def _flags(command: Any) -> list[str]:
     """Return the options of a command that take no value."""
     return [
@@ -426,7 +443,7 @@ def main() -> None:
         try:
             _refuse_unseen_options(sys.argv[1:])
             _refuse_empty_arguments(sys.argv[1:])
-            app()
+            app(**_program_name(sys.argv[1:]))
         finally:
             sys.stdout.flush()  # now, when it can still be told that this fails
     except GlmtuneError as error:

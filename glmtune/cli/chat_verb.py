@@ -50,7 +50,7 @@ def chat(
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Chat with a model in the terminal; with --tools its calls are really made."""
+    """Chat with a model in the terminal. With --tools its calls are really made."""
     options: dict[str, Any] = sampling.generation_options()
     local = {"--base-model": base_model is not None, "--trust-remote-code": trust_remote_code}
     remote = {"--model": server_model is not None, "--api-key-env": api_key_env is not None}

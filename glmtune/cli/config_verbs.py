@@ -16,7 +16,7 @@ config_app = typer.Typer(
 
 @config_app.command()
 def schema() -> None:
-    """Print the JSON Schema of a configuration, by which editors complete and check its keys."""
+    """Print the JSON Schema of a configuration. Editors complete and check its keys by it."""
     from glmtune.config.schema import config_schema
 
     put_json(plain_json(config_schema(), indent=2))

@@ -15,10 +15,10 @@ from glmtune.files.new_file import check_new
 from glmtune.files.user_paths import user_path
 from glmtune.text.plain_json import plain_json
 
-from .options import Column, Strict, columns_of, strict_setting
+from .options import Column, Strict, check_files, columns_of, strict_setting
 
 data_app = typer.Typer(
-    help="Look at data before it is trained on, convert it, encode it ahead.",
+    help="Look at rows before they are trained on, convert, encode them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -49,6 +49,7 @@ def inspect(
     """Show every token of a row with its id and its label."""
     if html is not None:
         check_new(user_path(html))
+    check_files(rows=data, config=config)
     from glmtune.datatools.data_inspection import inspect_rows, write_html
     from glmtune.encoded.inspection import format_text, format_tokens
 
@@ -94,6 +95,7 @@ def check(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Count what is in the rows, and which cannot be trained on."""
+    check_files(rows=data, config=config)
     from glmtune.datatools.data_inspection import check_data
 
     if max_bad > 1 and max_bad % 1:
@@ -137,6 +139,7 @@ def convert(
     strict: Strict = False,
 ) -> None:
     """Write rows of any format as GLM-4 messages. Formats are listed by `glmtune data formats`."""
+    check_files(rows=data)
     from glmtune.data.conversion import convert_data
 
     converted = convert_data(data, out, from_format=from_format, columns=columns_of(column), strict=strict)
@@ -169,6 +172,7 @@ def prepare(
     strict: Strict = False,
 ) -> None:
     """Encode and keep the rows of a run, so that it starts at once."""
+    check_files(data_dir=data_dir, config=config)
     from glmtune.training.setup.preparation import prepare_data
 
     settings = [*(overrides or ()), *strict_setting(strict)]

@@ -41,7 +41,7 @@ def export(
         bool, typer.Option(help="Run Python code that the model brings along. Read it first.")
     ] = False,
 ) -> None:
-    """Write a checkpoint as a folder for other tools, adapter merged, and check that it is the same model."""
+    """Write a checkpoint as a folder for other tools, adapter merged. Check that it is the same model."""
     check_model(checkpoint, base_model=base_model)
     from glmtune.exporting.export_report import report
     from glmtune.exporting.run import export as export_checkpoint

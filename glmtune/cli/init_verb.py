@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ def init(
     column: Column = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Write a configuration that fits your rows, the model and this machine."""
+    """Write a configuration that fits your rows and this machine."""
     check_method(method)
     if data is None:
         data, model, method, output = _asked(model, method, output)
@@ -73,6 +74,19 @@ def check_method(method: str | None) -> None:
         raise GlmtuneError(
             f"there is no method `{method}`{nearest(method, list(METHODS))}",
             fix=f"expected one of {', '.join(f'`{name}`' for name in METHODS)}",
+        )
+
+
+def refuse_unfitted(data: Path, model: str, config: Path | None, method: str | None, *, is_group: bool) -> None:
+    """Raise where a configuration is missing that several processes need, or is there beside what would make one."""
+    if config is not None and method is not None:
+        raise GlmtuneError(
+            "`--method` is for a run without CONFIG, whose file says what is trained", fix="leave it out"
+        )
+    if config is None and (is_group or "RANK" in os.environ):
+        command = shlex.join(["glmtune", "init", str(data), "--model", model])
+        raise GlmtuneError(
+            "several processes need a configuration, the same for all of them", fix=f"write one: `{command}`"
         )
 
 

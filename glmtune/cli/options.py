@@ -9,11 +9,22 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from glmtune.errors import GlmtuneError
+from glmtune.files.missing import (
+    RUN_FILE,
+    is_missing,
+    missing_configuration,
+    missing_folder,
+    missing_metrics,
+    missing_rows,
+    missing_run,
+)
+from glmtune.files.user_paths import expand, user_path
 
 BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
@@ -39,6 +50,29 @@ def check_model(name: str, *, base_model: str | None = None, needs_weights: bool
     # A group of processes tells its errors once, by means that are imported with the rest.
     if name != DEMO and "RANK" not in os.environ:
         find_model(name, base_model=base_model, needs_weights=needs_weights)
+
+
+def check_files(
+    *,
+    data_dir: Path | None = None,
+    config: Path | None = None,
+    run_dir: Path | None = None,
+    rows: Path | str | None = None,
+    metrics: Path | None = None,
+) -> None:
+    """Raise where a file or folder of the command line is not there: before seconds go into imports, as above."""
+    if {"RANK", "WORLD_SIZE"} & os.environ.keys():
+        return
+    if data_dir is not None and is_missing(expand(str(data_dir))):
+        raise missing_folder(user_path(data_dir))
+    if rows is not None and str(rows).strip() and is_missing(expand(str(rows))):
+        raise missing_rows(expand(str(rows)))
+    if metrics is not None and is_missing(expand(str(metrics))):
+        raise missing_metrics(user_path(metrics))
+    if run_dir is not None and not (user_path(run_dir) / RUN_FILE).is_file():
+        raise missing_run(user_path(run_dir))
+    if config is not None and not os.path.lexists(user_path(config)):
+        raise missing_configuration(expand(str(config)))
 
 
 def strict_setting(strict: bool) -> list[str]:

@@ -43,7 +43,7 @@ def serve(
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Answer requests in OpenAI's form: chat, tools, streams, adapters."""
+    """Serve a model by OpenAI's API: chat, tools, streams, adapters."""
     check_model(checkpoint, base_model=base_model)
     from glmtune.server.run import Limits
     from glmtune.server.run import serve as run_server

@@ -49,17 +49,18 @@ class Rule(NamedTuple):
     fix: str | None = None
 
 
-def argument_rules(arguments: Mapping[str, Any], *, has_val_rows: bool) -> Iterator[Rule]:
+def argument_rules(arguments: Mapping[str, Any], *, has_val_rows: bool, has_own_metrics: bool) -> Iterator[Rule]:
     """Yield what has to hold of `training_args`, all keys of which are given.
 
     Args:
         arguments: What file and overrides say, on top of transformers' defaults and ours.
         has_val_rows: Whether there are rows to evaluate on during training.
+        has_own_metrics: Whether a file of the user's computes metrics, whose names only it knows.
     """
     yield from _number_rules(arguments)
     yield from _length_rules(arguments)
     yield from _reader_rules(arguments)
-    yield from _evaluation_rules(arguments, has_val_rows)
+    yield from _evaluation_rules(arguments, has_val_rows, has_own_metrics)
 
 
 def _number_rules(arguments: Mapping[str, Any]) -> Iterator[Rule]:
@@ -109,7 +110,7 @@ def _reader_rules(arguments: Mapping[str, Any]) -> Iterator[Rule]:
         )
 
 
-def _evaluation_rules(arguments: Mapping[str, Any], has_val_rows: bool) -> Iterator[Rule]:
+def _evaluation_rules(arguments: Mapping[str, Any], has_val_rows: bool, has_own_metrics: bool) -> Iterator[Rule]:
     evaluate, save = arguments["eval_strategy"], arguments["save_strategy"]
     yield Rule(
         ("training_args.eval_strategy", "data_config.val_file"),
@@ -137,14 +138,21 @@ def _evaluation_rules(arguments: Mapping[str, Any], has_val_rows: bool) -> Itera
     measured = (metric or "loss").removeprefix("eval_")
     yield Rule(
         ("training_args.metric_for_best_model",),
-        measured in METRICS,
+        measured in METRICS or has_own_metrics,
         f"expected one of {', '.join(f'`{name}`' for name in METRICS)}, found `{metric}`{nearest(measured, METRICS)}",
     )
     yield Rule(
         ("training_args.metric_for_best_model", "training_args.predict_with_generate", "data_config.val_file"),
-        measured not in METRICS[1:] or arguments["predict_with_generate"],
+        measured == "loss" or arguments["predict_with_generate"],
         f"`{metric}` is measured on generated text, which `predict_with_generate: false` rules out",
         "set `predict_with_generate: true`",
+    )
+    yield Rule(
+        ("metrics", "training_args.predict_with_generate", "data_config.val_file"),
+        not has_own_metrics or arguments["predict_with_generate"],
+        "is computed on generated text, and the run generates none",
+        "name rows to evaluate on (`data_config.val_file`, `val_size`); with a `test_file` alone set "
+        "`training_args.predict_with_generate: true`, too",
     )
     yield Rule(
         ("training_args.save_strategy", "training_args.metric_for_best_model", "training_args.eval_strategy"),

@@ -25,6 +25,7 @@ from .old_keys import modernize
 from .sections import (
     expand_paths,
     find_deepspeed_file,
+    find_metrics_file,
     generation_section,
     peft_section,
     training_fields,
@@ -131,6 +132,10 @@ class RunConfig:
     quantization: Literal["4bit", "8bit"] | None = None
     """Quantize the frozen weights by bitsandbytes as they are loaded (QLoRA): `4bit` is NF4, its scales quantized, too.
     GLM-4-9B: 7 GB in 4 bits, 11 GB in 8, 19 GB in bfloat16; a step takes longer. Needs `glmtune[quant]`."""
+    metrics: str | None = None
+    """A Python file with metrics of your own: its `compute(predictions: list[str], references: list[str])` returns
+    `dict[str, float]`, which evaluations add to what they measure; `metric_for_best_model` may name one. The file is
+    run with your rights, and searched for from the working directory, then beside the configuration."""
     training_args: Mapping[str, Any]
     """Any field of `transformers.Seq2SeqTrainingArguments`, and `generation_config`."""
     generation_config: Mapping[str, Any]
@@ -230,6 +235,7 @@ def _build(source: Source, config_folder: Path | None) -> RunConfig:
     modernize(source, training_keys)
     expand_paths(source)
     find_deepspeed_file(source, config_folder)
+    find_metrics_file(source, config_folder)
     top_keys = [each.name for each in fields(RunConfig) if each.name not in DERIVED]
     homes = {
         **dict.fromkeys(training_keys, "in `training_args`"),
@@ -264,7 +270,9 @@ def check(config: RunConfig, source: Source) -> None:
     for rule in (
         *_data_rules(config),
         *_size_rules(config, arguments),
-        *argument_rules(arguments, has_val_rows=config.data_config.has_val_rows),
+        *argument_rules(
+            arguments, has_val_rows=config.data_config.has_val_rows, has_own_metrics=config.metrics is not None
+        ),
         *_packing_rules(config, arguments),
         *_fp16_rules(config, arguments),
         *_quantization_rules(config),

@@ -217,5 +217,31 @@ def find_deepspeed_file(source: Source, config_folder: Path | None) -> None:
             source.complain(key, f"expected an object, found {found(content)}", where=f"{file}:1")
 
 
+def find_metrics_file(source: Source, config_folder: Path | None) -> None:
+    """Put the full path of the file of metrics in the place of its name, in `source`; complain where there is none.
+
+    It is looked for like DeepSpeed's. What a run's folder names is left as it is: only a run that goes on needs it.
+    """
+    key = "metrics"
+    name = source.values.get(key)
+    if not isinstance(name, str):
+        return
+    try:
+        path = Path(expand(name))
+    except GlmtuneError as error:
+        source.complain(key, error.what, error.fix)
+        return
+    folders = [Path.cwd(), *([] if config_folder is None else [config_folder.absolute()])]
+    file = next((folder / path for folder in folders if (folder / path).is_file()), None)
+    if file is not None and file.suffix == ".py":
+        source.set(key, str(file), source.where(key))
+    elif file is not None:
+        source.complain(key, f"expected a Python file (`.py`), found {found(name)}")
+    elif config_folder is not None or source.is_override(key):
+        names = sorted({each.name for folder in folders for each in folder.glob("*.py")})
+        looked = ", ".join(dict.fromkeys(f"`{folder / path}`" for folder in folders))
+        source.complain(key, f"there is no file `{name}`{nearest(path.name, names)}; looked for {looked}")
+
+
 def _json_names(folders: Iterable[Path]) -> list[str]:
     return sorted({file.name for folder in folders for file in folder.glob("*.json")})

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from glmtune.errors import GlmtuneError, nearest
-from glmtune.files.shipped import shipped_file, shipped_name
+from glmtune.errors import GlmtuneError
+from glmtune.files.missing import missing_configuration
+from glmtune.files.shipped import shipped_name
 from glmtune.files.text_encoding import read_utf8
 from glmtune.files.user_paths import expand
 from glmtune.text.secret_values import masked_argument, remember_all, remember_text
@@ -216,13 +217,7 @@ def read_source(path: str | Path) -> Source:
     try:
         text = read_utf8(path, at_most=LARGEST_FILE)
     except FileNotFoundError:
-        others = sorted(str(other) for other in path.parent.glob("*.yaml"))
-        shipped = shipped_file(path)
-        raise GlmtuneError(
-            f"there is no configuration `{origin}`{nearest(origin, others)}",
-            where=origin,
-            fix=f"glmtune brings one along: `{shipped}`" if shipped else None,
-        ) from None
+        raise missing_configuration(origin) from None
     except OSError as error:
         raise GlmtuneError(f"cannot read `{origin}`: {error}", where=origin) from error
     return source_of_text(text, origin)

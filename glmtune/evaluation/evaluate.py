@@ -42,6 +42,7 @@ from glmtune.python_arguments import expect_counts, expect_mapping, expect_paths
 
 from .mean_loss import mean_loss, plan_loss
 from .metrics import Scorer, means
+from .own_metrics import MetricsFailed, OwnMetrics, load_metrics
 from .predictions import GenerationPlan, Prediction, join_shares, plan_turns, predict
 from .tool_calls import call_metrics
 
@@ -61,6 +62,8 @@ class Scores:
     predictions: tuple[Prediction, ...] = ()
     left_out: tuple[Reject, ...] = ()
     """Rows or turns that were not scored, and why."""
+    failed: MetricsFailed | None = None
+    """Why the user's own metrics are missing."""
 
 
 @quiet_libraries()
@@ -76,6 +79,7 @@ def evaluate(
     limit: int | None = None,
     combine: bool = False,
     columns: Mapping[str, str] | None = None,
+    metrics: str | Path | None = None,
     trust_remote_code: bool = False,
     **generation_options: Any,
 ) -> Scores:
@@ -93,15 +97,17 @@ def evaluate(
         combine: Score only the last assistant turn of each row.
         columns: Key of the format: what the file calls it; by default as the run, of which the model is, reads its
             rows, where those of the file can be read so.
+        metrics: A Python file with metrics of your own, which is run: see `glmtune.evaluation.own_metrics`.
         trust_remote_code: Run code that the model brings along.
         generation_options: Fields of `transformers.GenerationConfig`.
     """
-    expect_paths(data_file=data_file, output=output)
+    expect_paths(data_file=data_file, output=output, metrics=metrics)
     expect_counts(batch_size=batch_size, limit=limit, max_input_length=max_input_length)
     expect_mapping(columns=columns)
     data_file = user_path(data_file)
     output = user_path(output) if output is not None else None
     refuse_folder(data_file)
+    own_metrics = load_metrics(metrics) if metrics is not None else None
     with reserved(output) if output is not None else nullcontext():
         loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
         encoder = Encoder(
@@ -132,6 +138,7 @@ def evaluate(
                 batch_size=batch_size,
                 plan=plan,
                 output=output,
+                own_metrics=own_metrics,
                 on_batch=show_evaluation,
             )
 
@@ -163,6 +170,7 @@ def score_model(
     batch_size: int,
     plan: GenerationPlan | None,
     output: str | Path | None = None,
+    own_metrics: OwnMetrics | None = None,
     on_batch: OnBatch = lambda done, total: None,
     forward_model: Any = None,
 ) -> Scores:
@@ -175,6 +183,7 @@ def score_model(
         batch_size: Rows at once for the loss, where all are as long as the longest.
         plan: How to generate; None computes the loss alone.
         output: Where the main process writes predictions.
+        own_metrics: The user's, computed of the same predictions.
         on_batch: Called after every batch with the number of batches done and of all.
         forward_model: The model as training wraps it, for the loss; `model` itself by default.
     """
@@ -203,7 +212,17 @@ def score_model(
             rows = join_shares(gather(scorer.scores()))
     metrics |= means([rows[place] for place in sorted(rows)])
     metrics |= call_metrics([prediction.tool_call for prediction in predictions])
-    return Scores(metrics=metrics, predictions=tuple(predictions), left_out=(*data.rejects, *left_out))
+    failed: MetricsFailed | None = None
+    if own_metrics is not None:
+        try:
+            metrics |= own_metrics.values(
+                [each.prediction for each in predictions], [each.reference for each in predictions]
+            )
+        except MetricsFailed as error:
+            # The figures that are there already are worth more than an end: whoever asked says what is missing.
+            failed = error
+            metrics |= dict.fromkeys(own_metrics.names, math.nan)
+    return Scores(metrics=metrics, predictions=tuple(predictions), left_out=(*data.rejects, *left_out), failed=failed)
 
 
 def _perplexity(loss: float) -> float:

@@ -134,6 +134,7 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
             test_data=prepared.data.get("test"),
             asked=asked_settings(config),
             plan=plan if arguments.predict_with_generate else None,
+            own_metrics=prepared.own_metrics,
         )
         add_callbacks(trainer, config, run_folder)
     except (ValueError, ImportError, RuntimeError) as error:

@@ -26,6 +26,7 @@ from glmtune.encoded.collating import Collator
 from glmtune.encoded.dataset import EncodedData
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.evaluation.evaluate import Scores, score_model
+from glmtune.evaluation.own_metrics import MetricsFailed, OwnMetrics
 from glmtune.evaluation.predictions import GenerationPlan
 from glmtune.files.durable import replace_file
 from glmtune.kernels.arithmetic import Arithmetic
@@ -65,6 +66,7 @@ class GlmTrainer(Seq2SeqTrainer):
         eval_data: EncodedData | None,
         test_data: EncodedData | None,
         plan: Callable[[], GenerationPlan] | None,
+        own_metrics: OwnMetrics | None = None,
         asked: Mapping[str, Any],
         loss_function: LossFunction,
         tokens_per_batch: int | None = None,
@@ -82,6 +84,7 @@ class GlmTrainer(Seq2SeqTrainer):
             eval_data: Rows to evaluate on.
             test_data: Rows to evaluate on after the training.
             plan: Makes the plan of generation at evaluation time; None evaluates the loss alone.
+            own_metrics: The user's, for evaluations.
             asked: The configuration, saved with every checkpoint: what a later one is compared with.
             loss_function: Of the method.
             tokens_per_batch: Tokens to fill a micro-batch with; None for a number of rows.
@@ -106,6 +109,7 @@ class GlmTrainer(Seq2SeqTrainer):
         self.eval_data = eval_data
         self.trial_data = eval_data or test_data
         self.plan = plan
+        self.own_metrics = own_metrics
         self.asked = asked
         self.loss_function = loss_function
         self.resumed_from: Path | None = None
@@ -257,7 +261,7 @@ class GlmTrainer(Seq2SeqTrainer):
             try:
                 plan = self.plan() if self.plan else None
                 rows = self.trial_data.first(NUM_FIRST_EVALUATION_ROWS)
-                self._score(rows, plan.shortened(NUM_FIRST_EVALUATION_TOKENS) if plan else None, output=None)
+                scores = self._score(rows, plan.shortened(NUM_FIRST_EVALUATION_TOKENS) if plan else None, output=None)
             except EVALUATION_ERRORS as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise GlmtuneError(
@@ -267,7 +271,21 @@ class GlmTrainer(Seq2SeqTrainer):
                     if self.plan
                     else None,
                 ) from error
+            self._check_own_metrics(scores)
         self._speed_since = time.monotonic()
+
+    def _check_own_metrics(self, scores: Scores) -> None:
+        """Raise where the user's own metrics fail, or the best model is to be told by one that they do not return."""
+        if scores.failed is not None:
+            raise scores.failed
+        metric = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        if self.own_metrics is not None and metric not in (*METRICS, *self.own_metrics.names):
+            returned = ", ".join(f"`{name}`" for name in self.own_metrics.names) or "nothing"
+            raise GlmtuneError(
+                f"`training_args.metric_for_best_model`: nothing measures `{metric}`; `compute` returns {returned}",
+                where=str(self.own_metrics.path),
+                fix="choose one of these, or one that glmtune measures: " + ", ".join(f"`{name}`" for name in METRICS),
+            )
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **gen_kwargs: Any
@@ -295,10 +313,13 @@ class GlmTrainer(Seq2SeqTrainer):
             self._report_failure(step, error)
             self.control.should_evaluate = False  # or it would be made once more at the end of the epoch
             self._tell_evaluated()
-            return {f"{metric_key_prefix}_{name}": math.nan for name in METRICS}
+            own = self.own_metrics.names if self.own_metrics else ()
+            return {f"{metric_key_prefix}_{name}": math.nan for name in (*METRICS, *own)}
         finally:
             self._speed_since = time.monotonic()
         self._tell_evaluated()
+        if scores.failed is not None:
+            self._report_own_failure(step, scores.failed)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.metrics.items()}
         self.log(dict(metrics))
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items())
@@ -380,6 +401,7 @@ class GlmTrainer(Seq2SeqTrainer):
                     batch_size=self.args.per_device_eval_batch_size,
                     plan=plan,
                     output=output,
+                    own_metrics=self.own_metrics,
                     on_batch=self._count_batch,
                     # A compiled model would be compiled once more for evaluations.
                     forward_model=model if self.args.torch_compile else self.model_wrapped,
@@ -417,6 +439,14 @@ class GlmTrainer(Seq2SeqTrainer):
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+
+    def _report_own_failure(self, step: int, error: MetricsFailed) -> None:
+        """Tell that the user's own metrics failed; what was measured besides stands."""
+        if self.is_world_process_zero():
+            log = self.run_folder / "evaluation-failures.log"
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"step {step}\n{error}\n")
+        self.write(f"warning: your metrics failed at step {step} ({error.where}: {error.what}); training goes on")
 
     def _report_failure(self, step: int, error: Exception) -> None:
         """Tell the user that an evaluation failed and write its traceback into the run folder, a file a process."""

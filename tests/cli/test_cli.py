@@ -329,6 +329,41 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(
     assert rest.endswith(end + ("interrupted\n" if name == "SIGINT" else ""))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", pytest.param("gbk", marks=pytest.mark.slow)])
+def test_losses_stay_above_the_bar_which_shows_their_course_where_the_terminal_can(
+    encoding: str, workplace: Path, demo_data: Path, program: Path
+) -> None:
+    arguments = ["train", str(demo_data), "demo", "config.yaml", "--set", f"training_args.output_dir=drawn-{encoding}",
+                 "--set", "training_args.max_steps=4", "--set", "training_args.logging_steps=1",
+                 "--set", "data_config.val_file=null"]  # fmt: skip
+    terminal, inside = os.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    # The streams of the preloaded program are in UTF-8 already.
+    start = [program] if encoding == "utf-8" else [sys.executable, "-m", "glmtune"]
+    with subprocess.Popen(
+        [*start, *arguments], cwd=workplace, stdin=subprocess.DEVNULL, stdout=inside, stderr=inside,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    ) as process:  # fmt: skip
+        os.close(inside)
+        seen = b""
+        while (part := _read_terminal(terminal)) != b"":
+            seen += part
+        os.close(terminal)
+    assert process.returncode == 0, seen
+    text = seen.decode(encoding)
+    assert [*re.findall(r"[\r\n]step (\d)/4  loss \d", text)] == ["1", "2", "3", "4"]
+    last_bar = re.findall(r"4/4 \[.*, loss \d\.\d{4}([^\]\r]*)\]", text)[-1]
+    assert re.fullmatch(" [▁-▇]{4}" if encoding == "utf-8" else "", last_bar), last_bar
+    assert "Writing model shards" not in text.partition("step 1/4")[2]
+
+
+def _read_terminal(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # the other side is closed
+        return b""
+
+
 def test_a_run_whose_terminal_is_closed_saves_and_ends(workplace: Path, demo_data: Path) -> None:
     arguments = ["train", str(demo_data), "demo", "config.yaml", "--set", "training_args.output_dir=closed",
                  "--set", "training_args.max_steps=100000", "--set", "training_args.save_steps=100000",

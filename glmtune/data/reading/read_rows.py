@@ -8,6 +8,7 @@ from pathlib import Path
 from glmtune.data.formats import AUTO, RowFormat
 from glmtune.data.formats.pairs import CHAT_KEYS
 from glmtune.errors import GlmtuneError
+from glmtune.files.missing import missing_rows
 from glmtune.text.visible_text import printable
 
 from .csv_files import ANSWERS, LIST_COLUMNS, TEXT_OR_MESSAGES, Columns, csv_rows
@@ -42,8 +43,9 @@ def read_rows(source: Path | str, row_format: RowFormat = AUTO) -> Iterator[Row]
 def _rows_of_file(source: Path, row_format: RowFormat) -> Iterator[Row]:
     kind = kind_of(source)
     if kind != "file":
-        problem = "is a folder; expected a file" if kind == "folder" else "does not exist"
-        raise GlmtuneError(f"data file `{source}` {problem}")
+        if kind == "nothing":
+            raise missing_rows(str(source))
+        raise GlmtuneError(f"data file `{source}` is a folder; expected a file")
     suffix = suffix_of(source)
     if suffix in (".csv", ".tsv"):
         kinds = (LIST_COLUMNS, TEXT_OR_MESSAGES, ANSWERS, row_format.row_keys)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.files.file_kinds import READ_TWICE, broken_link, irregular, refuse_irregular
+from glmtune.files.missing import missing_folder, missing_rows
 from glmtune.files.user_paths import expand
 
 from . import hub
@@ -66,9 +67,7 @@ def command_line_files(entry: str) -> list[DataFile]:
     entry = expand(entry)
     paths = _expand(Path(), entry)
     if not paths:
-        folder = Path(entry).parent
-        names = _file_names(folder) if folder.is_dir() else []
-        raise GlmtuneError(f"data file `{entry}` does not exist{nearest(Path(entry).name, names)}")
+        raise missing_rows(entry)
     return [DataFile(path=path) for path in paths]
 
 
@@ -78,7 +77,7 @@ def find_data_file(folder: Path, name: str, key: str) -> Path:
     if kind_of(path) == "file":
         return path
     if not folder.exists():
-        raise GlmtuneError(f"data folder `{folder}` does not exist", fix="give the folder that holds your data files")
+        raise missing_folder(folder)
     if not folder.is_dir():
         refuse_irregular(folder, f"give the folder that holds `{name}`")
         raise GlmtuneError(f"`{folder}` is a file; expected the folder that holds `{name}`")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glmtune.errors import GlmtuneError
 from glmtune.files.file_kinds import refuse_irregular
+from glmtune.files.missing import RUN_FILE
 from glmtune.files.user_paths import expand, refuse_unreadable_name
 from glmtune.python_arguments import expect_paths
 
@@ -20,8 +21,6 @@ CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 DEMO = "demo"
 MANIFEST = "manifest.json"
 """Of a checkpoint: the size and hash of every file."""
-RUN_FILE = "run.yaml"
-"""Of a run: what was asked, and what came of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from glmtune.errors import GlmtuneError
+from glmtune.files.missing import RUN_FILE
 from glmtune.files.user_paths import expand
 
 from .links import refuse_links
-from .model_source import MANIFEST, RUN_FILE
+from .model_source import MANIFEST
 
 MAX_RUN_FILE_BYTES = 16_000_000
 """A file that a run was trained on takes about 150 bytes of it."""

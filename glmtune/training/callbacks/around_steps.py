@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from glmtune.console import is_watched, notice, say, show_evaluation
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.reports.metrics_file import append_log, keep_logs
+from glmtune.text.sparkline import can_show_bars, sparkline
 from glmtune.training.events import RunCallback
 from glmtune.training.folder import checkpoint
 from glmtune.training.folder.weight_check import saved_shapes
@@ -25,19 +28,24 @@ from .settling import fuse_layers, pad_unless_exact, settle_loss
 
 
 class ProgressLine(RunCallback):
-    """One bar with loss, tokens/s and remaining time; plain lines where no terminal is attached."""
+    """A line for each logged loss, and below them, on a terminal, one bar with the course of the loss so far."""
 
     def __init__(self, trainer: GlmTrainer) -> None:
         self.trainer = trainer
         self.bar: tqdm | None = None
         self.started = 0.0
         self.first_step = 0
+        self.hides_others = False
+        """Whether the bars of transformers are to be shown again once this one is gone."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started = time.monotonic()
         self.first_step = state.global_step
         if state.is_world_process_zero and is_watched() and not args.disable_tqdm:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+            # Each checkpoint would leave a bar of its own above this one.
+            self.hides_others = is_progress_bar_enabled()
+            disable_progress_bar()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
@@ -49,11 +57,10 @@ class ProgressLine(RunCallback):
         if "loss" in logs and state.is_world_process_zero:
             speed = self.trainer.tokens_per_second()
             if self.bar is not None:
-                self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {speed:,.0f} tokens/s")
-                return
+                self.bar.set_postfix_str(f"loss {logs['loss']:.4f} {_course(state)}".rstrip(), refresh=False)
             done = state.global_step - self.first_step
             remaining = (time.monotonic() - self.started) / max(1, done) * (state.max_steps - state.global_step)
-            say(
+            self.on_message(
                 f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  "
                 f"lr {logs['learning_rate']:.2e}  {speed:,.0f} tokens/s  eta {_duration(remaining)}"
             )
@@ -73,6 +80,8 @@ class ProgressLine(RunCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+            if self.hides_others:
+                enable_progress_bar()
 
     def on_message(self, text: str) -> None:
         """Print a line above the bar."""
@@ -163,6 +172,12 @@ class CheckpointMover(TrainerCallback):
         checkpoint.write_state(staged, state)
         checkpoint.publish(staged, self.run_folder, saved_shapes(model))
         checkpoint.rotate(self.run_folder, self.save_total_limit, state.best_model_checkpoint)
+
+
+def _course(state: TrainerState) -> str:
+    """Return the losses of the run so far as small bars; nothing where stderr cannot show them."""
+    losses = [log["loss"] for log in state.log_history if "loss" in log]
+    return sparkline(losses) if can_show_bars(sys.stderr) else ""
 
 
 def _duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from glmtune.config.run_config import RunConfig
 from glmtune.config.sections import adapter_fields, training_fields
 from glmtune.errors import GlmtuneError
+from glmtune.evaluation.own_metrics import describe_metrics
 from glmtune.modeling.finding.model_source import ModelSource
 from glmtune.text.secret_values import hidden
 
@@ -30,11 +31,13 @@ KEPT = (
 
 
 def asked_settings(config: RunConfig) -> dict[str, Any]:
-    """Return what was asked for, as plain values; DeepSpeed's file with what it holds."""
+    """Return what was asked for, as plain values; DeepSpeed's file with what it holds, that of metrics as its hash."""
     settings = json.loads(json.dumps(dict(config.source), default=str))
     arguments = settings.get("training_args") or {}
     if isinstance(arguments.get("deepspeed"), str):
         arguments["deepspeed"] = config.deepspeed
+    if config.metrics is not None:
+        settings["metrics"] = describe_metrics(config.metrics)
     return hidden(settings)  # type: ignore[no-any-return]
 
 

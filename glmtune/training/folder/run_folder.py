@@ -23,9 +23,11 @@ from glmtune import __version__
 from glmtune.config.run_config import RunConfig, config_from_mapping
 from glmtune.console import is_main_process
 from glmtune.errors import GlmtuneError
+from glmtune.evaluation.own_metrics import describe_metrics
 from glmtune.files.durable import replace_file
+from glmtune.files.missing import RUN_FILE, missing_run
 from glmtune.modeling.finding.links import refuse_links
-from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, RUN_FILE, ModelSource
+from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, ModelSource
 from glmtune.modeling.finding.run_record import read_run_file
 from glmtune.modeling.library_errors import reason_of
 from glmtune.reports.metrics_file import METRICS_FILE
@@ -157,6 +159,7 @@ def write_run_file(
         },
         "model": {"base": source.base, "adapter": str(source.adapter or ""), "fingerprint": fingerprint(source)},
         "data": data_files,
+        "metrics": None if request.config.metrics is None else describe_metrics(request.config.metrics),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _is_installed(name)},
         "world_size": world_size(),
         ARITHMETIC: arithmetic,
@@ -183,7 +186,7 @@ def read_request(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunReques
     path = folder / RUN_FILE
     refuse_links(folder, [RUN_FILE])
     if not path.is_file():
-        raise GlmtuneError(f"`{folder}` is not a run folder: it has no `{RUN_FILE}`", fix="give a run's `output_dir`")
+        raise missing_run(folder)
     record = read_run_file(path)
     try:
         asked = record["asked"]
@@ -230,8 +233,11 @@ def record_changes(
     """Write into `run.yaml` what the run goes on with from now on, and what that changed."""
     history = [*record.get("changes", ()), {"at": _now(), "what": list(changes)}]
     asked = {**record["asked"], "config": dict(request.config.source)}
+    metrics = None if request.config.metrics is None else describe_metrics(request.config.metrics)
     model = {**record["model"], "base": source.base, "fingerprint": fingerprint(source)}
-    _write_record(folder, {**record, "asked": asked, "model": model, "data": data_files, "changes": history})
+    _write_record(
+        folder, {**record, "asked": asked, "model": model, "data": data_files, "metrics": metrics, "changes": history}
+    )
 
 
 def world_size() -> int:

@@ -58,6 +58,7 @@ class _Wish:
     key: str
     shown: str
     runs_code: bool
+    place: str = "with the model"
 
 
 def check_consent(
@@ -87,7 +88,7 @@ def check_consent(
         raise GlmtuneError(
             f"the run's folder asks for `{wish.shown}`, which "
             + (
-                "runs code that lies with the model, and that is for you to allow"
+                f"runs code that lies {wish.place}, and that is for you to allow"
                 if wish.runs_code
                 else "sends figures of the run away, and that is for you to allow"
             ),
@@ -114,6 +115,8 @@ def remember(request: RunRequest, source: ModelSource) -> None:
 def _wishes(config: RunConfig) -> Iterator[_Wish]:
     if config.trust_remote_code:
         yield _Wish("trust_remote_code", "trust_remote_code: true", runs_code=True)
+    if config.metrics is not None:
+        yield _Wish("metrics", f"metrics: {config.metrics}", runs_code=True, place="in that file")
     if "/" in (config.attn_implementation or ""):
         # A kernel of a hub: code, by the name of its repository.
         yield _Wish("attn_implementation", f"attn_implementation: {config.attn_implementation}", runs_code=True)

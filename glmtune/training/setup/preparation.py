@@ -17,6 +17,7 @@ from glmtune.encoded.dataset import EncodedData
 from glmtune.encoded.inspection import format_text
 from glmtune.encoded.store import encoded_folder
 from glmtune.errors import GlmtuneError
+from glmtune.evaluation.own_metrics import OwnMetrics, load_metrics
 from glmtune.evaluation.predictions import has_calls
 from glmtune.evaluation.tool_calls import CALL_METRIC_NAMES
 from glmtune.family import Family, family_of
@@ -50,6 +51,8 @@ class Prepared:
     layout: ReplyLayout
     """How the model writes tool calls."""
     data_files: DataRecord
+    own_metrics: OwnMetrics | None = None
+    """The user's, whose file has been run."""
     data: dict[str, EncodedData]
     """By split: `train`, and `val` and `test` where the configuration has rows for them."""
     arithmetic: Arithmetic | None = None
@@ -60,6 +63,7 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None, *, method: M
     """Find the model, load its tokenizer, read and encode the data; its files are looked for where none are given."""
     config = request.config
     check_start(config.peft_config)
+    own_metrics = load_metrics(config.metrics) if config.metrics is not None else None
     source = model_source(request)
     files = files or find_run_files(request.data_dir, config)
     check_weight_files(source)
@@ -89,6 +93,7 @@ def prepare_run(request: RunRequest, files: RunFiles | None = None, *, method: M
         layout=layout,
         data_files=as_records(files),
         data=data,
+        own_metrics=own_metrics,
     )
 
 
