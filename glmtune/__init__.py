@@ -22,6 +22,7 @@ _HOMES = {
     "estimate": "glmtune.memory.run",
     "evaluate": "glmtune.evaluation.evaluate",
     "export": "glmtune.exporting.run",
+    "first_config": "glmtune.starting.run",
     "generate": "glmtune.generation.generate",
     "load_config": "glmtune.config.run_config",
     "prepare_data": "glmtune.training.setup.preparation",

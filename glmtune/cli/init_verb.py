@@ -13,7 +13,6 @@ import typer
 
 from glmtune.console import notice, say
 from glmtune.errors import GlmtuneError, nearest, shown
-from glmtune.files.durable import replace_file
 from glmtune.files.new_file import check_new, free_path
 from glmtune.files.user_paths import user_path
 from glmtune.standard_streams import argument_text
@@ -59,8 +58,7 @@ def init(
     first = first_config(
         argument_text(data), model, method=method, columns=columns_of(column), trust_remote_code=trust_remote_code
     )
-    check_new(output)
-    replace_file(output, first.text.encode())
+    first.write(output)
     for line in first.notes:
         notice(line)
     say(f"written: {output}; every value in it may be changed")

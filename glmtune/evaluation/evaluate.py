@@ -65,6 +65,12 @@ class Scores:
     failed: MetricsFailed | None = None
     """Why the user's own metrics are missing."""
 
+    def __repr__(self) -> str:
+        """Return the metrics, and the numbers of predictions and of what was left out."""
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        left_out = f", {len(self.left_out):,} left out" if self.left_out else ""
+        return f"<Scores: {metrics}; {len(self.predictions):,} predictions{left_out}>"
+
 
 @quiet_libraries()
 @memory_errors_explained("scoring the model", LESS_IN_ANSWERING)
