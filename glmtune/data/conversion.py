@@ -21,6 +21,7 @@ from glmtune.errors import GlmtuneError, nearest, shown
 from glmtune.files.durable import put_in_place
 from glmtune.files.new_file import check_new, refuse_taken
 from glmtune.files.user_paths import expand, user_path
+from glmtune.notebook import interrupts_without_traceback
 from glmtune.python_arguments import expect_mapping, expect_paths
 
 from .conversation import Conversation, RowError
@@ -49,6 +50,7 @@ class Converted:
         return f"<Converted: {self.num_rows:,} conversations; {shown(left_out)}>"
 
 
+@interrupts_without_traceback()
 def convert_data(
     data: str | Path,
     out: str | Path,

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.examples import Example
 from glmtune.config.run_config import AnyConfig, RunConfig, as_config
-from glmtune.console import notice
+from glmtune.console import notice, quiet_libraries
 from glmtune.data.conversation import TEXT, Conversation, RowError
 from glmtune.data.formats import AUTO, RowFormat
 from glmtune.data.reading.read_rows import read_rows
@@ -99,6 +99,7 @@ def inspect_rows(
     )
 
 
+@quiet_libraries()
 def check_data(
     data: str | Path,
     model: str | None = None,

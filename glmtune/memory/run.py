@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from glmtune.config.run_config import AnyConfig, RunConfig, as_config
 from glmtune.console import notice, quiet_libraries
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, require
 from glmtune.family import family_of
 from glmtune.files.user_paths import expand
 from glmtune.kernels.arithmetic import Arithmetic, choose, seconds_here, shapes_of
@@ -85,6 +85,21 @@ class Estimate:
         device = self.device if self.num_devices == 1 else f"each of {self.num_devices} {self.device} devices"
         others = len(self.rows) - 1
         return f"<Estimate: {gigabytes:.2f} GB on {device} as configured; {others} other ways in `rows`>"
+
+    def to_pandas(self) -> Any:
+        """Return every way to train as a row of a data frame of pandas; memory in bytes, of each device."""
+        return require("pandas").DataFrame(
+            {
+                "method": row.method,
+                "sharding": row.sharding,
+                "gradient_checkpointing": row.gradient_checkpointing,
+                "is_configured": row.is_configured,
+                **row.memory.parts(),
+                "total": row.memory.total,
+                "host": row.host,
+            }
+            for row in self.rows
+        )
 
     @property
     def configured(self) -> EstimateRow:
