@@ -29,7 +29,7 @@ ROOMS = [
     *("generation", "evaluation", "reports"),
     *("training.folder", "training.distributed", "training.events", "training.methods"),
     *("training.setup", "training.trainer", "training.callbacks", "training"),
-    *("memory", "datatools", "chat", "server", "exporting", "cli", "__main__"),
+    *("memory", "datatools", "starting", "chat", "server", "exporting", "cli", "__main__"),
 ]
 MOST_FILES = 15
 """In a folder; more hold more than one idea."""

@@ -39,7 +39,7 @@ KEYS = {
 MODEL_KEYS = {LLAMAFACTORY: "model_name_or_path", SWIFT: "model", AXOLOTL: "base_model"}
 """What it calls the model."""
 
-OURS = frozenset(("data_config", "training_args", "peft_config", "generation_config", "max_input_length"))
+OURS = frozenset(("data_config", "training_args", "max_input_length", "max_output_length"))
 """Keys of a configuration of ours: such a one is no other tool's, whatever else stands in it."""
 DATA_SOURCES = frozenset(("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"))
 """Where a data set of a `dataset_info.json` comes from; each has one of them."""

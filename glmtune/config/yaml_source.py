@@ -253,6 +253,11 @@ def _refuse_command(text: str, origin: str) -> None:
         raise foreign_configuration(tool, origin, "one of glmtune")
 
 
+def parse_value(text: str) -> Any:
+    """Return the value of a text that stands behind an option, read as YAML; a broken one is a `GlmtuneError`."""
+    return _parse(text, lambda line: "")[0]
+
+
 def found(value: Any) -> str:
     """Return how a message names a value that the user wrote."""
     if isinstance(value, dict):

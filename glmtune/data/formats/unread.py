@@ -141,7 +141,7 @@ def _unread_in_call(call: Any, prefix: str) -> Iterator[str]:
 
 
 def unread_in_parts(content: Any, prefix: str) -> Iterator[str]:
-    """Yield the unread keys of a content in parts: OpenAI's, of texts, or LLaMA-Factory's, of thoughts and calls, too."""
+    """Yield the unread keys of a content in parts: of texts, as OpenAI's, or of thoughts and calls, too."""
     for part in content if isinstance(content, list) else ():
         if not isinstance(part, dict):
             continue
