@@ -222,8 +222,9 @@ def _rows(path: Path, text: str, elements: Iterator[Element]) -> Iterator[Row]:
         line_before, here = here.line, following
 
 
-PARTS_OF_A_ROW = ("tools", "functions")
-"""Lists of objects that stand in a row: a file that holds a single question, and no answer, is no list of tools."""
+PARTS_OF_A_ROW = ("tools", "functions", "segments")
+"""Lists of objects that stand in a row: a file that holds a single question, and no answer, is no list of tools, and
+one of axolotl's segments no list of texts."""
 
 
 def _rows_of_object(path: Path, text: str, whole: Element, row_format: RowFormat) -> Iterator[Element]:

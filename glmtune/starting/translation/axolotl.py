@@ -409,7 +409,7 @@ KEYS: dict[str, Key] = {
     "sequence_len": Key("max_input_length + max_output_length", lengths),
     "excess_length_strategy": Key("truncation", _overlong),
     "sample_packing": Key("packing", _packing),
-    "adapter": Key("peft_config.peft_type, and quantization for `qlora`", _adapter),
+    "adapter": Key("`peft_config.peft_type`, and `quantization` for `qlora`", _adapter),
     "lora_target_linear": Key("peft_config.target_modules: all-linear", _linear),
     **{key: _in_adapter(f"peft_config.{ours}") for key, ours in ADAPTER.items()},
     "load_in_4bit": _bits(4),

@@ -230,6 +230,10 @@ def _new_data(draft: Draft, key: str, value: Any) -> None:
         put_data_sets(draft, place, named_data_sets(draft, key, [str(value)], {}), key)
 
 
+def _rows_to_evaluate_on(draft: Draft, key: str, value: Any) -> None:
+    (_new_data if "model" in draft.source else _data)(draft, key, value)
+
+
 def _model(draft: Draft, key: str, value: Any) -> None:
     draft.model = str(value)
 
@@ -237,20 +241,18 @@ def _model(draft: Draft, key: str, value: Any) -> None:
 KEYS: dict[str, Key] = {
     "model_name_or_path": Key("MODEL", _model),
     "model": Key("MODEL", _model),
-    "stage": Key("`glmtune train`, for `sft`", _stage),
+    "stage": Key("`glmtune train` for `sft`", _stage),
     "dataset_dir": Key("DATA_DIR", _data_folder),
     "dataset": Key("data_config.train_file, data_config.columns", _data),
     "train_dataset": Key("data_config.train_file", _new_data),
-    "eval_dataset": Key(
-        "data_config.val_file", lambda *given: (_new_data if "model" in given[0].source else _data)(*given)
-    ),
+    "eval_dataset": Key("data_config.val_file", _rows_to_evaluate_on),
     "val_size": Key("data_config.val_size", _val_size),
     "preprocessing_num_workers": Key("data_config.num_proc"),
     "cutoff_len": Key("max_input_length + max_output_length", lengths),
     "mask_history": _when("train_on", "last", "every answer is trained by default"),
     "packing": _when("packing", True, "packed rows never see each other here; `packing: false` pads"),
     "neat_packing": _when("packing", True, "packed rows never see each other here"),
-    "finetuning_type": Key("peft_config.peft_type, or no peft_config for `full`", _finetuning_type),
+    "finetuning_type": Key("`peft_config.peft_type`; no `peft_config` for `full`", _finetuning_type),
     "lora_rank": _adapter("peft_config.r"),
     "lora_alpha": _adapter("peft_config.lora_alpha"),
     "lora_dropout": _adapter("peft_config.lora_dropout"),
@@ -325,8 +327,8 @@ LEFT = left(
         "optim_config lr_scheduler_config",
         "`training_args.optim: galore_adamw` or `apollo_adamw`, with `optim_target_modules`": (
             "use_galore galore_target galore_rank galore_update_interval galore_scale galore_proj_type "
-            "galore_layerwise use_apollo apollo_target apollo_rank apollo_update_interval apollo_scale apollo_proj apollo_proj_type "
-            "apollo_scale_type apollo_layerwise apollo_scale_front"
+            "galore_layerwise use_apollo apollo_target apollo_rank apollo_update_interval apollo_scale apollo_proj "
+            "apollo_proj_type apollo_scale_type apollo_layerwise apollo_scale_front"
         ),
         TRACKERS: "swanlab_project swanlab_workspace swanlab_run_name swanlab_api_key swanlab_logdir "
         "swanlab_lark_webhook_url swanlab_lark_secret",
