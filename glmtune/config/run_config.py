@@ -7,6 +7,7 @@ PEFT.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ from .sections import (
     training_fields,
     training_section,
 )
-from .yaml_source import Source, found, read_source, source_of_text
+from .yaml_source import Problem, Source, found, read_source, source_of_text
 
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
 """PEFT's name of a method to ours."""
@@ -206,6 +207,14 @@ def config_from_mapping(source: Mapping[str, Any], *, where: str, overrides: Seq
     for override in overrides:
         values.override(override)
     return _build(values, None)
+
+
+def problems_of(values: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with the keys and values of a configuration, all at once; nothing where it can be loaded."""
+    source = Source(origin="the configuration", values=dict(values))
+    with contextlib.suppress(GlmtuneError):
+        _build(source, None)
+    return source.problems
 
 
 def as_config(config: str | Path | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
