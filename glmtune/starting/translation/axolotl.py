@@ -126,7 +126,9 @@ def _linear(draft: Draft, key: str, value: Any) -> None:
 
 def _bits(bits: int) -> Key:
     def read(draft: Draft, key: str, value: Any) -> None:
-        if value is True:
+        if value is True and draft.values.get("quantization") == f"{bits}bit":
+            draft.leave(key, "`adapter: qlora` says it, too")
+        elif value is True:
             draft.put("quantization", f"{bits}bit", key)
         else:
             draft.leave(key, BY_ITSELF)

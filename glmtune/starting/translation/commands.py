@@ -23,7 +23,7 @@ VERBS = {"sft": SWIFT, "pt": SWIFT, "rlhf": SWIFT, "train": LLAMAFACTORY}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class TrainingCommand:
     """A training command."""
 
     tool: str
@@ -36,7 +36,7 @@ class Command:
     """Of the environment, as they are set before it."""
 
 
-def read_command(text: str, where: str) -> Command:
+def read_command(text: str, where: str) -> TrainingCommand:
     """Return the first training command of a file for the shell.
 
     Raises:
@@ -58,7 +58,7 @@ def read_command(text: str, where: str) -> Command:
         if found:
             verb, rest = found
             file, values = _options(rest)
-            return Command(tool=VERBS[verb], verb=verb, values=values, file=file, variables=variables)
+            return TrainingCommand(tool=VERBS[verb], verb=verb, values=values, file=file, variables=variables)
     raise GlmtuneError(
         "the file has no training command that is known here",
         where=where,

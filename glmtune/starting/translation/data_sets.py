@@ -45,7 +45,7 @@ def put_data_sets(draft: Draft, place: str, data_sets: Sequence[DataSet], key: s
         return
     paths = [each.path for each in fitting]
     draft.put(place, paths[0] if len(paths) == 1 else paths, key)
-    if columns:
+    if columns and "data_config.columns" not in draft.values:
         draft.put("data_config.columns", columns, key, "key of the format: what the file calls it")
 
 

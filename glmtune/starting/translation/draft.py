@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glmtune.compat import CHECKPOINTING
 from glmtune.config.run_config import METHODS, problems_of
 from glmtune.text.secret_values import without_secrets
 
@@ -75,6 +76,9 @@ class Draft:
     def put(self, place: str, value: Any, key: str, note: str = "") -> None:
         """Set a key of ours to what a key of the source says."""
         written = self.source.get(key)
+        before, _ = self.origins.get(place, (key, None))
+        if before != key:
+            self.leave(before, f"`{key}` says it, too")
         self.values[place] = value
         self.origins[place] = key, written
         is_same = place.rpartition(".")[2] == key and value == written
@@ -114,9 +118,10 @@ class Draft:
 
     def _take_out(self, key: str, reason: str) -> None:
         """Take out the key of ours that a problem is with, or those below it, and list what it came of."""
-        places = [place for place in self.values if place == key or place.startswith(f"{key}.")]
-        places = places or [place for place in self.values if key.startswith(f"{place}.")]
-        for place in places:
+        keys = [key, *(key.replace(new, old) for old, new in CHECKPOINTING.items() if new in key)]
+        places = [place for place in self.values for key in keys if place == key or place.startswith(f"{key}.")]
+        places = places or [place for place in self.values for key in keys if key.startswith(f"{place}.")]
+        for place in dict.fromkeys(places):
             name, written = self.origins.get(place, (place, self.values[place]))
             del self.values[place]
             if name in self.source:

@@ -63,7 +63,9 @@ def translate_llamafactory(source: Mapping[str, Any], file: Path) -> Translation
         draft.default("max_output_length", 1024)
     if draft.values.get("peft_config.peft_type") == "LORA":
         draft.default("peft_config.r", 8)
-        draft.default("peft_config.lora_alpha", 2 * draft.values["peft_config.r"])
+        rank = draft.values["peft_config.r"]
+        if isinstance(rank, int):
+            draft.default("peft_config.lora_alpha", 2 * rank, "the default of LLaMA-Factory: twice the rank")
         draft.default("peft_config.lora_dropout", 0.0)
         draft.default("peft_config.target_modules", "all-linear")
     if not source.get("disable_gradient_checkpointing"):

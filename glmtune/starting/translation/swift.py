@@ -154,7 +154,7 @@ def _data_set(draft: Draft, key: str, name: str) -> DataSet | None:
         draft.leave(key, f"`:{subset}`: a subset cannot be named; download its files, and name those", name)
     if is_on_hub(path, draft.file.parent):
         path = hub_name(path, hub="hub" if is_huggingface else "modelscope")
-    return DataSet(name=name, path=path)
+    return DataSet(name=name, path=path, columns=draft.values.get("data_config.columns", {}))
 
 
 def _columns(draft: Draft, key: str, value: Any) -> None:
@@ -177,8 +177,8 @@ def _share(draft: Draft, key: str, value: Any) -> None:
 
 
 def _truncation(draft: Draft, key: str, value: Any) -> None:
-    if value in TRUNCATIONS:
-        draft.put("truncation", TRUNCATIONS[value], key)
+    if str(value) in TRUNCATIONS:
+        draft.put("truncation", TRUNCATIONS[str(value)], key)
     else:
         draft.leave(key, "rows are cut at their end (`right`), left out (`drop`), or lose their turns (`drop_turns`)")
 
