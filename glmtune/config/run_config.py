@@ -43,6 +43,7 @@ AT_LEAST_ONE = (
     "tokens_per_batch",
     "max_input_length",
     "max_output_length",
+    "early_stopping_patience",
     "data_config.num_proc",
     "training_args.per_device_train_batch_size",
     "training_args.per_device_eval_batch_size",
@@ -158,6 +159,11 @@ class RunConfig:
     quantization: Literal["4bit", "8bit"] | None = None
     """Quantize the frozen weights by bitsandbytes as they are loaded (QLoRA): `4bit` is NF4, its scales quantized, too.
     GLM-4-9B: 7 GB in 4 bits, 11 GB in 8, 19 GB in bfloat16; a step takes longer. Needs `glmtune[quant]`."""
+    early_stopping_patience: int | None = None
+    """End the run after so many evaluations in a row that were no better than the best before, by
+    `metric_for_best_model`; null never does. The best checkpoint is told at the end."""
+    early_stopping_threshold: float = 0.0
+    """By how much an evaluation has to be better to count as better, in units of that metric."""
     metrics: str | None = None
     """A Python file with metrics of your own: its `compute(predictions: list[str], references: list[str])` returns
     `dict[str, float]`, which evaluations add to what they measure; `metric_for_best_model` may name one. The file is
@@ -446,6 +452,24 @@ def _evaluation_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterat
         measured == "loss" or arguments["predict_with_generate"],
         f"`{metric}` is measured on generated text, which `predict_with_generate: false` rules out",
         "set `predict_with_generate: true`",
+    )
+    patience, threshold = config.early_stopping_patience, config.early_stopping_threshold
+    yield _Rule(
+        ("early_stopping_patience", "training_args.eval_strategy"),
+        patience is None or evaluate != "no",
+        "needs evaluations; found `eval_strategy: no`",
+        "set `training_args.eval_strategy` to `steps` or `epoch`",
+    )
+    yield _Rule(
+        ("early_stopping_threshold",),
+        0 <= threshold < math.inf,
+        f"expected a finite number, 0 or more, found `{threshold}`",
+    )
+    yield _Rule(
+        ("early_stopping_threshold", "early_stopping_patience"),
+        patience is not None or threshold == 0,
+        "does nothing without `early_stopping_patience`",
+        "set that, too, or leave it out",
     )
     yield _Rule(
         ("metrics", "training_args.predict_with_generate", "data_config.val_file"),
