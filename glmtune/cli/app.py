@@ -115,10 +115,10 @@ def train(
     num_processes: NumProcesses = None,
 ) -> None:
     """Train a model as CONFIG says; without it, as fits the rows."""
-    check_files(rows=data_dir) if config is None else check_files(data_dir=data_dir, config=config)
-    check_model(model, base_model=None if init_from else base_model)
     check_method(method)
     refuse_unfitted(data_dir, model, config, method, is_group=num_processes is not None)
+    check_files(rows=data_dir) if config is None else check_files(data_dir=data_dir, config=config)
+    check_model(model, base_model=None if init_from else base_model)
     if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group

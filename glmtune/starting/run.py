@@ -97,7 +97,7 @@ def first_config(
     found = find_columns(files.train, columns or {})
     model_config = load_model_config(source, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    facts = look_at(files.train, Encoder(tokenizer, family_of(model_config.model_type)), found)
+    facts = look_at(files, Encoder(tokenizer, family_of(model_config.model_type)), found)
     run_folder = str(output_dir) if output_dir is not None else _free_run_folder(str(data), method)
     machine = this_machine()
     fitted = fit(
