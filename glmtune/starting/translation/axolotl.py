@@ -12,7 +12,7 @@ from typing import Any
 from glmtune.config.other_tools import AXOLOTL
 
 from .data_sets import DataSet, hub_name, is_on_hub, put_data_sets
-from .draft import Draft, Key, Translation
+from .draft import Draft, Key, Translation, names_in
 from .shared_keys import (
     BY_ITSELF,
     CALLBACKS,
@@ -176,7 +176,7 @@ def _columns(draft: Draft, key: str, entry: Mapping[str, Any]) -> dict[str, str]
         return _of_prompter(draft, where, kind)
     name = str(kind or "").partition(":")[0].partition(".")[0]
     if name == "completion":
-        field = entry.get("field", "text")
+        field = names_in(entry).get("field", "text")
         return {} if field == "text" else {"text": field}
     if name in ("chat_template", "sharegpt", "messages"):
         return _of_messages(entry, name)
@@ -190,7 +190,7 @@ def _columns(draft: Draft, key: str, entry: Mapping[str, Any]) -> dict[str, str]
 
 def _of_messages(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
     """Return the columns of rows that hold messages."""
-    mappings = entry.get("message_property_mappings") or {}
+    mappings, entry = names_in(entry.get("message_property_mappings")), names_in(entry)
     role = entry.get("message_field_role") or mappings.get("role") or ("from" if kind == "sharegpt" else "role")
     content = (
         entry.get("message_field_content") or mappings.get("content") or ("value" if kind == "sharegpt" else "content")
@@ -214,7 +214,8 @@ def _of_prompter(draft: Draft, where: str, kind: Mapping[str, Any]) -> dict[str,
     for part, value in kind.items():
         if not part.startswith("field_") and value:
             draft.leave(f"{where}.{part}", TEMPLATE, value)
-    found = {ours: kind[f"field_{theirs}"] for theirs, ours in names.items() if kind.get(f"field_{theirs}")}
+    named = names_in(kind)
+    found = {ours: named[f"field_{theirs}"] for theirs, ours in names.items() if named.get(f"field_{theirs}")}
     return {ours: own for ours, own in found.items() if ours != own}
 
 

@@ -151,6 +151,11 @@ class Key:
 EMPTY = "says nothing"
 
 
+def names_in(value: Any) -> dict[str, str]:
+    """Return the names that stand under keys; those of another type, which name nothing, are left out."""
+    return {key: each for key, each in value.items() if isinstance(each, str)} if isinstance(value, dict) else {}
+
+
 def shown(value: Any) -> str:
     """Return a value as a comment has it, on one line."""
     if isinstance(value, bool):

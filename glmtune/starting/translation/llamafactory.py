@@ -12,7 +12,7 @@ from typing import Any
 from glmtune.config.other_tools import DATASET_INFO, LLAMAFACTORY
 
 from .data_sets import put_data_sets
-from .draft import Draft, Key, Translation
+from .draft import Draft, Key, Translation, names_in
 from .llamafactory_data import data_set, listed_data_sets, named_data_sets, read_info
 from .shared_keys import (
     ANSWERING,
@@ -85,7 +85,7 @@ def translate_dataset_info(info: Mapping[str, Any], file: Path) -> Translation:
         each = data_set(draft, name, name, entry)
         if each is None:
             continue
-        if entry.get("ranking") or "kto_tag" in (entry.get("columns") or {}):
+        if entry.get("ranking") or "kto_tag" in names_in(entry.get("columns")):
             draft.leave(name, f"{PREFERENCES}; to train those of `{each.path}`, name it in `train_file`")
         elif ":" in each.path:
             draft.leave(name, f"lies on a hub; `{each.path}` in `data_config.train_file` adds it")

@@ -14,7 +14,7 @@ from glmtune.errors import GlmtuneError, nearest
 from glmtune.files.text_encoding import read_utf8
 
 from .data_sets import HUB_NAME, DataSet, hub_name
-from .draft import Draft
+from .draft import Draft, names_in
 from .shared_keys import PICTURES, SAMPLES
 
 INFO = "dataset_info.json"
@@ -100,9 +100,12 @@ def listed_data_sets(draft: Draft, key: str, name: str) -> list[DataSet]:
     return found
 
 
-def data_set(draft: Draft, key: str, name: str, entry: Mapping[str, Any]) -> DataSet | None:
+def data_set(draft: Draft, key: str, name: str, entry: Any) -> DataSet | None:
     """Return the data set of an entry; None, with a line for the user, where it cannot be read here."""
-    columns = entry.get("columns") or {}
+    if not isinstance(entry, dict):
+        draft.leave(key, f"`{name}` is no data set: expected keys and values", entry)
+        return None
+    columns = names_in(entry.get("columns"))
     shown = next((each for each in MEDIA if each in columns), None)
     if shown:
         draft.leave(key, f"`{name}` has `{shown}`: {PICTURES}", name)
@@ -142,7 +145,7 @@ def _path(entry: Mapping[str, Any]) -> str | None:
 
 def _columns(draft: Draft, name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     """Return what the file calls our keys, where that differs."""
-    columns, tags = entry.get("columns") or {}, {**TAGS, **(entry.get("tags") or {})}
+    columns, tags = names_in(entry.get("columns")), {**TAGS, **names_in(entry.get("tags"))}
     found = {ours: columns[theirs] for theirs, ours in BESIDE.items() if columns.get(theirs)}
     if entry.get("formatting") in ("sharegpt", "openai"):
         if entry["formatting"] == "openai" and not entry.get("tags"):
@@ -153,6 +156,8 @@ def _columns(draft: Draft, name: str, entry: Mapping[str, Any]) -> dict[str, str
         if not is_openai:
             found |= {"from": tags["role_tag"], "value": tags["content_tag"]}
         _check_speakers(draft, name, tags, is_openai=is_openai)
+    elif columns.get("prompt") and not {"response", "chosen"}.intersection(columns):
+        found |= {"text": columns["prompt"]}  # plain text, for `stage: pt`
     else:
         found |= {ours: columns[theirs] for theirs, ours in ALPACA.items() if columns.get(theirs)}
     return {ours: own for ours, own in found.items() if ours != own}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ INFO = {
     "model_scope": {"ms_hub_url": "p/q", "subset": "s"},
     "shown": {"file_name": "shown.json", "columns": {"images": "images"}},
     "script": {"script_url": "script.py"},
+    "plain": {"file_name": "plain.jsonl", "columns": {"prompt": "body"}},
 }
 
 
@@ -127,6 +130,8 @@ def test_the_data_sets_of_llamafactory_are_named_as_ours(tmp_path: Path) -> None
     assert told["script"] == "`script` comes of a script, which is not run; write its rows to a file, and name that"
     assert told["absent"].startswith("`absent` is not in dataset_info.json")
     assert told["s"] == "`model_scope`: a subset cannot be named; download its files, and name those"
+    found = of_llamafactory(tmp_path, dataset="plain")
+    assert found.config["data_config"]["columns"] == {"text": "body"}
     found = of_llamafactory(tmp_path, dataset="hub,model_scope")
     assert found.config["data_config"]["train_file"] == ["hub:o/n:validation", "modelscope:p/q"]
 
@@ -398,6 +403,37 @@ def test_what_comes_of_any_value_can_be_loaded(name: str, tmp_path: Path) -> Non
             path = tmp_path / f"ours-{number}.yaml"
             path.write_text(dump_yaml(found.config), encoding="utf-8")
             load_config(path)
+
+
+def variants(value: Any) -> Iterator[Any]:
+    """Yield a value with each of its parts in turn replaced by something of another type."""
+    yield from (5, None, "x", ["x"], [None, 5], {"x": 5}, {"path": 5}, True, -0.5)
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from ({**value, key: other} for other in variants(each))
+    if isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from ([*value[:index], other, *value[index + 1 :]] for other in variants(each))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("lf.yaml", LLAMAFACTORY), ("swift.json", SWIFT), ("ax.yml", AXOLOTL)],
+    ids=["lf", "swift", "ax"],
+)
+def test_whatever_stands_in_a_file_is_no_traceback(name: str, values: dict[str, Any], tmp_path: Path) -> None:
+    for key, value in values.items():
+        for other in variants(value):
+            with contextlib.suppress(GlmtuneError):
+                translate(write(tmp_path, {**values, key: other}, name))
+
+
+def test_whatever_stands_in_a_dataset_info_is_no_traceback(tmp_path: Path) -> None:
+    for key, value in INFO.items():
+        for other in variants(value):
+            with contextlib.suppress(GlmtuneError):
+                of_llamafactory(tmp_path, {**INFO, key: other}, dataset=key)
+                translate(tmp_path / "data/dataset_info.json")
 
 
 def leaves(config: dict[str, Any], above: str = "") -> list[str]:
