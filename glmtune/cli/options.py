@@ -45,10 +45,10 @@ Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 
 def check_model(name: str, *, base_model: str | None = None, needs_weights: bool = True) -> None:
     """Raise where a model is not there, before anything is imported that loads one: that takes seconds."""
-    from glmtune.modeling.finding.model_source import DEMO, find_model
+    from glmtune.modeling.finding.model_source import EMBEDDED, find_model
 
     # A group of processes tells its errors once, by means that are imported with the rest.
-    if name != DEMO and "RANK" not in os.environ:
+    if name not in EMBEDDED and "RANK" not in os.environ:
         find_model(name, base_model=base_model, needs_weights=needs_weights)
 
 

@@ -111,8 +111,8 @@ def train(
             notice("the validation rows are never evaluated in the run: `eval_strategy` is `no`")
         if str(model) == DEMO and config.peft_config is not None and init_from is None:
             notice(
-                "`demo` has random weights, and an adapter on them learns little: train all of them first "
-                "(`configs/sft.yaml`), and give that run's checkpoint as the model"
+                "`demo` has random weights, and an adapter on them learns little: give `demo-sft`, the same model "
+                "after its first training, or the checkpoint of a run that trained all of them (`configs/sft.yaml`)"
             )
         prepared = prepare_run(request)
         if dry_run:
