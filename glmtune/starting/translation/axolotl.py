@@ -11,8 +11,9 @@ from typing import Any
 
 from glmtune.config.other_tools import AXOLOTL
 
-from .data_sets import DataSet, hub_name, is_on_hub, put_data_sets
-from .draft import Draft, Key, Translation, names_in
+from .axolotl_data import data_sets_of
+from .data_sets import put_data_sets
+from .draft import Draft, Key, Translation
 from .shared_keys import (
     BY_ITSELF,
     CALLBACKS,
@@ -39,34 +40,13 @@ from .shared_keys import (
     deepspeed,
     left,
     lengths,
+    named_model,
     settle_evaluation,
     translate_keys,
 )
 
-FILES_OF = ("json", "jsonl", "csv", "parquet", "arrow", "text")
-"""What stands in `path` where `data_files` names the files."""
-LENGTH, RANK_KEY = 512, "peft_config.r"
+LENGTH = 512
 """Tokens of a row where nothing is said."""
-MESSAGE_KEYS = {"role": ("role", "from"), "content": ("content", "value")}
-DATA_KEYS = {
-    *("path", "split", "type", "data_files", "ds_type", "field", "field_messages", "field_tools", "name"),
-    *("message_field_role", "message_field_content", "message_property_mappings", "chat_template"),
-    *("field_thinking", "conversation", "chat_template_jinja", "trust_remote_code"),
-}
-"""Keys of a data set that are read, or that decide nothing here."""
-DATA_LEFT = {
-    **dict.fromkeys(("shards", "shards_idx", "preprocess_shards"), SAMPLES),
-    **dict.fromkeys(
-        ("roles", "roles_to_train", "train_on_eos", "train_on_eot"), "every answer is trained, and its end"
-    ),
-    **dict.fromkeys(
-        ("message_field_training", "message_field_training_detail"), "`loss` in a message weighs it as a whole"
-    ),
-    **dict.fromkeys(("input_format", "input_transform", "template_thinking_key", "split_thinking"), TEMPLATE),
-    "drop_system_message": IN_ROWS,
-    "revision": SAME_SOURCE,
-    **dict.fromkeys(("logprobs_field", "temperature", "field_chosen", "field_rejected"), PREFERENCES),
-}
 
 
 def translate_axolotl(source: Mapping[str, Any], file: Path) -> Translation:
@@ -91,10 +71,6 @@ DEFAULTS = {
     "training_args.lr_scheduler_type": "cosine",
 }
 """What axolotl does where nothing is said, and we do otherwise."""
-
-
-def _model(draft: Draft, key: str, value: Any) -> None:
-    draft.model = str(value)
 
 
 def _adapter(draft: Draft, key: str, value: Any) -> None:
@@ -139,84 +115,8 @@ def _bits(bits: int) -> Key:
 def _data(draft: Draft, key: str, value: Any) -> None:
     place = "data_config.val_file" if key == "test_datasets" else "data_config.train_file"
     entries = value if isinstance(value, list) else [value]
-    data_sets = [_data_set(draft, key, entry) for entry in entries]
+    data_sets = [data_sets_of(draft, key, entry) for entry in entries]
     put_data_sets(draft, place, [each for some in data_sets for each in some], key)
-
-
-def _data_set(draft: Draft, key: str, entry: Any) -> list[DataSet]:
-    """Return the files of an entry; what of it has no place is listed."""
-    entry = {"path": entry} if isinstance(entry, str) else entry
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        draft.leave(key, "expected a `path`", entry)
-        return []
-    name = entry["path"]
-    for part, value in entry.items():
-        if part not in DATA_KEYS and value is not None:
-            draft.leave(f"{key}: {name}.{part}", DATA_LEFT.get(part, "no key of a data set that is known here"), value)
-    columns = _columns(draft, key, entry)
-    if columns is None:
-        return []
-    files = entry.get("data_files")
-    if files:
-        names = files if isinstance(files, list) else [files]
-        prefix = "" if name in FILES_OF else f"{name}/"
-        return [DataSet(name=name, path=f"{prefix}{each}", columns=columns) for each in names]
-    if entry.get("name"):
-        draft.leave(
-            f"{key}: {name}.name", "a subset cannot be named; download its files, and name those", entry["name"]
-        )
-    path = hub_name(name, entry.get("split")) if is_on_hub(name, draft.file.parent) else name
-    return [DataSet(name=name, path=path, columns=columns)]
-
-
-def _columns(draft: Draft, key: str, entry: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return what the file calls our keys; None, with a line for the user, where the form cannot be read here."""
-    kind, where = entry.get("type"), f"{key}: {entry['path']}.type"
-    if isinstance(kind, dict):
-        return _of_prompter(draft, where, kind)
-    name = str(kind or "").partition(":")[0].partition(".")[0]
-    if name == "completion":
-        field = names_in(entry).get("field", "text")
-        return {} if field == "text" else {"text": field}
-    if name in ("chat_template", "sharegpt", "messages"):
-        return _of_messages(entry, name)
-    if name not in ("alpaca", "", "context_qa", "oasst", "gpteacher", "reflection", "jeopardy", "load_open_orca"):
-        draft.leave(where, "is not known here; `glmtune data check FILE` says whether the rows are read", kind)
-        return None if name == "input_output" else {}
-    if name not in ("alpaca", ""):
-        draft.leave(where, "prompts are not put together; `glmtune data check FILE` says how the rows are read", kind)
-    return {}
-
-
-def _of_messages(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
-    """Return the columns of rows that hold messages."""
-    mappings, entry = names_in(entry.get("message_property_mappings")), names_in(entry)
-    role = entry.get("message_field_role") or mappings.get("role") or ("from" if kind == "sharegpt" else "role")
-    content = (
-        entry.get("message_field_content") or mappings.get("content") or ("value" if kind == "sharegpt" else "content")
-    )
-    own = entry.get("field_messages") or ("conversations" if kind == "sharegpt" else "messages")
-    is_turns = role == "from" or content == "value"
-    found = {"conversations": own, "from": role, "value": content} if is_turns else {"messages": own}
-    if not is_turns:
-        found |= {"role": role, "content": content}
-    if entry.get("field_tools"):
-        found["tools"] = entry["field_tools"]
-    reasoning = entry.get("field_thinking") or mappings.get("reasoning_content")
-    if reasoning:
-        found["reasoning_content"] = reasoning
-    return {ours: own for ours, own in found.items() if ours != own}
-
-
-def _of_prompter(draft: Draft, where: str, kind: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns of a form that the user described; prompts are not put together here."""
-    names = {"instruction": "instruction", "input": "input", "output": "output", "system": "system"}
-    for part, value in kind.items():
-        if not part.startswith("field_") and value:
-            draft.leave(f"{where}.{part}", TEMPLATE, value)
-    named = names_in(kind)
-    found = {ours: named[f"field_{theirs}"] for theirs, ours in names.items() if named.get(f"field_{theirs}")}
-    return {ours: own for ours, own in found.items() if ours != own}
 
 
 def _val_size(draft: Draft, key: str, value: Any) -> None:
@@ -403,7 +303,7 @@ ADAPTER = {
 }
 
 KEYS: dict[str, Key] = {
-    "base_model": Key("MODEL", _model),
+    "base_model": Key("MODEL", named_model),
     "datasets": Key("data_config.train_file, data_config.columns", _data),
     "test_datasets": Key("data_config.val_file", _data),
     "val_set_size": Key("data_config.val_size", _val_size),

@@ -41,7 +41,9 @@ from .shared_keys import (
     deepspeed,
     left,
     lengths,
+    named_model,
     settle_evaluation,
+    switch,
     translate_keys,
 )
 
@@ -173,18 +175,6 @@ def _attention(draft: Draft, key: str, value: Any) -> None:
         draft.put("attn_implementation", name, key)
 
 
-def _when(place: str, value: Any, otherwise: str = BY_ITSELF) -> Key:
-    """Return what sets one of our keys where a switch is on, and does nothing where it is off."""
-
-    def read(draft: Draft, key: str, given: Any) -> None:
-        if given is True:
-            draft.put(place, value, key)
-        else:
-            draft.leave(key, otherwise)
-
-    return Key(f"{place}: {str(value).lower() if isinstance(value, bool) else value}", read)
-
-
 def _checkpointing(draft: Draft, key: str, value: Any) -> None:
     draft.put("training_args.gradient_checkpointing", not value, key)
 
@@ -236,13 +226,9 @@ def _rows_to_evaluate_on(draft: Draft, key: str, value: Any) -> None:
     (_new_data if "model" in draft.source else _data)(draft, key, value)
 
 
-def _model(draft: Draft, key: str, value: Any) -> None:
-    draft.model = str(value)
-
-
 KEYS: dict[str, Key] = {
-    "model_name_or_path": Key("MODEL", _model),
-    "model": Key("MODEL", _model),
+    "model_name_or_path": Key("MODEL", named_model),
+    "model": Key("MODEL", named_model),
     "stage": Key("`glmtune train` for `sft`", _stage),
     "dataset_dir": Key("DATA_DIR", _data_folder),
     "dataset": Key("data_config.train_file, data_config.columns", _data),
@@ -251,9 +237,9 @@ KEYS: dict[str, Key] = {
     "val_size": Key("data_config.val_size", _val_size),
     "preprocessing_num_workers": Key("data_config.num_proc"),
     "cutoff_len": Key("max_input_length + max_output_length", lengths),
-    "mask_history": _when("train_on", "last", "every answer is trained by default"),
-    "packing": _when("packing", True, "packed rows never see each other here; `packing: false` pads"),
-    "neat_packing": _when("packing", True, "packed rows never see each other here"),
+    "mask_history": switch("train_on", "last", "every answer is trained by default"),
+    "packing": switch("packing", True, "packed rows never see each other here; `packing: false` pads"),
+    "neat_packing": switch("packing", True, "packed rows never see each other here"),
     "finetuning_type": Key("`peft_config.peft_type`; no `peft_config` for `full`", _finetuning_type),
     "lora_rank": _adapter("peft_config.r"),
     "lora_alpha": _adapter("peft_config.lora_alpha"),
@@ -268,9 +254,9 @@ KEYS: dict[str, Key] = {
     "oft_target": _for_oft("peft_config.target_modules"),
     "module_dropout": _for_oft("peft_config.module_dropout"),
     "quantization_bit": Key("quantization", _quantization),
-    "pure_bf16": _when("model_dtype", "bfloat16"),
+    "pure_bf16": switch("model_dtype", "bfloat16"),
     "flash_attn": Key("attn_implementation", _attention),
-    "enable_liger_kernel": _when("loss_kernel", "liger"),
+    "enable_liger_kernel": switch("loss_kernel", "liger"),
     "disable_gradient_checkpointing": Key("training_args.gradient_checkpointing", _checkpointing),
     "freeze_vision_tower": Key("freezeV"),
     "trust_remote_code": Key("trust_remote_code"),

@@ -45,6 +45,23 @@ def left(table: Mapping[str, str]) -> dict[str, str]:
     return {name: reason for reason, names in table.items() for name in names.split()}
 
 
+def named_model(draft: Draft, key: str, value: Any) -> None:
+    """Take the model, which is an argument of the command here."""
+    draft.model = str(value)
+
+
+def switch(place: str, value: Any, otherwise: str = BY_ITSELF) -> Key:
+    """Return what sets one of our keys where a switch is on, and lists it with a reason where it is off."""
+
+    def read(draft: Draft, key: str, given: Any) -> None:
+        if given is True:
+            draft.put(place, value, key)
+        else:
+            draft.leave(key, otherwise)
+
+    return Key(f"{place}: {str(value).lower() if isinstance(value, bool) else value}", read)
+
+
 def lengths(draft: Draft, key: str, value: Any) -> None:
     """Divide the tokens of a row into those of the prompt and those of the answer."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 2:

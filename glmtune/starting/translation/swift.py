@@ -41,7 +41,9 @@ from .shared_keys import (
     deepspeed,
     left,
     lengths,
+    named_model,
     settle_evaluation,
+    switch,
     translate_keys,
 )
 
@@ -97,10 +99,6 @@ DEFAULTS = {
     "training_args.logging_steps": 5,
 }
 """What ms-swift does where nothing is said, and we do otherwise."""
-
-
-def _model(draft: Draft, key: str, value: Any) -> None:
-    draft.model = str(value)
 
 
 def _method(draft: Draft, key: str, value: Any) -> None:
@@ -216,16 +214,6 @@ def _quantization(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, "weights are quantized by bitsandbytes, to 4 or 8 bits")
 
 
-def _switch(place: str, value: Any) -> Key:
-    def read(draft: Draft, key: str, given: Any) -> None:
-        if given is True:
-            draft.put(place, value, key)
-        else:
-            draft.leave(key, BY_ITSELF)
-
-    return Key(f"{place}: {str(value).lower() if isinstance(value, bool) else value}", read)
-
-
 def _swanlab(draft: Draft, key: str, value: Any) -> None:
     if "swanlab" in str(draft.source.get("report_to")):
         draft.put("swanlab", value, key)
@@ -247,8 +235,8 @@ def _answer(place: str) -> Key:
 
 
 KEYS: dict[str, Key] = {
-    "model": Key("MODEL", _model),
-    "model_id_or_path": Key("MODEL", _model),
+    "model": Key("MODEL", named_model),
+    "model_id_or_path": Key("MODEL", named_model),
     "columns": Key("data_config.columns", _columns),
     "dataset": Key("data_config.train_file", _data),
     "val_dataset": Key("data_config.val_file", _data),
@@ -258,8 +246,8 @@ KEYS: dict[str, Key] = {
     "max_length": Key("max_input_length + max_output_length", lengths),
     "truncation_strategy": Key("truncation", _truncation),
     "loss_scale": Key("`train_on: last` for `last_round`", _loss_scale),
-    "packing": _switch("packing", True),
-    "padding_free": _switch("packing", True),
+    "packing": switch("packing", True),
+    "padding_free": switch("packing", True),
     **{key: Key("`peft_config.peft_type`; no `peft_config` for `full`", _method) for key in METHOD_KEYS},
     "lora_rank": _adapter("peft_config.r"),
     "lora_alpha": _adapter("peft_config.lora_alpha"),
@@ -277,7 +265,7 @@ KEYS: dict[str, Key] = {
     "quant_bits": Key("quantization", _quantization),
     "torch_dtype": Key("`training_args.bf16` for `bfloat16`", _type),
     "attn_impl": Key("attn_implementation", _attention),
-    "use_liger_kernel": _switch("loss_kernel", "liger"),
+    "use_liger_kernel": switch("loss_kernel", "liger"),
     "freeze_vit": Key("freezeV"),
     "deepspeed": Key("training_args.deepspeed", deepspeed),
     "report_to": Key("`training_args.report_to`, or `swanlab`", _reporters),
