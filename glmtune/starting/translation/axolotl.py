@@ -17,7 +17,6 @@ from .draft import Draft, Key, Translation
 from .shared_keys import (
     BY_ITSELF,
     CALLBACKS,
-    EARLY_STOP,
     EXPORT,
     IN_ROWS,
     KERNELS,
@@ -304,6 +303,7 @@ ADAPTER = {
 
 KEYS: dict[str, Key] = {
     "base_model": Key("MODEL", named_model),
+    "early_stopping_patience": Key("early_stopping_patience"),
     "datasets": Key("data_config.train_file, data_config.columns", _data),
     "test_datasets": Key("data_config.val_file", _data),
     "val_set_size": Key("data_config.val_size", _val_size),
@@ -432,7 +432,6 @@ LEFT = left(
         "eval_causal_lm_metrics do_bench_eval bench_dataset bench_split generate_samples num_generation_samples "
         "generation_max_new_tokens generation_temperature generation_top_p generation_top_k generation_prompt_ratio "
         "generation_do_sample lm_eval_tasks lm_eval_batch_size lm_eval_post_train lm_eval_model",
-        EARLY_STOP: "early_stopping_patience",
         CALLBACKS: "plugins trainer_cls",
         TRACKERS: "wandb_name wandb_run_id wandb_mode wandb_entity wandb_watch wandb_log_model mlflow_tracking_uri "
         "mlflow_experiment_name mlflow_run_name hf_mlflow_log_artifacts comet_api_key comet_workspace "

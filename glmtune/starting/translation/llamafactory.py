@@ -17,7 +17,6 @@ from .llamafactory_data import data_set, listed_data_sets, named_data_sets, read
 from .shared_keys import (
     ANSWERING,
     BY_ITSELF,
-    EARLY_STOP,
     EXPORT,
     IN_ROWS,
     KERNELS,
@@ -228,6 +227,7 @@ def _rows_to_evaluate_on(draft: Draft, key: str, value: Any) -> None:
 
 KEYS: dict[str, Key] = {
     "model_name_or_path": Key("MODEL", named_model),
+    "early_stopping_steps": Key("early_stopping_patience"),
     "model": Key("MODEL", named_model),
     "stage": Key("`glmtune train` for `sft`", _stage),
     "dataset_dir": Key("DATA_DIR", _data_folder),
@@ -321,7 +321,6 @@ LEFT = left(
         TRACKERS: "swanlab_project swanlab_workspace swanlab_run_name swanlab_api_key swanlab_logdir "
         "swanlab_lark_webhook_url swanlab_lark_secret",
         "evaluations have BLEU-4, ROUGE and the accuracy of tool calls": "compute_accuracy",
-        EARLY_STOP: "early_stopping_steps",
         "`training_args.include_num_input_tokens_seen` counts tokens": "include_effective_tokens_per_second",
         PROFILER: "enable_torch_profiler profiler_output_dir profiler_wait_steps profiler_warmup_steps "
         "profiler_active_steps profiler_repeat profiler_record_shapes profiler_profile_memory profiler_with_stack "

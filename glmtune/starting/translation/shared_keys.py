@@ -36,7 +36,6 @@ TRACKERS = "trackers are named in `training_args.report_to`, and read variables 
 NOT_RESUMED = "to begin with the weights of an adapter: `glmtune train DATA_DIR MODEL CONFIG --init-from CHECKPOINT`"
 NEW_MODEL = "the model is trained as its folder describes it"
 PROFILER = "a run is not profiled"
-EARLY_STOP = "`training_args.load_best_model_at_end` keeps the best checkpoint; a run goes on to its end"
 CALLBACKS = "code of one's own is not loaded"
 
 

@@ -19,7 +19,6 @@ from .draft import Draft, Key, Translation
 from .shared_keys import (
     BY_ITSELF,
     CALLBACKS,
-    EARLY_STOP,
     EXPORT,
     IN_ROWS,
     KERNELS,
@@ -236,6 +235,7 @@ def _answer(place: str) -> Key:
 
 KEYS: dict[str, Key] = {
     "model": Key("MODEL", named_model),
+    "early_stop_interval": Key("early_stopping_patience"),
     "model_id_or_path": Key("MODEL", named_model),
     "columns": Key("data_config.columns", _columns),
     "dataset": Key("data_config.train_file", _data),
@@ -320,7 +320,6 @@ LEFT = left(
         ),
         "evaluations have the loss, BLEU-4, ROUGE and the accuracy of tool calls": "eval_metric eval_use_evalscope "
         "eval_dataset eval_dataset_args eval_limit eval_generation_config extra_eval_args",
-        EARLY_STOP: "early_stop_interval",
         CALLBACKS: "external_plugins custom_register_path callbacks",
         TRACKERS: "swanlab_token swanlab_project swanlab_workspace swanlab_exp_name swanlab_notification_method "
         "swanlab_webhook_url swanlab_secret swanlab_sender_email swanlab_receiver_email swanlab_smtp_server "
