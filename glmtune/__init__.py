@@ -6,6 +6,7 @@ The names below are imported on first use, so that `import glmtune` stays free o
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 from glmtune.library_logs import keep_stdout_for_results
@@ -22,9 +23,11 @@ _HOMES = {
     "estimate": "glmtune.memory.run",
     "evaluate": "glmtune.evaluation.evaluate",
     "export": "glmtune.exporting.run",
+    "first_config": "glmtune.starting.run",
     "generate": "glmtune.generation.generate",
     "load_config": "glmtune.config.run_config",
     "prepare_data": "glmtune.training.setup.preparation",
+    "read_metrics": "glmtune.reports.logged_frame",
     "resume": "glmtune.training.run",
     "serve": "glmtune.server.run",
     "train": "glmtune.training.run",
@@ -39,7 +42,10 @@ find_moved_modules()
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'glmtune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    with warnings.catch_warnings():
+        # Of tqdm, which libraries import: that a notebook has no widgets for bars, which are not shown either.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 
 from glmtune.errors import shown
+from glmtune.notebook import NotebookLine, interrupts_without_traceback, is_notebook
 from glmtune.operating_system import signals
 from glmtune.text.visible_text import ANSWER_KEEPS, visible, visible_json
 
@@ -51,10 +52,21 @@ def notice(text: str) -> None:
     say(f"note: {text}")
 
 
+_evaluation_line: NotebookLine | None = None
+
+
 def show_evaluation(done: int, total: int) -> None:
-    """Show on a terminal how far an evaluation is, in batches; the line goes away at its end."""
-    if is_main_process() and is_watched():
-        text = f"evaluating {done}/{total}" if done < total else ""
+    """Show on a terminal or in a notebook how far an evaluation is, in batches; the line goes away at its end."""
+    global _evaluation_line
+    text = f"evaluating {done}/{total}" if done < total else ""
+    if is_main_process() and is_notebook():
+        if _evaluation_line is None or done <= 1:
+            _evaluation_line = NotebookLine()
+        if text:
+            _evaluation_line.show(text, at_once=False)
+        else:
+            _evaluation_line.clear()
+    elif is_main_process() and is_watched():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
@@ -152,7 +164,7 @@ def quiet_libraries() -> Iterator[None]:
     weights_shown = is_progress_bar_enabled() and not is_watched()
     bitsandbytes = logging.getLogger("bitsandbytes")
     level = bitsandbytes.level
-    with warnings.catch_warnings():
+    with interrupts_without_traceback(), warnings.catch_warnings():
         ignore_library_warnings()
         if rows_shown:
             datasets.disable_progress_bars()

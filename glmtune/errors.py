@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from types import ModuleType
 
+from glmtune.notebook import render
 from glmtune.text.secret_values import masked
 from glmtune.text.visible_text import printable, visible
 
@@ -77,6 +78,10 @@ class GlmtuneError(Exception):
             lines.append(f"hint: {self.fix}")
         return "\n".join(lines)
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython and notebooks show in the place of a traceback."""
+        return render(self, f"error: {self}")
+
 
 class RunFailure(GlmtuneError):
     """Something broke although the user's input was right: a full disk, a loss that is not a number."""
@@ -84,10 +89,11 @@ class RunFailure(GlmtuneError):
     exit_code = EXIT_FAILURE
 
 
-def require(package: str, *, extra: str) -> ModuleType:
-    """Return the imported optional `package`, or raise an error that names the extra which installs it."""
+def require(package: str, *, extra: str | None = None) -> ModuleType:
+    """Return the imported optional `package`, or raise an error that says how to install it, by an extra of ours."""
     if importlib.util.find_spec(package) is None:
-        raise GlmtuneError(f"`{package}` is not installed", fix=f"run `pip install 'glmtune[{extra}]'` and try again")
+        wanted = f"'glmtune[{extra}]'" if extra else package
+        raise GlmtuneError(f"`{package}` is not installed", fix=f"run `pip install {wanted}` and try again")
     return importlib.import_module(package)
 
 

@@ -13,11 +13,16 @@ def expect_paths(**values: Any) -> None:
     """Raise where a value is neither text nor a path; None is an argument that is left out."""
     for name, value in values.items():
         if value is not None and not isinstance(value, (str, os.PathLike)):
-            is_rows = name.startswith("data") and isinstance(value, Iterable)
             raise GlmtuneError(
                 f"`{name}` is of type `{type(value).__name__}`; expected a path",
-                fix="write the rows into a file, one line of JSON each" if is_rows else None,
+                fix=_rows_as_file(value) if name.startswith("data") and isinstance(value, Iterable) else None,
             )
+
+
+def _rows_as_file(rows: Any) -> str:
+    if type(rows).__name__ == "DataFrame":
+        return 'write it into a file: `frame.to_json("rows.jsonl", orient="records", lines=True, force_ascii=False)`'
+    return "write the rows into a file, one line of JSON each"
 
 
 def expect_counts(**values: Any) -> None:

@@ -26,7 +26,7 @@ A_STRING = "`overrides` is of type `str`; expected a list of texts"
         (lambda path: glmtune.check_data(ROWS, "demo"), "`data` is of type `list`; expected a path"),
         (lambda path: glmtune.convert_data(ROWS, path), "`data` is of type `list`; expected a path"),
         (lambda path: glmtune.train(ROWS, "demo", path), "`data_dir` is of type `list`; expected a path"),
-        (lambda path: glmtune.train(path, "demo", {"a": 1}), "`config` is of type `dict`; expected a path"),
+        (lambda path: glmtune.train(path, "demo", [1]), "`config` is of type `list`; expected a path"),
         (lambda path: glmtune.train(path, "demo", path, overrides="a=b"), A_STRING),
         (lambda path: glmtune.prepare_data(path, "demo", path, overrides="a=b"), A_STRING),
         (lambda path: glmtune.prepare_data(ROWS, "demo", path), "`data_dir` is of type `list`; expected a path"),
@@ -71,6 +71,15 @@ def test_a_seed_that_torch_cannot_take_is_named(value: Any) -> None:
 def test_columns_without_keys_are_named(columns: Any, tmp_path: Path) -> None:
     with pytest.raises(GlmtuneError, match=r"`columns` is of type `.*`; expected keys and values"):
         glmtune.convert_data(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", columns=columns)
+
+
+def test_a_run_without_a_configuration_is_told_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        glmtune.train(tmp_path / "rows.csv", "demo")
+    assert str(caught.value) == (
+        "no configuration is given\nhint: fit one to the rows: `first = first_config(data, model)`; then "
+        "`train(first.data_dir, model, first.config)`"
+    )
 
 
 @pytest.mark.parametrize("overrides", [[1], "a=b", 5])

@@ -33,7 +33,7 @@ from .sections import (
     training_fields,
     training_section,
 )
-from .yaml_source import Problem, Source, found, read_source, source_of_text
+from .yaml_source import Problem, Source, found, read_source, source_of_mapping, source_of_text
 
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
 """PEFT's name of a method to ours."""
@@ -161,6 +161,11 @@ class RunConfig:
     text: str = ""
     """YAML, where the configuration was fitted to the rows and stands in no file of the user's: the run keeps it."""
 
+    def __repr__(self) -> str:
+        """Return what is trained, on which files, where to; `source` has all that was set."""
+        files = self.data_config.train_file
+        return f"<RunConfig: {self.method} on {files}, into {self.training_args['output_dir']}>"
+
     @property
     def method(self) -> str:
         """`sft`, `lora`, `ptuning_v2`, or PEFT's name of another method in lower case."""
@@ -181,17 +186,25 @@ DERIVED = ("generation_config", "source", "notices", "text")
 
 SECTIONS = ("data_config", "training_args", "peft_config")
 
+AnyConfig = str | Path | Mapping[str, Any] | RunConfig
+"""What functions take for a configuration: a YAML file, what such a file would hold, or one that was loaded before."""
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the checked configuration of a YAML file.
+IN_PYTHON = "the configuration"
+"""Where something is wrong that stands in no file."""
+
+
+def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the checked configuration of a YAML file, or of what such a file would hold.
 
     Args:
-        path: the file; its name stands in messages as it is given here.
+        path: the file, whose name stands in messages as it is given here; or its keys and values.
         overrides: `a.b=value` each, the value in YAML, from `--set`; the last one of a key counts.
 
     Raises:
         GlmtuneError: with every mistake in file and overrides at once.
     """
+    if isinstance(path, Mapping):
+        return config_from_mapping(path, where=IN_PYTHON, overrides=overrides)
     expect_paths(config=path)
     expect_overrides(overrides)
     source = read_source(path)
@@ -206,11 +219,11 @@ def config_from_text(text: str, *, where: str) -> RunConfig:
 
 
 def config_from_mapping(source: Mapping[str, Any], *, where: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the checked configuration of a run folder's saved `source`; `where` names it in messages."""
+    """Return the checked configuration of a program's mapping or a run folder's `source`; messages name `where`."""
     if not isinstance(source, Mapping):
         raise GlmtuneError(f"expected keys and values, found {found(source)}", where=where)
     expect_overrides(overrides)
-    values = Source(origin=where, values=dict(source))
+    values = source_of_mapping(source, where)
     for override in overrides:
         values.override(override)
     return _build(values, None)
@@ -224,8 +237,8 @@ def problems_of(values: Mapping[str, Any]) -> list[Problem]:
     return source.problems
 
 
-def as_config(config: str | Path | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the configuration of a file, or one that was loaded before, with `overrides` on top of it.
+def as_config(config: AnyConfig, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the configuration of a file or a mapping, or one that was loaded before, with `overrides` on top of it.
 
     Raises:
         GlmtuneError: The file or an override is wrong, or the configuration was changed in a way that nothing records.
@@ -234,13 +247,13 @@ def as_config(config: str | Path | RunConfig, overrides: Sequence[str] = ()) -> 
         return load_config(config, overrides)
     if not overrides:
         return config
-    recorded = config_from_mapping(config.source, where="the configuration")
+    recorded = config_from_mapping(config.source, where=IN_PYTHON)
     if replace(recorded, notices=()) != replace(config, notices=(), text=""):
         raise GlmtuneError(
             "the configuration was changed after it was loaded, and `overrides` would undo that",
             fix="pass every change in `overrides`, or none",
         )
-    changed = config_from_mapping(config.source, where="the configuration", overrides=overrides)
+    changed = config_from_mapping(config.source, where=IN_PYTHON, overrides=overrides)
     told = "".join(f"# --set {masked_argument(override)}\n" for override in overrides)
     return replace(changed, text=f"{config.text}\n# and on top of it:\n{told}" if config.text else "")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +267,38 @@ def _refuse_command(text: str, origin: str) -> None:
 def parse_value(text: str) -> Any:
     """Return the value of a text that stands behind an option, read as YAML; a broken one is a `GlmtuneError`."""
     return _parse(text, lambda line: "")[0]
+
+
+def source_of_mapping(values: Mapping[str, Any], origin: str) -> Source:
+    """Return a copy of keys and values that a program has made; what YAML could not hold is a `GlmtuneError`."""
+    source = Source(origin=origin, values={})
+    source.values = {str(key): _plain(each, str(key), source, 1) for key, each in values.items()}
+    source.raise_problems()
+    remember_all(source.values)
+    return source
+
+
+def _plain(value: Any, key: str, source: Source, level: int) -> Any:
+    """Return a value as YAML would have read it: paths and tuples as texts and lists, numpy's numbers as Python's."""
+    if level >= DEEPEST:
+        source.complain(key, TOO_DEEP)
+        return None
+    if isinstance(value, Mapping):
+        return {str(own): _plain(each, f"{key}.{own}", source, level + 1) for own, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, key, source, level + 1) for each in value]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)  # a text of numpy's, or a member of an enumeration, is one of its own kind
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    source.complain(key, f"is of type `{type(value).__name__}`", "give text, a number, a list, or keys and values")
+    return None
 
 
 def found(value: Any) -> str:

@@ -17,10 +17,11 @@ from typing import IO
 from glmtune.data.reading.read_rows import read_rows
 from glmtune.data.reading.row import Reject
 from glmtune.data.reading.sources import DataFile, command_line_files
-from glmtune.errors import GlmtuneError, nearest
+from glmtune.errors import GlmtuneError, nearest, shown
 from glmtune.files.durable import put_in_place
 from glmtune.files.new_file import check_new, refuse_taken
 from glmtune.files.user_paths import expand, user_path
+from glmtune.notebook import interrupts_without_traceback
 from glmtune.python_arguments import expect_mapping, expect_paths
 
 from .conversation import Conversation, RowError
@@ -40,7 +41,16 @@ class Converted:
     unread: Unread = field(default_factory=Unread)
     """What of the rows is not written."""
 
+    def __repr__(self) -> str:
+        """Return the numbers, and the first reason."""
+        if not self.rejects:
+            return f"<Converted: {self.num_rows:,} conversations>"
+        first = self.rejects[0]
+        left_out = f"{len(self.rejects):,} rows left out, the first at {first.where}: {first.reason}"
+        return f"<Converted: {self.num_rows:,} conversations; {shown(left_out)}>"
 
+
+@interrupts_without_traceback()
 def convert_data(
     data: str | Path,
     out: str | Path,

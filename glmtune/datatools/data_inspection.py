@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.examples import Example
-from glmtune.config.run_config import RunConfig, load_config
-from glmtune.console import notice
+from glmtune.config.run_config import AnyConfig, RunConfig, as_config
+from glmtune.console import notice, quiet_libraries
 from glmtune.data.conversation import TEXT, Conversation, RowError
 from glmtune.data.formats import AUTO, RowFormat
 from glmtune.data.reading.read_rows import read_rows
@@ -67,7 +67,7 @@ def inspect_rows(
     data: str | Path,
     model: str,
     *,
-    config: Path | None = None,
+    config: AnyConfig | None = None,
     columns: Mapping[str, str] | None = None,
     row: int | None = None,
     trust_remote_code: bool = False,
@@ -79,7 +79,7 @@ def inspect_rows(
     expect_paths(data=data)
     expect_mapping(columns=columns)
     data = expand(str(data))
-    settings = load_config(config) if config else None
+    settings = as_config(config) if config is not None else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code)
     row_format = _row_format(settings, columns)
     if settings is None and (Path(data) / "train.jsonl").is_file():
@@ -99,11 +99,12 @@ def inspect_rows(
     )
 
 
+@quiet_libraries()
 def check_data(
     data: str | Path,
     model: str | None = None,
     *,
-    config: Path | None = None,
+    config: AnyConfig | None = None,
     columns: Mapping[str, str] | None = None,
     trust_remote_code: bool = False,
 ) -> Mapping[str, Statistics]:
@@ -112,14 +113,14 @@ def check_data(
     Args:
         data: A file, pattern, folder or `hub:OWNER/NAME`; with `config` the folder that its file names are relative to.
         model: Whose tokenizer counts tokens and checks the encoding; None reads the rows alone.
-        config: A run's configuration: its files, format, lengths and what it trains on.
+        config: A run's configuration, as `train` takes it: its files, format, lengths and what it trains on.
         columns: Key of the format: what the rows call it, on top of what the configuration says.
         trust_remote_code: Run code that the model brings along.
     """
     expect_paths(data=data)
     expect_mapping(columns=columns)
     data = expand(str(data))
-    settings = load_config(config) if config else None
+    settings = as_config(config) if config is not None else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code) if model else None
     row_format = _row_format(settings, columns)
     splits = [split for split in SPLITS if settings and getattr(settings.data_config, f"{split}_file")]

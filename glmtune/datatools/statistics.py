@@ -79,6 +79,12 @@ class Statistics:
     unread: Unread = field(default_factory=Unread)
     """What of the usable rows is not used."""
 
+    def __repr__(self) -> str:
+        """Return the numbers of rows and tokens; `print(statistics.table())` shows all."""
+        rejected = f", {self.num_rejected:,} rejected" if self.groups else ""
+        tokens = f"; {sum(self.lengths):,} tokens, {self.num_trained_tokens:,} of them trained" if self.lengths else ""
+        return f"<Statistics: {self.num_usable:,} usable rows{rejected}{tokens}>"
+
     def add_conversation(self, conversation: Conversation, format_name: str | None = None) -> None:
         """Count a usable row as it stands in the file."""
         messages = conversation.messages

@@ -48,6 +48,10 @@ class EncodedData:
     unread: Unread = field(default_factory=Unread)
     """What the files hold that is not used."""
 
+    def __repr__(self) -> str:
+        """Return the summary."""
+        return f"<EncodedData: {self.summary()}>"
+
     @property
     def num_truncated(self) -> int:
         """Rows whose end was cut off."""

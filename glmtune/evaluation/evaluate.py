@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from glmtune.data.conversion import row_format
 from glmtune.data.formats import AUTO, RowFormat
 from glmtune.data.reading.read_rows import Reject, Row, read_rows
 from glmtune.encoded.dataset import EncodedData, encode_file
+from glmtune.errors import require
 from glmtune.files.new_file import reserved
 from glmtune.files.user_paths import user_path
 from glmtune.generation.answering import num_reports
@@ -64,6 +65,17 @@ class Scores:
     """Rows or turns that were not scored, and why."""
     failed: MetricsFailed | None = None
     """Why the user's own metrics are missing."""
+
+    def __repr__(self) -> str:
+        """Return the metrics, and the numbers of predictions and of what was left out."""
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        left_out = f", {len(self.left_out):,} left out" if self.left_out else ""
+        return f"<Scores: {metrics}; {len(self.predictions):,} predictions{left_out}>"
+
+    def to_pandas(self) -> Any:
+        """Return the predictions as a data frame of pandas, a row for each turn."""
+        columns = [each.name for each in fields(Prediction)]
+        return require("pandas").DataFrame([vars(each) for each in self.predictions], columns=columns)
 
 
 @quiet_libraries()

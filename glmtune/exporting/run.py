@@ -70,6 +70,10 @@ class Exported:
     url: str | None = None
     """Of the repository that it was uploaded to."""
 
+    def __repr__(self) -> str:
+        """Return where the folder is, and what it holds."""
+        return f"<Exported: {self.method.name} in {self.dtype}, {self.folder}>"
+
 
 @quiet_libraries()
 @memory_errors_explained("exporting", "export on the CPU: `CUDA_VISIBLE_DEVICES= glmtune export ...`")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
-from typing import Any
+from typing import Any, overload
 
 import torch
 from transformers import GenerationConfig
@@ -31,12 +32,19 @@ from glmtune.python_arguments import expect_counts
 from .answering import answer_prompts, generate_batch
 from .decoding import AnswerReader, border_of, decode_answer
 
+Messages = Sequence[Mapping[str, Any]]
+"""Of one prompt, in OpenAI's or GLM-4's form."""
 
-@quiet_libraries()
-@memory_errors_explained("answering", LESS_IN_ANSWERING)
+EXPECTED_PROMPTS = "expected a text, a list of messages, or a list of prompts"
+ROW_KEYS = ("prompt", "messages", "conversations", "instruction")
+"""Of a row in a file; no message has them."""
+ROW_FILES = (".jsonl", ".json", ".csv", ".txt")
+
+
+@overload
 def generate(
     model: str | Path | LoadedModel,
-    prompts: Sequence[str | Sequence[Mapping[str, Any]]],
+    prompts: str | Messages,
     *,
     base_model: str | None = None,
     system: str | None = None,
@@ -45,12 +53,45 @@ def generate(
     thinking: bool | None = None,
     trust_remote_code: bool = False,
     **generation_options: Any,
-) -> list[str]:
-    """Return the model's answer to every prompt, in order, without special tokens.
+) -> str: ...
+
+
+@overload
+def generate(
+    model: str | Path | LoadedModel,
+    prompts: Sequence[str] | Sequence[Messages] | Sequence[str | Messages],
+    *,
+    base_model: str | None = None,
+    system: str | None = None,
+    batch_size: int = 8,
+    seed: int | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    **generation_options: Any,
+) -> list[str]: ...
+
+
+@quiet_libraries()
+@memory_errors_explained("answering", LESS_IN_ANSWERING)
+def generate(
+    model: str | Path | LoadedModel,
+    prompts: str | Messages | Sequence[str | Messages],
+    *,
+    base_model: str | None = None,
+    system: str | None = None,
+    batch_size: int = 8,
+    seed: int | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    **generation_options: Any,
+) -> str | list[str]:
+    """Return the model's answer to one prompt as a text, or to every prompt of a list, in order.
+
+    Answers come without special tokens.
 
     Args:
         model: A checkpoint, model folder, run folder, hub name or `demo`; or a model loaded before.
-        prompts: Texts, or lists of messages in OpenAI's or GLM-4's form.
+        prompts: One prompt, which is a text or a list of messages in OpenAI's or GLM-4's form; or a list of prompts.
         base_model: Where the base model of an adapter is now, if it has moved.
         system: A system message put before every prompt.
         batch_size: Prompts answered at once; more of them where they are shorter than the longest one.
@@ -61,14 +102,16 @@ def generate(
     """
     expect_counts(batch_size=batch_size)
     check_seed(seed)
-    prompts = _list_of_prompts(prompts)
+    listed, is_alone = _list_of_prompts(prompts)
     loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
     encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)
-    prompt_ids = [encode_question(encoder, prompt, system, thinking=thinking) for prompt in prompts]
+    prompt_ids = [encode_question(encoder, prompt, system, thinking=thinking) for prompt in listed]
     check_context(loaded.model, prompt_ids, generation_options)
     if seed is not None:
         torch.manual_seed(seed)
-    return answer_ids(loaded, prompt_ids, generation_config(loaded.model, generation_options), batch_size=batch_size)
+    config = generation_config(loaded.model, generation_options)
+    answers = answer_ids(loaded, prompt_ids, config, batch_size=batch_size)
+    return answers[0] if is_alone else answers
 
 
 @quiet_libraries()
@@ -116,22 +159,46 @@ def note_short_context(options: Mapping[str, Any], limit: int | None) -> None:
         )
 
 
-def _list_of_prompts(prompts: Any) -> list[str | Sequence[Mapping[str, Any]]]:
-    """Return the prompts as a list; raises where one prompt stands in the place of many."""
-    if isinstance(prompts, (str, bytes, Mapping)):
-        raise GlmtuneError("`prompts` is one prompt; expected a list of them", fix="write `generate(model, [prompt])`")
+def _list_of_prompts(prompts: Any) -> tuple[list[str | Messages], bool]:
+    """Return the prompts as a list, and whether it is one that stood alone; raises where it could be either."""
+    if isinstance(prompts, str):
+        if prompts.endswith(ROW_FILES) and Path(prompts).is_file():
+            notice(f"the model is asked the text `{prompts}`, not what the file of that name holds")
+        return [prompts], True
+    if isinstance(prompts, Mapping):
+        raise GlmtuneError(
+            f"`prompts` is one message; {EXPECTED_PROMPTS}",
+            fix="write `generate(model, [message])`",
+        )
+    if not isinstance(prompts, Iterable) or isinstance(prompts, (bytes, Path)):
+        raise GlmtuneError(f"`prompts` is of type `{type(prompts).__name__}`; {EXPECTED_PROMPTS}")
     listed = list(prompts)
     if listed and all(isinstance(entry, Mapping) for entry in listed):
-        raise GlmtuneError(
-            "`prompts` is the messages of one prompt; expected a list of prompts",
-            fix="write `generate(model, [messages])`",
-        )
+        _refuse_many(listed)
+        return [listed], True
     for number, prompt in enumerate(listed, start=1):
         if not isinstance(prompt, str) and not (
             isinstance(prompt, Sequence) and all(isinstance(entry, Mapping) for entry in prompt)
         ):
             raise GlmtuneError(f"prompt {number} is of type `{type(prompt).__name__}`; expected text, or messages")
-    return listed
+    return listed, False
+
+
+def _refuse_many(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise where what would be read as the messages of one prompt may be meant as several prompts."""
+    for number, message in enumerate(messages, start=1):
+        key = next((key for key in ROW_KEYS if key in message), None)
+        if key is not None:
+            raise GlmtuneError(
+                f"entry {number} of `prompts` is a row with `{key}`; expected texts, or messages",
+                fix=f"write `generate(model, [row[{key!r}] for row in rows])`",
+            )
+    for number, (before, message) in enumerate(itertools.pairwise(messages), start=2):
+        if before.get("role") == message.get("role") == "user":
+            raise GlmtuneError(
+                f"messages {number - 1} and {number} are both the user's: one prompt, or several?",
+                fix="write `generate(model, [messages])` for one, `generate(model, [[first], [second]])` for several",
+            )
 
 
 @quiet_libraries()

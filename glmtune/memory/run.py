@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from glmtune.config.run_config import RunConfig, as_config
+from glmtune.config.run_config import AnyConfig, RunConfig, as_config
 from glmtune.console import notice, quiet_libraries
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, require
 from glmtune.family import family_of
 from glmtune.files.user_paths import expand
 from glmtune.kernels.arithmetic import Arithmetic, choose, seconds_here, shapes_of
@@ -79,6 +79,28 @@ class Estimate:
     notices: tuple[str, ...]
     """Lines for the user: what could not be taken into account."""
 
+    def __repr__(self) -> str:
+        """Return what the configured run takes of a device, and how many other ways there are."""
+        gigabytes = self.configured.memory.total / 1e9
+        device = self.device if self.num_devices == 1 else f"each of {self.num_devices} {self.device} devices"
+        others = len(self.rows) - 1
+        return f"<Estimate: {gigabytes:.2f} GB on {device} as configured; {others} other ways in `rows`>"
+
+    def to_pandas(self) -> Any:
+        """Return every way to train as a row of a data frame of pandas; memory in bytes, of each device."""
+        return require("pandas").DataFrame(
+            {
+                "method": row.method,
+                "sharding": row.sharding,
+                "gradient_checkpointing": row.gradient_checkpointing,
+                "is_configured": row.is_configured,
+                **row.memory.parts(),
+                "total": row.memory.total,
+                "host": row.host,
+            }
+            for row in self.rows
+        )
+
     @property
     def configured(self) -> EstimateRow:
         """Return what the configuration asks for."""
@@ -88,7 +110,7 @@ class Estimate:
 @quiet_libraries()
 def estimate(
     model: str,
-    config: str | Path | RunConfig,
+    config: AnyConfig,
     *,
     overrides: Sequence[str] = (),
     num_gpus: int | None = None,
@@ -99,7 +121,7 @@ def estimate(
 
     Args:
         model: A model folder or hub name, of which only the configuration is read; a checkpoint, or `demo`.
-        config: A YAML file, or a configuration loaded before.
+        config: A YAML file, the keys and values of one as a mapping, or a configuration loaded before.
         overrides: `key=value` strings on top of the file.
         num_gpus: GPUs to plan for, which need not be here; 0 is for the CPU, None for what this machine has.
         labelled: Share of the tokens that have a label; 1 is the worst case.

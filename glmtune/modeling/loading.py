@@ -58,6 +58,13 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     family: Family
 
+    def __repr__(self) -> str:
+        """Return the kind of model, its size, and where it computes in what."""
+        kind = type(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model).__name__
+        adapter = " with an adapter" if isinstance(self.model, PeftModel) else ""
+        size = self.model.num_parameters()
+        return f"<LoadedModel: {kind}{adapter}, {size:,} parameters, {self.model.dtype} on {self.model.device}>"
+
 
 def default_device() -> torch.device:
     """Return the accelerator of this machine, or the CPU: also where torch was built for a GPU that is not there."""

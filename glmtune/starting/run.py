@@ -17,7 +17,9 @@ from glmtune.config.yaml_source import dump_value
 from glmtune.console import quiet_libraries
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.family import family_of
-from glmtune.files.new_file import free_path
+from glmtune.files.durable import replace_file
+from glmtune.files.new_file import check_new, free_path
+from glmtune.files.user_paths import user_path
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_model_config, load_tokenizer
 from glmtune.python_arguments import expect_mapping, expect_paths
@@ -46,17 +48,36 @@ class FirstConfig:
     notes: tuple[str, ...]
     """Lines for the user: what may not go well."""
 
+    def __repr__(self) -> str:
+        """Return what was chosen, and the notes."""
+        lines = [f"<FirstConfig: {_chosen(self.config)}>", *(f"note: {note}" for note in self.notes)]
+        return "\n".join(lines)
+
+    def write(self, path: str | Path) -> Path:
+        """Write the configuration into a new YAML file and return where that is; nothing is overwritten."""
+        expect_paths(path=path)
+        target = user_path(path)
+        check_new(target)
+        replace_file(target, self.text.encode())
+        return target
+
 
 def summary(config: RunConfig) -> tuple[str, ...]:
     """Return what was chosen for a run without a configuration of the user's, in two lines."""
+    kept = Path(config.training_args["output_dir"]) / FITTED_CONFIG
+    return (
+        f"no configuration is given: {_chosen(config)}",
+        f"it is kept as `{kept}`; `glmtune init` writes such a file for you to change",
+    )
+
+
+def _chosen(config: RunConfig) -> str:
     arguments = config.training_args
     rows = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
-    kept = Path(arguments["output_dir"]) / FITTED_CONFIG
     return (
-        f"no configuration is given: `{config.method}` for {arguments['num_train_epochs']} epochs with a learning rate "
-        f"of {arguments['learning_rate']:g}, {rows} rows a step and GPU, at most "
-        f"{config.max_input_length + config.max_output_length:,} tokens a row",
-        f"it is kept as `{kept}`; `glmtune init` writes such a file for you to change",
+        f"`{config.method}` for {arguments['num_train_epochs']} epochs with a learning rate of "
+        f"{arguments['learning_rate']:g}, {rows} rows a step and GPU, at most "
+        f"{config.max_input_length + config.max_output_length:,} tokens a row"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback, Seq2SeqTrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from glmtune.config.run_config import RunConfig
 from glmtune.console import notice, say
@@ -149,7 +150,8 @@ def build_trainer(prepared: Prepared, arguments: Seq2SeqTrainingArguments, model
 
 def add_callbacks(trainer: GlmTrainer, config: RunConfig, run_folder: Path) -> None:
     """Hand the trainer what happens around its steps; in this order, each hears of an event."""
-    for callback in (ProgressCallback, PrinterCallback):
+    # In a notebook transformers has a table of its own.
+    for callback in (DEFAULT_PROGRESS_CALLBACK, ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     start_reports(trainer, run_folder, config.swanlab)
     unfinished = Unfinished(trainer, run_folder)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from glmtune.config.run_config import RunConfig, as_config
+from glmtune.config.run_config import AnyConfig, RunConfig, as_config
 from glmtune.config.sections import training_fields
 from glmtune.console import is_main_process, notice, quiet_libraries, say
 from glmtune.encoded.dataset import EncodedData
@@ -71,7 +71,7 @@ from .trainer import GlmTrainer
 def train(
     data_dir: str | Path,
     model: str,
-    config: str | Path | RunConfig,
+    config: AnyConfig | None = None,
     *,
     overrides: Sequence[str] = (),
     base_model: str | None = None,
@@ -83,7 +83,8 @@ def train(
     Args:
         data_dir: Folder that holds the files which the configuration names.
         model: A model folder, hub name or `demo`; or an adapter's checkpoint, whose base is then trained anew.
-        config: A YAML file, or a configuration loaded before.
+        config: A YAML file, the keys and values of one as a mapping, or a configuration loaded before;
+            `glmtune.first_config` fits one to rows.
         overrides: `key=value` strings on top of the file.
         base_model: Where the base model of `init_from` is now, if it has moved.
         init_from: A checkpoint whose weights the new run starts from; its steps and optimizer are not taken over.
@@ -91,6 +92,12 @@ def train(
     """
     note_untested_versions()
     expect_paths(data_dir=data_dir)
+    if config is None:
+        raise GlmtuneError(
+            "no configuration is given",
+            fix="fit one to the rows: `first = first_config(data, model)`; then "
+            "`train(first.data_dir, model, first.config)`",
+        )
     config = as_config(config, overrides)
     for line in config.notices:
         notice(line)

@@ -141,20 +141,54 @@ def test_an_answer_that_names_a_control_token_keeps_it_as_text(loaded: LoadedMod
     assert decode_answer(loaded.tokenizer, ids) == "a<|assistant|>b"
 
 
+FEW = {"max_new_tokens": 3, "do_sample": False}
+EXPECTED_PROMPTS = "expected a text, a list of messages, or a list of prompts"
+MESSAGE = {"role": "user", "content": QUESTIONS[0]}
+
+
+@pytest.mark.parametrize("prompt", [QUESTIONS[0], [MESSAGE], (MESSAGE,)], ids=["text", "messages", "tuple"])
+def test_one_prompt_has_one_answer_and_a_list_of_it_a_list(prompt, loaded: LoadedModel) -> None:
+    answer = generate(loaded, prompt, **FEW)
+    assert isinstance(answer, str)
+    assert generate(loaded, [prompt], **FEW) == [answer] == generate(loaded, QUESTIONS[:1], **FEW)
+
+
+def test_no_prompts_have_no_answers(loaded: LoadedModel) -> None:
+    assert generate(loaded, []) == []
+
+
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("text", "`prompts` is one prompt; expected a list of them"),
-        ({"role": "user", "content": "text"}, "`prompts` is one prompt; expected a list of them"),
-        ([{"role": "user", "content": "text"}], "`prompts` is the messages of one prompt; expected a list of prompts"),
+        (5, f"`prompts` is of type `int`; {EXPECTED_PROMPTS}"),
+        (b"text", f"`prompts` is of type `bytes`; {EXPECTED_PROMPTS}"),
+        (Path("a.txt"), f"`prompts` is of type `{type(Path()).__name__}`; {EXPECTED_PROMPTS}"),
+        (MESSAGE, f"`prompts` is one message; {EXPECTED_PROMPTS}"),
+        ([{"prompt": "a"}] * 2, "entry 1 of `prompts` is a row with `prompt`; expected texts, or messages"),
+        ([MESSAGE, {"messages": []}], "entry 2 of `prompts` is a row with `messages`; expected texts, or messages"),
+        ([MESSAGE, MESSAGE], "messages 1 and 2 are both the user's: one prompt, or several?"),
         (["text", 5], "prompt 2 is of type `int`; expected text, or messages"),
+        (["text", MESSAGE], "prompt 2 is of type `dict`; expected text, or messages"),
         ([["text"]], "prompt 1 is of type `list`; expected text, or messages"),
     ],
-)
-def test_one_prompt_in_the_place_of_many_is_an_error(prompts, message: str, loaded: LoadedModel) -> None:
+)  # fmt: skip
+def test_what_may_be_one_prompt_or_several_is_an_error(prompts, message: str, loaded: LoadedModel) -> None:
     with pytest.raises(GlmtuneError) as caught:
         generate(loaded, prompts)
     assert caught.value.what == message
+
+
+def test_two_messages_of_a_user_are_asked_where_the_brackets_say_how(loaded: LoadedModel) -> None:
+    assert len(generate(loaded, [[MESSAGE, MESSAGE]], **FEW)) == 1
+    assert len(generate(loaded, [[MESSAGE], [MESSAGE]], **FEW)) == 2
+
+
+def test_a_prompt_that_is_the_name_of_a_file_is_told(tmp_path: Path, loaded: LoadedModel, capsys) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.touch()
+    assert isinstance(generate(loaded, str(path), **FEW), str)
+    told = f"note: the model is asked the text `{path}`, not what the file of that name holds\n"
+    assert capsys.readouterr().err == told
 
 
 def test_prompts_may_come_from_a_generator(loaded: LoadedModel) -> None:

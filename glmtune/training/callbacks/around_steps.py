@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from glmtune.console import is_watched, notice, say, show_evaluation
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.notebook import is_notebook
 from glmtune.reports.metrics_file import append_log, keep_logs
 from glmtune.text.sparkline import can_show_bars, sparkline
 from glmtune.training.events import RunCallback
@@ -24,15 +25,16 @@ from glmtune.training.trainer import GlmTrainer
 
 from .active import describe_active
 from .first_save import try_saving
+from .notebook_bar import NotebookBar
 from .settling import fuse_layers, pad_unless_exact, settle_loss
 
 
 class ProgressLine(RunCallback):
-    """A line for each logged loss, and below them, on a terminal, one bar with the course of the loss so far."""
+    """A line for each logged loss, and one bar with the course of the loss so far: below them on a terminal."""
 
     def __init__(self, trainer: GlmTrainer) -> None:
         self.trainer = trainer
-        self.bar: tqdm | None = None
+        self.bar: tqdm | NotebookBar | None = None
         self.started = 0.0
         self.first_step = 0
         self.hides_others = False
@@ -41,8 +43,11 @@ class ProgressLine(RunCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started = time.monotonic()
         self.first_step = state.global_step
-        if state.is_world_process_zero and is_watched() and not args.disable_tqdm:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+        if state.is_world_process_zero and (is_notebook() or is_watched()) and not args.disable_tqdm:
+            if is_notebook():
+                self.bar = NotebookBar(total=state.max_steps, initial=state.global_step)
+            else:
+                self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
             # Each checkpoint would leave a bar of its own above this one.
             self.hides_others = is_progress_bar_enabled()
             disable_progress_bar()
@@ -177,7 +182,7 @@ class CheckpointMover(TrainerCallback):
 def _course(state: TrainerState) -> str:
     """Return the losses of the run so far as small bars; nothing where stderr cannot show them."""
     losses = [log["loss"] for log in state.log_history if "loss" in log]
-    return sparkline(losses) if can_show_bars(sys.stderr) else ""
+    return sparkline(losses) if is_notebook() or can_show_bars(sys.stderr) else ""
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import ReplyLayout, reply_layout
 from glmtune.config.generation_options import unknown_ids
-from glmtune.config.run_config import RunConfig, as_config
+from glmtune.config.run_config import AnyConfig, RunConfig, as_config
 from glmtune.console import notice, quiet_libraries, say
 from glmtune.encoded.dataset import EncodedData
 from glmtune.encoded.inspection import format_text
@@ -136,9 +136,7 @@ def _check_metric(
 
 
 @quiet_libraries()
-def prepare_data(
-    data_dir: str | Path, model: str, config: str | Path | RunConfig, *, overrides: Sequence[str] = ()
-) -> Path:
+def prepare_data(data_dir: str | Path, model: str, config: AnyConfig, *, overrides: Sequence[str] = ()) -> Path:
     """Encode and keep the rows of a run without training, and return the folder where they are kept.
 
     A run with the same rows, model and configuration then starts at once, on this machine or on others that share
