@@ -89,7 +89,7 @@ NumProcesses = Annotated[
 @app.command()
 def train(
     data_dir: Annotated[Path, typer.Argument(help="Folder of the files that the configuration names.")],
-    model: Annotated[str, typer.Argument(help="A model folder, a hub name, or `demo`.")],
+    model: Annotated[str, typer.Argument(help="A model folder, a hub name, `demo` or `demo-sft`.")],
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/lora.yaml.")],
     overrides: Overrides = None,
     init_from: Annotated[
@@ -170,7 +170,9 @@ def resume(
 
 @app.command()
 def estimate(
-    model: Annotated[str, typer.Argument(help="A model folder (its config.json is enough), a hub name, or `demo`.")],
+    model: Annotated[
+        str, typer.Argument(help="A model folder (its config.json is enough), a hub name, `demo` or `demo-sft`.")
+    ],
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/lora.yaml.")],
     gpus: Annotated[
         int | None,
@@ -201,7 +203,9 @@ def estimate(
 
 @app.command(name="eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, `demo` or `demo-sft`.")
+    ],
     data_file: Annotated[Path, typer.Argument(help="Rows to score on.")],
     output: Annotated[
         Path | None, typer.Option(help="File for the predictions; `predictions-DATA_FILE` here by default.")
@@ -246,7 +250,9 @@ def evaluate(
 
 @app.command()
 def infer(
-    model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, `demo` or `demo-sft`.")
+    ],
     prompts_given: Annotated[
         list[str] | None,
         typer.Option("--prompt", metavar="TEXT", help="Text to ask; stdin is read where nothing is given."),
