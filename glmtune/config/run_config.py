@@ -55,8 +55,9 @@ class DataConfig:
     """Which files of DATA_DIR are read, and how."""
 
     train_file: str | list[Any]
-    """Training rows: a file, folder or pattern such as `*.jsonl` relative to DATA_DIR, or `hub:OWNER/NAME:SPLIT`; or a
-    list of them, each also as `{path: a.jsonl, weight: 2}`: how many times an epoch shows each of its rows."""
+    """Training rows: a file, folder or pattern such as `*.jsonl` relative to DATA_DIR, `hub:OWNER/NAME:SPLIT` of
+    Hugging Face, or `modelscope:OWNER/NAME:FILE`; or a list of them, each also as `{path: a.jsonl, weight: 2}`: how
+    many times an epoch shows each of its rows."""
     val_file: str | list[Any] | None = None
     """Rows for the evaluations during training, named in the same ways; where `eval_strategy` is not `no`, this or
     `val_size` is needed."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from glmtune.errors import GlmtuneError
 from glmtune.files.file_kinds import refuse_irregular
 from glmtune.files.missing import RUN_FILE
+from glmtune.files.modelscope_hub import PREFIX, modelscope_model
 from glmtune.files.user_paths import expand, refuse_unreadable_name
 from glmtune.python_arguments import expect_paths
 
@@ -54,7 +55,8 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
     """Return what `name` stands for, or raise an error that says what is missing.
 
     Args:
-        name: `demo`, `demo-sft`, a model folder, a checkpoint, a run folder (its last checkpoint), or a hub name.
+        name: `demo`, `demo-sft`, a model folder, a checkpoint, a run folder (its last checkpoint), a hub name, or
+            `modelscope:OWNER/NAME`.
         base_model: Where the base model of an adapter is now, if it has moved.
         needs_weights: Whether a folder without weights is refused; a tokenizer's user does not need them.
     """
@@ -69,6 +71,8 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
         from glmtune.demo.trained import trained_model_path
 
         return ModelSource(base=str(trained_model_path()))
+    if str(name).startswith(PREFIX):
+        name = modelscope_model(str(name))
     name = expand(str(name))
     folder = Path(name)
     if not folder.is_dir():
