@@ -16,6 +16,7 @@ from types import TracebackType
 from glmtune.errors import shown
 from glmtune.notebook import NotebookLine, interrupts_without_traceback, is_notebook
 from glmtune.operating_system import signals
+from glmtune.python_terms import in_python_terms
 from glmtune.text.visible_text import ANSWER_KEEPS, visible, visible_json
 
 
@@ -49,7 +50,7 @@ def is_watched() -> bool:
 
 def notice(text: str) -> None:
     """Print a line about a choice that was made for the user."""
-    say(f"note: {text}")
+    say(f"note: {in_python_terms(text)}")
 
 
 _evaluation_line: NotebookLine | None = None

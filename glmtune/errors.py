@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from glmtune.notebook import render
+from glmtune.python_terms import in_python_terms
 from glmtune.text.secret_values import masked
 from glmtune.text.visible_text import printable, visible
 
@@ -57,6 +58,10 @@ def shown(text: str, keep: str = "") -> str:
     return visible(printable(masked(text)), keep)
 
 
+def _told(text: str) -> str:
+    return in_python_terms(shown(text))
+
+
 class GlmtuneError(Exception):
     """A mistake that the user can mend; printed as three short lines, without a traceback."""
 
@@ -66,9 +71,9 @@ class GlmtuneError(Exception):
         self, what: str, *, where: str | None = None, fix: str | None = None, details: Sequence[str] = ()
     ) -> None:
         """Take what went wrong; `details` are further lines of it. A newline inside of any text is written out."""
-        self.what = "\n".join(map(shown, (what, *details)))
-        self.where = where if where is None else shown(where)
-        self.fix = fix if fix is None else shown(fix)
+        self.what = "\n".join(_told(line) for line in (what, *details))
+        self.where = where if where is None else _told(where)
+        self.fix = fix if fix is None else _told(fix)
         super().__init__(self.what)
 
     def __str__(self) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 import preloaded
 import pytest
 
+from glmtune.python_terms import spoken_on_the_command_line
+
 pytest_plugins = ["hub_fixtures", "serving_fixtures"]
 
 # Before transformers is imported: nothing may even look for a hub.
@@ -53,6 +55,13 @@ LONGEST = ("test_documentation.py", "test_matrix.py", "test_tour.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first: processes that share the others end at about the same time."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _command_lines_terms() -> Iterator[None]:
+    """Messages are compared as the command line tells them; `tests/test_python_terms.py` has Python's terms."""
+    with spoken_on_the_command_line():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -22,17 +22,8 @@ PACKAGE = Path(__file__).parents[1] / "glmtune"
 # From the ground up: what stands in a line may import from the lines before it, and from itself. A name is a room, a
 # package below one, or a module; the longest one that fits counts.
 ROOMS = [
-    *(
-        "library_logs",
-        "moved",
-        "text",
-        "notebook",
-        "errors",
-        "python_arguments",
-        "operating_system",
-        "family",
-        "compat",
-    ),
+    *("library_logs", "moved", "text", "notebook", "python_terms", "errors", "python_arguments"),
+    *("operating_system", "family", "compat"),
     *("console", "files", "standard_streams", "tested_versions", "processes", "environment", "config", "demo"),
     *("data.conversation", "data.json_text", "data.verdicts", "data.parts", "data.formats", "data.reading"),
     *("data.unused", "data.conversion", "chatformat", "encoded", "kernels", "modeling"),

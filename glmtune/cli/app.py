@@ -29,6 +29,7 @@ from glmtune.files.new_file import free_path, refuse_taken
 from glmtune.files.user_paths import user_path
 from glmtune.processes.launching import GroupEnded, adopt_deepspeed_launcher, end_with_launcher, start_group
 from glmtune.processes.own_path import shut_out_current_folder
+from glmtune.python_terms import spoken_on_the_command_line
 from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
 from glmtune.text.plain_json import plain_json
 from glmtune.text.visible_text import ANSWER_KEEPS, UNSEEN
@@ -431,6 +432,7 @@ def _flags(command: Any) -> list[str]:
     ]
 
 
+@spoken_on_the_command_line()
 def main() -> None:
     """Run the command line; a user's mistake is told in three lines, without a traceback."""
     shut_out_current_folder()

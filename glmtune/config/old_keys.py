@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from glmtune.compat import CHECKPOINTING
 
 from .field_types import Mismatch, fit
-from .yaml_source import Source, found
+from .yaml_source import Source, found, is_override_place
 
 
 class Renamed(NamedTuple):
@@ -101,7 +101,7 @@ def _rename(source: Source, old: str, renamed: Renamed) -> bool:
     old_key, new_key = f"training_args.{old}", f"training_args.{renamed.new}"
     section, _, name = new_key.rpartition(".")
     place, value = source.where(old_key), source.remove(old_key)
-    if name in source.section(section) and source.is_override(new_key) == place.startswith("--set "):
+    if name in source.section(section) and source.is_override(new_key) == is_override_place(place):
         message = f"is another name of `{renamed.new}`, which is given too ({source.where(new_key)})"
         source.complain(old_key, message, f"keep `{renamed.new}` alone", where=place)
         return False

@@ -18,6 +18,7 @@ from glmtune.files.missing import missing_configuration
 from glmtune.files.shipped import shipped_name
 from glmtune.files.text_encoding import read_utf8
 from glmtune.files.user_paths import expand
+from glmtune.python_terms import in_python_terms
 from glmtune.text.secret_values import masked_argument, remember_all, remember_text
 from glmtune.text.visible_text import printable
 
@@ -136,7 +137,7 @@ class Source:
 
     def is_override(self, key: str) -> bool:
         """Return whether `key` has its value from `--set`."""
-        return self.where(key).startswith("--set ")
+        return is_override_place(self.where(key))
 
     def complain(
         self, key: str, message: str, fix: str | None = None, *, where: str | None = None, meant: str = ""
@@ -194,7 +195,7 @@ class Source:
         key, equals, text = argument.partition("=")
         key = key.strip()
         remember_text(argument)
-        place = f"--set {masked_argument(argument)}"
+        place = in_python_terms(f"--set {masked_argument(argument)}")
         if not equals or not all(key.split(".")):
             self.complain(
                 key, "expected `key=value`", "write it like `--set training_args.learning_rate=1e-4`", where=place
@@ -212,6 +213,11 @@ class Source:
         self.problems += problems
         remember_all({key: value})
         self.set(key, value, place)
+
+
+def is_override_place(place: str) -> bool:
+    """Whether it is that of an override, on the command line or from Python."""
+    return place.startswith(("--set ", "overrides=["))
 
 
 def read_source(path: str | Path) -> Source:

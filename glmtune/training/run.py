@@ -29,6 +29,7 @@ from glmtune.processes.group_watch import watch_group
 from glmtune.processes.signals import Preempted, heed_signals, stop_request
 from glmtune.processes.undoing import undone_at_exit
 from glmtune.python_arguments import expect_paths
+from glmtune.python_terms import in_python_terms
 from glmtune.reports.loss_curve import try_draw_loss_curve
 from glmtune.tested_versions import note_untested_versions
 from glmtune.text.secret_values import masked_argument
@@ -285,7 +286,7 @@ def execute(
     except BaseException as error:
         clean_up()
         if isinstance(error, (KeyboardInterrupt, Preempted)) and trainer is not None:
-            say(f"stopped at step {trainer.state.global_step}: {_way_on(run_folder)}")
+            say(f"stopped at step {trainer.state.global_step}: {in_python_terms(_way_on(run_folder))}")
         if stop_request().is_leaving:
             leave_process_group()
         raise

@@ -126,13 +126,15 @@ class Life:
 def _live(work: Callable[[], Any], log: Path) -> None:
     """Do the work and end the process; never returns."""
     from glmtune.errors import GlmtuneError
+    from glmtune.python_terms import spoken_on_the_command_line
 
     code = 1
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        work()
+        with spoken_on_the_command_line():
+            work()
         code = 0
     except GlmtuneError as error:
         # As the command line does it.

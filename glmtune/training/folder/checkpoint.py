@@ -26,6 +26,7 @@ from glmtune.encoded.store import file_hash
 from glmtune.errors import DISK_FULL, GlmtuneError, RunFailure
 from glmtune.files.durable import sync, sync_tree
 from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, MANIFEST, checkpoints_of
+from glmtune.python_terms import in_python_terms
 from glmtune.text.plain_json import plain_json
 
 from .weight_check import Shapes, check_weights
@@ -127,7 +128,7 @@ def _choose_step(run_folder: Path, candidates: list[Path], step: int) -> Path:
     try:
         verify(chosen)
     except GlmtuneError as error:
-        error.fix = f"choose another with `--checkpoint STEP`; the run has: {names}"
+        error.fix = in_python_terms(f"choose another with `--checkpoint STEP`; the run has: {names}")
         raise
     return chosen
 
