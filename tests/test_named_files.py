@@ -24,6 +24,8 @@ OTHERS = {
     "finetune_demo/finetune.py": "of the original GLM-4 demo",
     "module.py": "stands for a user's file",
     "my_metrics.py": "likewise",
+    "my_tools.py": "likewise",
+    "swift/trainers/arguments.py": "of ms-swift",
     "utils.py": "what no module is named",
     "json.py": "a user's file, in the place of Python's own module",
     "torch.py": "a user's file, in the place of a library",
