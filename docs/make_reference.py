@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 import typer
 import yaml
+from other_tools_page import TOOLS, forms_table, keys_table, left_table
 from typer.models import ArgumentInfo, OptionInfo
 
 from glmtune.cli.app import app
@@ -48,6 +49,7 @@ def pages(language: str) -> dict[str, str]:
         "exit-codes.md": exit_codes(say),
         "formats.md": formats(say),
         "modules.md": modules(say),
+        "other-tools.md": other_tools(say),
     }
 
 
@@ -60,7 +62,7 @@ def unused_translations() -> set[str]:
         asked.add(text)
         return text
 
-    for write in (command_line, configuration, exit_codes, formats, modules):
+    for write in PAGES:
         write(say)
     return set(chinese) - asked
 
@@ -234,6 +236,24 @@ def modules(say: Translate) -> str:
     return _page(lines)
 
 
+def other_tools(say: Translate) -> str:
+    """Return the page of other tools: which forms of rows are read, and where their keys stand here."""
+    lines = [
+        f"# {say('Other tools')}",
+        "",
+        say(OTHER_TOOLS),
+        "",
+        f"## {say('Forms of rows')}",
+        "",
+        say(FORMS_OF_ROWS),
+        "",
+    ]
+    lines += _table(*forms_table(say))
+    for tool in TOOLS:
+        lines += ["", f"## {tool}", "", *_table(*keys_table(tool, say)), "", *_table(*left_table(tool, say))]
+    return _page(lines)
+
+
 def _first_line(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
 
@@ -285,6 +305,19 @@ MODULES = (
 )
 
 
+OTHER_TOOLS = (
+    "What `glmtune init --from FILE` makes of a configuration, and what of the rows of other tools is read. How to "
+    "come from one: [the guide](../guides/from-other-tools.md). Arguments of transformers, which LLaMA-Factory and "
+    "ms-swift take under their own names, keep them in `training_args`; what no run honours of them is listed with the "
+    "reason, too."
+)
+FORMS_OF_ROWS = (
+    "One small example of each is kept in `docs/forms.yaml`; this table is what the reader makes of them. What a "
+    "format is: [Formats of rows](formats.md)."
+)
+PAGES = (command_line, configuration, exit_codes, formats, modules, other_tools)
+
+
 def main() -> None:
     """Write all pages."""
     for language in LANGUAGES:
@@ -302,7 +335,7 @@ def texts() -> Mapping[str, None]:
         asked[text] = None
         return text
 
-    for write in (command_line, configuration, exit_codes, formats, modules):
+    for write in PAGES:
         write(say)
     return asked
 

@@ -28,7 +28,7 @@ from glmtune.processes.own_path import path_for_children
 from glmtune.tested_versions import NEWEST_TESTED, untested_versions
 from glmtune.text.secret_values import is_secret, masked
 
-OTHER_PACKAGES = ("huggingface-hub", "tokenizers", "safetensors", "modelscope", "vllm", "flash-attn", "triton")
+OTHER_PACKAGES = ("huggingface-hub", "tokenizers", "safetensors", "modelscope-hub", "vllm", "flash-attn", "triton")
 """Beyond those that were tested: what often decides how a run goes, or fails."""
 
 VARIABLES = re.compile(

@@ -43,6 +43,7 @@ OWN_EXTRAS = {
     "uvicorn": "glmtune[serve]",
     "openai": "glmtune[serve]",
     "swanlab": "glmtune[swanlab]",
+    "modelscope": "glmtune[modelscope]",
 }
 """Packages that come with an extra of ours, in versions that were tried."""
 

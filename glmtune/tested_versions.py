@@ -37,6 +37,7 @@ NEWEST_TESTED = {
     "uvicorn": (0, 54),
     "openai": (3, 57),
     "swanlab": (0, 10),
+    "modelscope": (1, 40),
 }
 """By name in `pyproject.toml`: major and minor version."""
 

@@ -133,7 +133,7 @@ def test_the_site_is_built_without_a_word_and_leaves_no_other_file(tmp_path: Pat
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "TMPDIR": str(temporary)},
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [*temporary.iterdir()] == []

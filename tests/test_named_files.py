@@ -23,6 +23,9 @@ NAMES = {path.name for path in CODE}
 OTHERS = {
     "finetune_demo/finetune.py": "of the original GLM-4 demo",
     "module.py": "stands for a user's file",
+    "my_metrics.py": "likewise",
+    "my_tools.py": "likewise",
+    "swift/trainers/arguments.py": "of ms-swift",
     "utils.py": "what no module is named",
     "json.py": "a user's file, in the place of Python's own module",
     "torch.py": "a user's file, in the place of a library",
@@ -78,7 +81,14 @@ OLD_NAMES = {
 }
 """Where modules are named as they were called before, or as none is called."""
 
-NO_MODULES = ("glmtune.egg-info", "glmtune.schema.json", "glmtune.configs", "glmtune.lock", "glmtune.__file__")
+NO_MODULES = (
+    "glmtune.egg-info",
+    "glmtune.schema.json",
+    "glmtune.yaml",
+    "glmtune.configs",
+    "glmtune.lock",
+    "glmtune.__file__",
+)
 """Names of files and folders, the package that the wheel makes of `configs/`, and what every module has."""
 
 

@@ -96,7 +96,7 @@ def train(
         Path,
         typer.Argument(help="Folder of the files that CONFIG names; without CONFIG, the rows: a file or a folder."),
     ],
-    model: Annotated[str, typer.Argument(help="A model folder, a hub name, or `demo`.")],
+    model: Annotated[str, typer.Argument(help="A model folder, a hub name, `demo` or `demo-sft`.")],
     config: Annotated[
         Path | None,
         typer.Argument(help="YAML file, such as configs/lora.yaml; without it, what `glmtune init` would write."),
@@ -116,10 +116,10 @@ def train(
     num_processes: NumProcesses = None,
 ) -> None:
     """Train a model as CONFIG says; without it, as fits the rows."""
-    check_files(rows=data_dir) if config is None else check_files(data_dir=data_dir, config=config)
-    check_model(model, base_model=None if init_from else base_model)
     check_method(method)
     refuse_unfitted(data_dir, model, config, method, is_group=num_processes is not None)
+    check_files(rows=data_dir) if config is None else check_files(data_dir=data_dir, config=config)
+    check_model(model, base_model=None if init_from else base_model)
     if start_group(num_processes):
         return
     from glmtune.training.run import leave_process_group
@@ -189,7 +189,9 @@ def resume(
 
 @app.command()
 def estimate(
-    model: Annotated[str, typer.Argument(help="A model folder (its config.json is enough), a hub name, or `demo`.")],
+    model: Annotated[
+        str, typer.Argument(help="A model folder (its config.json is enough), a hub name, `demo` or `demo-sft`.")
+    ],
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/lora.yaml.")],
     gpus: Annotated[
         int | None,
@@ -220,7 +222,9 @@ def estimate(
 
 @app.command(name="eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, `demo` or `demo-sft`.")
+    ],
     data_file: Annotated[Path, typer.Argument(help="Rows to score on.")],
     output: Annotated[
         Path | None, typer.Option(help="File for the predictions; `predictions-DATA_FILE` here by default.")
@@ -269,7 +273,9 @@ def evaluate(
 @with_sampling_options
 def infer(
     *,
-    model: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, `demo` or `demo-sft`.")
+    ],
     prompts_given: Annotated[
         list[str] | None,
         typer.Option("--prompt", metavar="TEXT", help="Text to ask; stdin is read where nothing is given."),

@@ -25,7 +25,8 @@ from .options import (
 def chat(
     *,
     model: Annotated[
-        str | None, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`; or see --url.")
+        str | None,
+        typer.Argument(help="A checkpoint, a model folder, a run, a hub name, `demo` or `demo-sft`; or see --url."),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="Talk to an OpenAI-compatible server instead, such as http://localhost:8000/v1.")

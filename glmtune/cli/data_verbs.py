@@ -24,7 +24,9 @@ data_app = typer.Typer(
 )
 
 Data = Annotated[str, typer.Argument(help="A file of rows, a quoted pattern, a folder, or hub:OWNER/NAME.")]
-Tokenizer = Annotated[str, typer.Argument(help="Whose tokenizer: a model folder, a checkpoint, a hub name, or `demo`.")]
+Tokenizer = Annotated[
+    str, typer.Argument(help="Whose tokenizer: a model folder, a checkpoint, a hub name, `demo` or `demo-sft`.")
+]
 Config = Annotated[
     Path | None, typer.Option(help="Read and encode as this configuration says (files, format, lengths).")
 ]

@@ -14,7 +14,9 @@ from .options import check_model
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, a run, a model folder, a hub name, or `demo`.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint, a run, a model folder, a hub name, `demo` or `demo-sft`.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must be empty or absent.")],
     base_model: Annotated[
         str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")

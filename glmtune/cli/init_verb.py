@@ -7,17 +7,18 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from glmtune.console import notice, say
 from glmtune.errors import GlmtuneError, nearest, shown
+from glmtune.files.durable import replace_file
 from glmtune.files.new_file import check_new, free_path
 from glmtune.files.user_paths import user_path
 from glmtune.standard_streams import argument_text
 
-from .options import Column, TrustRemoteCode, check_model, columns_of
+from .options import Column, TrustRemoteCode, check_files, check_model, columns_of
 
 if TYPE_CHECKING:
     from glmtune.config.run_config import RunConfig
@@ -44,12 +45,21 @@ def init(
         Path | None, typer.Option(help=f"YAML file to write, a new one; `{DEFAULT_OUTPUT}` by default.")
     ] = None,
     column: Column = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option("--from", help="Translate this configuration of LLaMA-Factory, ms-swift or axolotl instead."),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a configuration that fits your rows and this machine."""
     check_method(method)
+    if from_file is not None:
+        _refuse_beside_from(data=data, method=method, column=column)
+        _translate(from_file, model, user_path(output or DEFAULT_OUTPUT))
+        return
     if data is None:
         data, model, method, output = _asked(model, method, output)
+    check_files(rows=data)
     model, method, output = model or DEFAULT_MODEL, method or METHODS[0], user_path(output or DEFAULT_OUTPUT)
     check_new(output)
     check_model(model)
@@ -58,12 +68,37 @@ def init(
     first = first_config(
         argument_text(data), model, method=method, columns=columns_of(column), trust_remote_code=trust_remote_code
     )
-    first.write(output)
     for line in first.notes:
         notice(line)
+    _write(output, first.text, first.data_dir, model, first.num_gpus)
+
+
+def _translate(source: Path, model: str | None, output: Path) -> None:
+    """Write the configuration that comes of another tool's, and list what has no place in it."""
+    check_new(output)
+    from glmtune.starting.run import translated_config
+
+    translated = translated_config(source)
+    for line in translated.left_out:
+        say(f"not translated: {line}")
+    _write(output, translated.text, Path(translated.data_dir), model or translated.model or "MODEL", num_gpus=1)
+
+
+def _write(output: Path, text: str, data_dir: Path, model: str, num_gpus: int) -> None:
+    """Write a configuration to a new file, and say how it is trained with."""
+    check_new(output)
+    replace_file(output, text.encode())
+    processes = ["--nproc", str(num_gpus)] if num_gpus > 1 else []
     say(f"written: {output}; every value in it may be changed")
-    processes = ["--nproc", str(first.num_gpus)] if first.num_gpus > 1 else []
-    say(f"next: {shlex.join(['glmtune', 'train', str(first.data_dir), model, str(output), *processes])}")
+    say(f"next: {shlex.join(['glmtune', 'train', str(data_dir), model, str(output), *processes])}")
+
+
+def _refuse_beside_from(**given: Any) -> None:
+    """Raise where something is given that the other tool's file says itself."""
+    for name, value in given.items():
+        if value:
+            option = "rows" if name == "data" else f"`--{name}`"
+            raise GlmtuneError(f"`--from` takes {option} from the file that it names", fix="leave one of them out")
 
 
 def check_method(method: str | None) -> None:

@@ -45,11 +45,16 @@ Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 
 def check_model(name: str, *, base_model: str | None = None, needs_weights: bool = True) -> None:
     """Raise where a model is not there, before anything is imported that loads one: that takes seconds."""
-    from glmtune.modeling.finding.model_source import DEMO, find_model
+    from glmtune.modeling.finding.model_source import EMBEDDED, find_model
 
     # A group of processes tells its errors once, by means that are imported with the rest.
-    if name != DEMO and "RANK" not in os.environ:
-        find_model(name, base_model=base_model, needs_weights=needs_weights)
+    if name in EMBEDDED or "RANK" in os.environ:
+        return
+    source = find_model(name, base_model=base_model, needs_weights=needs_weights)
+    if not os.path.isdir(source.base):
+        from glmtune.modeling.finding.hub_access import hub_options
+
+        hub_options(source.base)  # whether the hub answers; that is remembered
 
 
 def check_files(
@@ -65,6 +70,10 @@ def check_files(
         return
     if data_dir is not None and is_missing(expand(str(data_dir))):
         raise missing_folder(user_path(data_dir))
+    if str(rows).startswith("hub:"):
+        from glmtune.data.reading.hub import ask_hub
+
+        ask_hub(str(rows))
     if rows is not None and str(rows).strip() and is_missing(expand(str(rows))):
         raise missing_rows(expand(str(rows)))
     if metrics is not None and is_missing(expand(str(metrics))):

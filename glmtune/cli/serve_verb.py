@@ -10,7 +10,9 @@ from .options import BaseModel, TrustRemoteCode, check_model
 
 
 def serve(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, or `demo`.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint, a model folder, a run, a hub name, `demo` or `demo-sft`.")
+    ],
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="The default lets in programs of this machine only.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="What requests call the model; its folder by default.")] = None,

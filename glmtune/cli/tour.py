@@ -15,6 +15,7 @@ from typing import Any
 from glmtune.config.run_config import RunConfig, config_from_mapping
 from glmtune.console import say
 from glmtune.demo.rows import FOLDERS, LIVELY, PLAIN, write_rows
+from glmtune.demo.trained import COMMON, FIRST_TRAINING, LENGTHS
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.evaluate import evaluate
 from glmtune.files.user_paths import user_path
@@ -25,17 +26,8 @@ from glmtune.training.run import resume, train
 
 QUESTION = "类型#风衣*颜色#墨绿*材质#羊毛*场合#约会"
 
-COMMON = {
-    "per_device_train_batch_size": 16,
-    "per_device_eval_batch_size": 40,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 20,
-    "logging_steps": 10,
-    "save_strategy": "steps",
-    "eval_strategy": "no",
-}
 METHODS: dict[str, dict[str, Any]] = {
-    "sft": {"training_args": {"num_train_epochs": 3, "learning_rate": 3e-3, "save_steps": 200}},
+    "sft": {"training_args": FIRST_TRAINING},
     "lora": {
         "training_args": {"max_steps": 120, "learning_rate": 5e-3, "save_steps": 60},
         "peft_config": {"peft_type": "LORA", "r": 8, "lora_alpha": 16},
@@ -89,8 +81,7 @@ def _config(method: str, output: Path) -> RunConfig:
     settings = METHODS[method]
     source = {
         "data_config": {"train_file": "train.jsonl"},
-        "max_input_length": 192,
-        "max_output_length": 128,
+        **LENGTHS,
         **settings,
         "training_args": COMMON | settings["training_args"] | {"output_dir": str(output / method)},
     }

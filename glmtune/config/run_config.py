@@ -7,6 +7,8 @@ PEFT.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -31,7 +33,7 @@ from .sections import (
     training_fields,
     training_section,
 )
-from .yaml_source import Source, found, read_source, source_of_mapping, source_of_text
+from .yaml_source import Problem, Source, found, read_source, source_of_mapping, source_of_text
 
 METHODS = {"LORA": "lora", "PREFIX_TUNING": "ptuning_v2"}
 """PEFT's name of a method to ours."""
@@ -40,6 +42,7 @@ AT_LEAST_ONE = (
     "tokens_per_batch",
     "max_input_length",
     "max_output_length",
+    "early_stopping_patience",
     "data_config.num_proc",
     "training_args.per_device_train_batch_size",
     "training_args.per_device_eval_batch_size",
@@ -52,8 +55,9 @@ class DataConfig:
     """Which files of DATA_DIR are read, and how."""
 
     train_file: str | list[Any]
-    """Training rows: a file, folder or pattern such as `*.jsonl` relative to DATA_DIR, or `hub:OWNER/NAME:SPLIT`; or a
-    list of them, each also as `{path: a.jsonl, weight: 2}`: how many times an epoch shows each of its rows."""
+    """Training rows: a file, folder or pattern such as `*.jsonl` relative to DATA_DIR, `hub:OWNER/NAME:SPLIT` of
+    Hugging Face, or `modelscope:OWNER/NAME:FILE`; or a list of them, each also as `{path: a.jsonl, weight: 2}`: how
+    many times an epoch shows each of its rows."""
     val_file: str | list[Any] | None = None
     """Rows for the evaluations during training, named in the same ways; where `eval_strategy` is not `no`, this or
     `val_size` is needed."""
@@ -132,6 +136,11 @@ class RunConfig:
     quantization: Literal["4bit", "8bit"] | None = None
     """Quantize the frozen weights by bitsandbytes as they are loaded (QLoRA): `4bit` is NF4, its scales quantized, too.
     GLM-4-9B: 7 GB in 4 bits, 11 GB in 8, 19 GB in bfloat16; a step takes longer. Needs `glmtune[quant]`."""
+    early_stopping_patience: int | None = None
+    """End the run after so many evaluations in a row that were no better than the best before, by
+    `metric_for_best_model`; null never does. The best checkpoint is told at the end."""
+    early_stopping_threshold: float = 0.0
+    """By how much an evaluation has to be better to count as better, in units of that metric."""
     metrics: str | None = None
     """A Python file with metrics of your own: its `compute(predictions: list[str], references: list[str])` returns
     `dict[str, float]`, which evaluations add to what they measure; `metric_for_best_model` may name one. The file is
@@ -221,6 +230,14 @@ def config_from_mapping(source: Mapping[str, Any], *, where: str, overrides: Seq
     return _build(values, None)
 
 
+def problems_of(values: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with the keys and values of a configuration, all at once; nothing where it can be loaded."""
+    source = Source(origin="the configuration", values=dict(values))
+    with contextlib.suppress(GlmtuneError):
+        _build(source, None)
+    return source.problems
+
+
 def as_config(config: AnyConfig, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the configuration of a file or a mapping, or one that was loaded before, with `overrides` on top of it.
 
@@ -287,6 +304,7 @@ def check(config: RunConfig, source: Source) -> None:
             arguments, has_val_rows=config.data_config.has_val_rows, has_own_metrics=config.metrics is not None
         ),
         *_packing_rules(config, arguments),
+        *_stopping_rules(config, arguments),
         *_fp16_rules(config, arguments),
         *_quantization_rules(config),
     ):
@@ -346,6 +364,27 @@ def _packing_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[
         tokens is None or tokens >= longest,
         f"`{tokens}` is less than the longest row may have, {longest} tokens",
         "raise it, or lower `max_input_length` or `max_output_length`",
+    )
+
+
+def _stopping_rules(config: RunConfig, arguments: Mapping[str, Any]) -> Iterator[Rule]:
+    patience, threshold = config.early_stopping_patience, config.early_stopping_threshold
+    yield Rule(
+        ("early_stopping_patience", "training_args.eval_strategy"),
+        patience is None or arguments["eval_strategy"] != "no",
+        "needs evaluations; found `eval_strategy: no`",
+        "set `training_args.eval_strategy` to `steps` or `epoch`",
+    )
+    yield Rule(
+        ("early_stopping_threshold",),
+        0 <= threshold < math.inf,
+        f"expected a finite number, 0 or more, found `{threshold}`",
+    )
+    yield Rule(
+        ("early_stopping_threshold", "early_stopping_patience"),
+        patience is not None or threshold == 0,
+        "does nothing without `early_stopping_patience`",
+        "set that, too, or leave it out",
     )
 
 

@@ -72,7 +72,15 @@ def training_section(source: Source, homes: Mapping[str, str]) -> dict[str, Any]
     # Text cannot be scored that was not generated; without rows to evaluate on there is nothing to generate from.
     data = source.section("data_config")
     has_rows_to_evaluate = data.get("val_file") is not None or bool(data.get("val_size"))
-    return {**TRAINING_DEFAULTS, "predict_with_generate": has_rows_to_evaluate, **arguments}
+    defaults = {**TRAINING_DEFAULTS, "predict_with_generate": has_rows_to_evaluate}
+    if source.values.get("early_stopping_patience") is not None and arguments.get("metric_for_best_model") is None:
+        arguments["metric_for_best_model"] = "loss"
+        where = source.where("early_stopping_patience")
+        source.notices.append(
+            f"{where}: `early_stopping_patience` goes by the loss of the evaluations; `metric_for_best_model` names "
+            "another metric"
+        )
+    return {**defaults, **arguments}
 
 
 def generation_section(source: Source) -> dict[str, Any]:

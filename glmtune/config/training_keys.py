@@ -312,7 +312,8 @@ def _settle_dependent(source: Source, arguments: Mapping[str, Any]) -> None:
     logs = str(arguments.get("logging_strategy", "steps"))
     schedule = str(arguments.get("lr_scheduler_type", "linear"))
     recomputes = any(arguments.get(f"{what}_checkpointing") for what in ("gradient", "activation"))
-    chooses = bool(arguments.get("load_best_model_at_end")) or saves == "best"
+    stops_early = source.values.get("early_stopping_patience") is not None
+    chooses = bool(arguments.get("load_best_model_at_end")) or saves == "best" or stops_early
     for name, is_read, reason in (
         ("eval_steps", evaluates == "steps", f"`eval_strategy` is `{evaluates}`"),
         ("eval_delay", evaluates != "no", "`eval_strategy` is `no`"),
@@ -323,7 +324,7 @@ def _settle_dependent(source: Source, arguments: Mapping[str, Any]) -> None:
         (
             "greater_is_better",
             chooses,
-            "neither `load_best_model_at_end` nor `save_strategy: best` asks for a best one",
+            "none of `load_best_model_at_end`, `save_strategy: best`, `early_stopping_patience` asks for a best one",
         ),
         ("optim_target_modules", _optimizer_takes_modules(arguments), "only GaLore, APOLLO and LOMO read it"),
         ("gradient_checkpointing_kwargs", recomputes, "`gradient_checkpointing` is off"),

@@ -22,6 +22,8 @@ from glmtune.python_terms import in_python_terms
 from glmtune.text.secret_values import masked_argument, remember_all, remember_text
 from glmtune.text.visible_text import printable
 
+from .other_tools import foreign_configuration, recognise, tool_of_command
+
 TOO_DEEP = "nested too deeply"
 START = f"start from a copy of `{shipped_name('lora.yaml')}`"
 
@@ -219,7 +221,16 @@ def is_override_place(place: str) -> bool:
 
 
 def read_source(path: str | Path) -> Source:
-    """Read a YAML file of keys and values; a file that is missing, empty or broken is a `GlmtuneError`."""
+    """Read a YAML file of keys and values; one that is missing, empty, broken or another tool's is a `GlmtuneError`."""
+    source = read_keys(path)
+    tool = recognise(source.values)
+    if tool is not None:
+        raise foreign_configuration(tool, source.origin, "one of glmtune")
+    return source
+
+
+def read_keys(path: str | Path) -> Source:
+    """Read a YAML file of keys and values, whosever they are; a file that is none is a `GlmtuneError`."""
     origin = expand(str(path))
     path = Path(origin)
     try:
@@ -234,17 +245,34 @@ def read_source(path: str | Path) -> Source:
 def source_of_text(text: str, origin: str) -> Source:
     """Return the values of a YAML text that came from `origin`; one that is empty or broken is a `GlmtuneError`."""
     remember_text(text)
-    values, places, problems = _parse(text, lambda line: f"{origin}:{line}")
+    try:
+        values, places, problems = _parse(text, lambda line: f"{origin}:{line}")
+    except GlmtuneError:
+        _refuse_command(text, origin)
+        raise
     remember_all(values)
     if values is None:
         raise GlmtuneError("the configuration is empty", where=origin, fix=START)
     if not isinstance(values, dict):
+        _refuse_command(text, origin)
         raise GlmtuneError(
             f"expected keys and values, found {found(values)}",
             where=f"{origin}:1",
             fix=START,
         )
     return Source(origin=origin, values=values, places=places, problems=problems)
+
+
+def _refuse_command(text: str, origin: str) -> None:
+    """Raise where a file that is no YAML of keys and values holds the training command of another tool."""
+    tool = tool_of_command(text)
+    if tool is not None:
+        raise foreign_configuration(tool, origin, "one of glmtune")
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a text that stands behind an option, read as YAML; a broken one is a `GlmtuneError`."""
+    return _parse(text, lambda line: "")[0]
 
 
 def source_of_mapping(values: Mapping[str, Any], origin: str) -> Source:

@@ -145,7 +145,7 @@ DIGESTS = ".digests.json"
 def demo_model_path() -> Path:
     """Return the folder of the demo model in the user's cache; the first call builds it, without a network."""
     folder = cache_folder() / f"demo-{fingerprint()}"
-    if _is_whole(folder):
+    if is_whole(folder):
         return folder
     try:
         make_folder(folder.parent)
@@ -155,7 +155,7 @@ def demo_model_path() -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as building:
             built = Path(building) / "model"
             build_demo_model(built)
-            (built / DIGESTS).write_text(json.dumps(_digests(built)), encoding="utf-8")
+            (built / DIGESTS).write_text(json.dumps(digests(built)), encoding="utf-8")
             share(built)
             try:
                 os.rename(built, folder)
@@ -167,15 +167,15 @@ def demo_model_path() -> Path:
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Whether the model's files are those that were written."""
     try:
-        return not folder.is_symlink() and json.loads((folder / DIGESTS).read_bytes()) == _digests(folder)
+        return not folder.is_symlink() and json.loads((folder / DIGESTS).read_bytes()) == digests(folder)
     except (OSError, ValueError, RecursionError):
         return False
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests(folder: Path) -> dict[str, str]:
     paths = [path for path in sorted(folder.iterdir()) if path.name != DIGESTS]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 

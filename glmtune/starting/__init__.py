@@ -1,1 +1,1 @@
-"""From a user's own rows to the first configuration, fitted to them, to the model and to this machine."""
+"""From what a user has to the first run: rows, or the configuration of another tool."""

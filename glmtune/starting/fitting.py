@@ -41,8 +41,9 @@ ROWS_PER_STEP = ((1_000, 8), (10_000, 16), (math.inf, 32))
 
 VAL_SHARE = 0.1
 MIN_ROWS_TO_SPLIT = 10
-MAX_ROWS_ANSWERED = 200
-"""Above, an evaluation measures the loss alone: to write an answer to each takes longer than to train on it."""
+MAX_TOKENS_ANSWERED = 60_000
+"""Rows to evaluate on, times tokens of the longest answer. Above, an evaluation measures the loss alone: to write an
+answer takes far longer than to train on it."""
 MAX_EPOCH_STEPS = 1_000
 """Above, evaluations and checkpoints come every 500 steps instead of once an epoch."""
 STEPS_BETWEEN = 500
@@ -155,16 +156,13 @@ def _fit_data(fitted: Fitted, files: Files, facts: RowFacts) -> bool:
 
 def _fit_lengths(fitted: Fitted, facts: RowFacts, limit: int | None, peft_config: Mapping[str, Any]) -> None:
     """Leave room for the longest row, or, where a few are far longer than all others, for those others."""
-    prompt, answer = (_enough(lengths) for lengths in (facts.prompt_tokens, facts.answer_tokens))
-    longest = _enough(facts.row_tokens)
-    prompt = max(prompt, longest - answer)
     room = (limit or math.inf) - int(peft_config.get("num_virtual_tokens", 0))
-    if prompt + answer > room:
-        answer = min(answer, int(room) // 2)
-        prompt = int(room) - answer
-    num_cut = sum(length > prompt + answer for length in facts.row_tokens)
+    # The longest prompt and the longest answer are seldom of one row: their sum would cost memory for nothing.
+    longest = int(min(_enough(facts.row_tokens), room))
+    prompt = min(_enough(facts.prompt_tokens), longest - min(LENGTH_UNIT_TOKENS, longest // 2))
+    num_cut = sum(length > longest for length in facts.row_tokens)
     fitted.values["max_input_length"] = prompt
-    fitted.values["max_output_length"] = answer
+    fitted.values["max_output_length"] = longest - prompt
     most, middle = max(facts.row_tokens), int(np.median(facts.row_tokens))
     fitted.comments["max_input_length"] = "tokens; a row may take the sum of both, and memory grows with it"
     fitted.comments["max_output_length"] = f"the longest row has {most:,} tokens, one in the middle {middle:,}"
@@ -191,7 +189,9 @@ def _fit_training(
     epoch_steps = math.ceil(num_rows / _up_to(ROWS_PER_STEP, facts.num_rows))
     is_long = epoch_steps > MAX_EPOCH_STEPS
     rhythm = "steps" if is_long else "epoch"
-    answers = has_val_rows and (facts.num_rows - num_rows if splits_off else 0) <= MAX_ROWS_ANSWERED
+    num_val_rows = facts.num_rows - num_rows if splits_off else facts.num_val_rows
+    answer = _enough(facts.answer_tokens)
+    answers = has_val_rows and num_val_rows * answer <= MAX_TOKENS_ANSWERED
     training: dict[str, Any] = {
         "output_dir": output_dir,
         "num_train_epochs": epochs,
@@ -205,7 +205,7 @@ def _fit_training(
         **({"eval_steps": STEPS_BETWEEN} if is_long and has_val_rows else {}),
         "per_device_eval_batch_size": 8,
         "predict_with_generate": answers,
-        **({"generation_config": {"max_new_tokens": fitted.values["max_output_length"]}} if answers else {}),
+        **({"generation_config": {"max_new_tokens": answer}} if answers else {}),
         "save_strategy": rhythm,
         **({"save_steps": STEPS_BETWEEN} if is_long else {}),
         "save_total_limit": 2,

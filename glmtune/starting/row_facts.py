@@ -41,6 +41,7 @@ class Files:
     names: Mapping[str, str | list[str]]
     """By key of `data_config`, relative to the folder."""
     train: Sequence[DataFile]
+    val: Sequence[DataFile] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class RowFacts:
     answer_tokens: Sequence[int]
     """Likewise: the longest answer of each."""
     row_tokens: Sequence[int]
+    num_val_rows: int
+    """In files of their own; 0 where there are none."""
     formats: Mapping[str, int]
 
 
@@ -76,9 +79,13 @@ def find_files(data: str) -> Files:
         names = paths[0].name if is_alone else [path.relative_to(folder).as_posix() for path in paths]
         return Files(folder=folder, names={"train_file": names}, train=found)
     by_key = _by_split(name, [Path(each.path) for each in found])
-    wanted = by_key["train_file"]
-    train = [each for each in found if Path(each.path).relative_to(name).as_posix() in wanted]
-    return Files(folder=name, names={key: _alone(names) for key, names in by_key.items()}, train=train)
+    by_name = {Path(each.path).relative_to(name).as_posix(): each for each in found}
+    return Files(
+        folder=name,
+        names={key: _alone(by_key[key]) for key in SPLIT_NAMES if key in by_key},
+        train=[by_name[own] for own in by_key["train_file"]],
+        val=[by_name[own] for own in by_key.get("val_file", ())],
+    )
 
 
 def _by_split(folder: Path, paths: Sequence[Path]) -> dict[str, list[str]]:
@@ -151,8 +158,8 @@ def _problem(row: Row, row_format: RowFormat) -> str:
     return next((str(part) for part in row.parts(row_format) if isinstance(part, RowError)), "it says nothing")
 
 
-def look_at(files: Sequence[DataFile], encoder: Encoder, columns: Mapping[str, str]) -> RowFacts:
-    """Return what the rows of some files are like, as a model reads them.
+def look_at(files: Files, encoder: Encoder, columns: Mapping[str, str]) -> RowFacts:
+    """Return what the training rows are like, as a model reads them.
 
     Raises:
         GlmtuneError: Not one row can be trained on.
@@ -162,7 +169,7 @@ def look_at(files: Sequence[DataFile], encoder: Encoder, columns: Mapping[str, s
     formats: Counter[str] = Counter()
     problems: list[tuple[str, str]] = []
     num_read = num_more = 0
-    for file in files:
+    for file in files.train:
         rows = read_rows(file.path, row_format)
         for row in islice(rows, NUM_ROWS_ENCODED):
             num_read += 1
@@ -174,9 +181,9 @@ def look_at(files: Sequence[DataFile], encoder: Encoder, columns: Mapping[str, s
         num_more += sum(1 for _ in rows)
     results = encoder.encode_batch(conversations)
     examples = [result for result in results if isinstance(result, Example)]
-    problems += [(str(files[0].path), str(result)) for result in results if isinstance(result, RowError)]
+    problems += [(str(files.train[0].path), str(result)) for result in results if isinstance(result, RowError)]
     if not examples:
-        where, problem = problems[0] if problems else (str(files[0].path), "there is none")
+        where, problem = problems[0] if problems else (str(files.train[0].path), "there is none")
         raise GlmtuneError(f"no row can be trained on; the first: {problem}", where=where)
     lengths = [_lengths(example) for example in examples]
     return RowFacts(
@@ -187,6 +194,7 @@ def look_at(files: Sequence[DataFile], encoder: Encoder, columns: Mapping[str, s
         prompt_tokens=[prompt for prompt, _ in lengths],
         answer_tokens=[answer for _, answer in lengths],
         row_tokens=[len(example.input_ids) for example in examples],
+        num_val_rows=sum(1 for file in files.val for _ in read_rows(file.path, row_format)),
         formats=formats,
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.config.run_config import RunConfig, config_from_text
+from glmtune.config.yaml_source import dump_value
 from glmtune.console import quiet_libraries
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.family import family_of
@@ -26,6 +27,7 @@ from glmtune.training.folder.run_folder import FITTED_CONFIG
 
 from .fitting import METHODS, fit, this_machine
 from .row_facts import find_columns, find_files, look_at
+from .translation.translate import translate
 from .writing import yaml_text
 
 RUNS = Path("runs")
@@ -116,7 +118,7 @@ def first_config(
     found = find_columns(files.train, columns or {})
     model_config = load_model_config(source, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    facts = look_at(files.train, Encoder(tokenizer, family_of(model_config.model_type)), found)
+    facts = look_at(files, Encoder(tokenizer, family_of(model_config.model_type)), found)
     run_folder = str(output_dir) if output_dir is not None else _free_run_folder(str(data), method)
     machine = this_machine()
     fitted = fit(
@@ -138,6 +140,43 @@ def first_config(
         num_gpus=machine.num_gpus,
         notes=tuple(fitted.notes),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslatedConfig:
+    """A configuration of another tool in our keys, as a file would hold it."""
+
+    text: str
+    """YAML, with what each key was called behind it, and what has no place in it below."""
+    data_dir: str
+    """What the names of its files are relative to."""
+    model: str | None
+    """As the other tool's file names it."""
+    left_out: tuple[str, ...]
+    """Keys of the other tool that have no place in it, each with the reason."""
+
+
+def translated_config(path: str | Path) -> TranslatedConfig:
+    """Return a configuration of LLaMA-Factory, ms-swift or axolotl in our keys; nothing is written.
+
+    Args:
+        path: The YAML, JSON or shell file that the other tool is given, or LLaMA-Factory's `dataset_info.json`.
+    """
+    found = translate(path)
+    left_out = tuple(f"{key}: {_one_line(value)} ({reason})" for key, value, reason in found.untranslated)
+    heading = [f"Translated from {path} of {found.tool}, by `glmtune init --from`. Every value may be changed."]
+    if left_out:
+        heading += ["", "Not translated:", *(f"  {line}" for line in left_out)]
+    return TranslatedConfig(
+        text=yaml_text(found.config, found.comments, heading),
+        data_dir=found.data_dir,
+        model=found.model,
+        left_out=left_out,
+    )
+
+
+def _one_line(value: object) -> str:
+    return " ".join(dump_value(value).split())
 
 
 def _free_run_folder(data: str, method: str) -> str:

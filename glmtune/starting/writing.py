@@ -1,4 +1,7 @@
-"""A configuration as a file that a person reads: every value with what it does, or where it comes from, behind it."""
+"""A configuration as a file that a person reads: every value with what it does, or where it comes from, behind it.
+
+Comments may hold what other people's files say: a line break in them is written out, so that nothing of it is a key.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from glmtune.config.yaml_source import dump_value
+from glmtune.errors import shown
 
 INDENT = "  "
 
@@ -18,7 +22,7 @@ def yaml_text(values: Mapping[str, Any], comments: Mapping[str, str], heading: S
         comments: By dotted key: what stands behind the value.
         heading: Lines that stand above all.
     """
-    lines = [f"# {line}".rstrip() for line in heading]
+    lines = [f"# {shown(line)}".rstrip() for line in heading]
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             lines.append("")
@@ -28,7 +32,7 @@ def yaml_text(values: Mapping[str, Any], comments: Mapping[str, str], heading: S
 
 def _lines(name: str, value: Any, comments: Mapping[str, str], key: str, indent: str) -> Iterator[str]:
     """Yield the lines of one key, `key` with all sections above it."""
-    comment = f"  # {comments[key]}" if key in comments else ""
+    comment = f"  # {shown(comments[key])}" if key in comments else ""
     if isinstance(value, Mapping) and value:
         yield f"{indent}{dump_value(name)}:{comment}"
         for own, each in value.items():

@@ -27,6 +27,7 @@ from glmtune.training.callbacks.around_steps import (
     MetricsFile,
     ProgressLine,
 )
+from glmtune.training.callbacks.early_stopping import EarlyStopping
 from glmtune.training.callbacks.hyperparameters import Hyperparameters
 from glmtune.training.callbacks.learning import Learning
 from glmtune.training.callbacks.stopping import StopAtSignal
@@ -154,6 +155,7 @@ def add_callbacks(trainer: GlmTrainer, config: RunConfig, run_folder: Path) -> N
         trainer.remove_callback(callback)
     start_reports(trainer, run_folder, config.swanlab)
     unfinished = Unfinished(trainer, run_folder)
+    patience, threshold = config.early_stopping_patience, config.early_stopping_threshold
     for each in (
         Hyperparameters(trainer),
         Learning(trainer),  # before a checkpoint and an evaluation are tried, which take their time
@@ -161,6 +163,8 @@ def add_callbacks(trainer: GlmTrainer, config: RunConfig, run_folder: Path) -> N
         ProgressLine(trainer),
         MetricsFile(run_folder / METRICS_FILE),
         LastStep(),
+        # Before an evaluation that is due is made up for.
+        *([] if patience is None else [EarlyStopping(trainer, patience, threshold)]),
         CheckpointMover(trainer, run_folder, config.training_args.get("save_total_limit")),
         # Last: what a stopped run must make up for is known before it is stopped.
         unfinished,

@@ -51,7 +51,7 @@ from glmtune.training.folder.run_folder import (
     write_run_file,
 )
 from glmtune.training.folder.run_lock import hold_run
-from glmtune.training.folder.saved_state import check_state
+from glmtune.training.folder.saved_state import check_state, num_waited
 from glmtune.training.setup.arguments import training_arguments, use_one_gpu
 from glmtune.training.setup.checks import check_run
 from glmtune.training.setup.consent import Consent, check_consent, remember
@@ -119,8 +119,8 @@ def train(
             notice("the validation rows are never evaluated in the run: `eval_strategy` is `no`")
         if str(model) == DEMO and config.peft_config is not None and init_from is None:
             notice(
-                "`demo` has random weights, and an adapter on them learns little: train all of them first "
-                "(`configs/sft.yaml`), and give that run's checkpoint as the model"
+                "`demo` has random weights, and an adapter on them learns little: give `demo-sft`, the same model "
+                "after its first training, or the checkpoint of a run that trained all of them (`configs/sft.yaml`)"
             )
         prepared = prepare_run(request)
         if dry_run:
@@ -318,12 +318,20 @@ def _typed(
 def _is_finished(chosen: Path, config: RunConfig) -> bool:
     """Whether the checkpoint is the run's last, as the configuration is now."""
     state = checkpoint.read_state(chosen)
+    if _has_stopped_early(state, config):
+        return True
     if state["global_step"] < state["max_steps"]:
         return False
     arguments = {**training_fields(), **config.training_args}
     if arguments["max_steps"] > 0:
         return bool(state["global_step"] >= arguments["max_steps"])
     return bool(state["epoch"] >= arguments["num_train_epochs"])
+
+
+def _has_stopped_early(state: Mapping[str, Any], config: RunConfig) -> bool:
+    """Whether a run has ended before its last step, and would do so again."""
+    patience = config.early_stopping_patience
+    return patience is not None and num_waited(state["stateful_callbacks"]) >= patience
 
 
 def _refuse_without_steps(chosen: Path, config: RunConfig) -> None:
@@ -343,7 +351,15 @@ def _refuse_without_steps(chosen: Path, config: RunConfig) -> None:
 
 def _refuse_finished(chosen: Path, config: RunConfig, run_folder: Path) -> None:
     """Raise where nothing of a finished run remains to be done."""
-    if not remains(run_folder, checkpoint.read_state(chosen), config):
+    state = checkpoint.read_state(chosen)
+    if not remains(run_folder, state, config):
+        if _has_stopped_early(state, config):
+            raise GlmtuneError(
+                f"the run has stopped early, at `{chosen.name}`: its evaluations got no better",
+                where=str(run_folder),
+                fix="to train on all the same: "
+                f"`glmtune resume {run_folder} --set early_stopping_patience=null --accept-changes`",
+            )
         raise GlmtuneError(
             f"the run has finished: `{chosen.name}` is its last step",
             where=str(run_folder),

@@ -109,7 +109,8 @@ def test_formats_lists_every_format_in_a_line(workplace: Path) -> None:
     done = data_verb("formats", cwd=workplace)
     names = [line.split()[0] for line in done.stdout.splitlines()[2:]]
     assert names == [
-        "preference", "messages", "sharegpt", "chatglm3", "alpaca", "advertisegen", "prompt-response",
+        "preference", "messages", "sharegpt", "chatglm3", "alpaca", "instruction-response",
+        "query-response", "input-output", "firefly", "turns", "moss", "advertisegen", "prompt-response",
         "prompt-completion", "toolalpaca", "text",
     ]  # fmt: skip
 

@@ -73,6 +73,55 @@ def test_a_run_without_a_configuration_keeps_the_one_that_it_had(tmp_path: Path)
     assert (tmp_path / "runs" / "kefu-lora-2" / "run.yaml").is_file()
 
 
+LLAMAFACTORY = """\
+model_name_or_path: demo
+stage: sft
+finetuning_type: lora
+lora_rank: 4
+dataset: mine
+dataset_dir: data
+cutoff_len: 128
+template: glm4
+output_dir: saves/mine
+per_device_train_batch_size: 4
+learning_rate: 5.0e-3
+num_train_epochs: 1.0
+"""
+
+
+def llamafactory_folder(folder: Path) -> None:
+    (folder / "data").mkdir()
+    rows = [{"ask": f"{number} 还有货吗？", "say": "有的。"} for number in range(12)]
+    (folder / "data" / "mine.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    info = {"mine": {"file_name": "mine.json", "columns": {"prompt": "ask", "response": "say"}}}
+    (folder / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    (folder / "train.yaml").write_text(LLAMAFACTORY, encoding="utf-8")
+
+
+def test_a_configuration_of_another_tool_becomes_one_that_trains(tmp_path: Path) -> None:
+    llamafactory_folder(tmp_path)
+    done = command_line("train", "data", "demo", "train.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "hint: `glmtune init --from train.yaml` makes a configuration of it" in done.stderr
+    done = command_line("init", "--from", "train.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not translated: template: glm4 (rows are written with the chat template of" in done.stderr
+    [command] = re.findall(r"^next: glmtune (.*)$", done.stderr, re.MULTILINE)
+    trained = command_line(*command.split(), cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "12 rows" in trained.stderr
+    assert (tmp_path / "saves" / "mine" / "run.yaml").is_file()
+
+
+def test_what_the_other_tool_says_itself_is_not_taken_twice(tmp_path: Path) -> None:
+    llamafactory_folder(tmp_path)
+    done = command_line("init", "rows.csv", "--from", "train.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stderr.partition("\n")[0]) == (
+        2,
+        "error: `--from` takes rows from the file that it names",
+    )
+
+
 WRONG = {
     "a method that there is not": (["--method", "lore"], "there is no method `lore` (did you mean `lora`?"),
     "columns that say nothing": (["--column", "instruction"], "`--column instruction` is not KEY=NAME"),

@@ -57,8 +57,8 @@ def notices(training: dict[str, Any] | None = None, peft: dict[str, Any] | None 
         ),
         (
             {"greater_is_better": True},
-            "`training_args.greater_is_better` does nothing: neither `load_best_model_at_end` nor "
-            "`save_strategy: best` asks for a best one",
+            "`training_args.greater_is_better` does nothing: none of `load_best_model_at_end`, "
+            "`save_strategy: best`, `early_stopping_patience` asks for a best one",
         ),
         (
             EVALUATED

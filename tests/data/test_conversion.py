@@ -127,7 +127,8 @@ def test_an_unknown_format_is_told_with_the_nearest_and_all_names() -> None:
         row_format("sharegtp", {}, "--from")
     assert str(caught.value) == (
         "`--from` is `sharegtp` (did you mean `sharegpt`?)\n"
-        "hint: expected one of `preference`, `messages`, `sharegpt`, `chatglm3`, `alpaca`, `advertisegen`, "
+        "hint: expected one of `preference`, `messages`, `sharegpt`, `chatglm3`, `alpaca`, "
+        "`instruction-response`, `query-response`, `input-output`, `firefly`, `turns`, `moss`, `advertisegen`, "
         "`prompt-response`, `prompt-completion`, `toolalpaca`, `text`"
     )
 

@@ -20,7 +20,11 @@ GLM4 = Path(__file__).parents[3] / "shared" / "glm-4-9b-chat"
 
 
 def facts_of(
-    num_rows: int = 300, *, row_tokens: Sequence[int] = (40,) * 100, columns: Mapping[str, str] | None = None
+    num_rows: int = 300,
+    *,
+    row_tokens: Sequence[int] = (40,) * 100,
+    columns: Mapping[str, str] | None = None,
+    num_val_rows: int = 0,
 ) -> RowFacts:
     return RowFacts(
         num_rows=num_rows,
@@ -30,6 +34,7 @@ def facts_of(
         prompt_tokens=[tokens // 2 for tokens in row_tokens],
         answer_tokens=[tokens - tokens // 2 for tokens in row_tokens],
         row_tokens=row_tokens,
+        num_val_rows=num_val_rows,
         formats={"alpaca": len(row_tokens)},
     )
 
@@ -53,13 +58,16 @@ def test_whatever_is_chosen_is_a_whole_configuration(method: str, num_rows: int)
         "no" if num_rows < 10 else "epoch" if num_rows <= 20_000 else "steps"
     )
     # Of a tenth of so many rows an answer each would take longer than the training.
-    assert config.training_args["predict_with_generate"] == (10 <= num_rows <= 2_000)
+    assert config.training_args["predict_with_generate"] == (10 <= num_rows < 20_000)
 
 
 def test_files_for_the_splits_leave_the_training_rows_whole() -> None:
-    found = fitted(facts_of(), val_file="dev.csv", test_file="test.csv")
+    found = fitted(facts_of(num_val_rows=100), val_file="dev.csv", test_file="test.csv")
     data = found.values["data_config"]
     assert data == {"train_file": "a.csv", "val_file": "dev.csv", "test_file": "test.csv"}
+    assert found.values["training_args"]["predict_with_generate"]
+    found = fitted(facts_of(num_val_rows=10_000), val_file="dev.csv")
+    assert not found.values["training_args"]["predict_with_generate"]
 
 
 def test_columns_are_named() -> None:
@@ -71,7 +79,7 @@ def test_columns_are_named() -> None:
     ("row_tokens", "expected", "num_cut"),
     [
         pytest.param((40,) * 100, 64, 0, id="room for each"),
-        pytest.param((*(40,) * 999, 79), 128, 0, id="and for one that is a little longer"),
+        pytest.param((*(40,) * 999, 79), 96, 0, id="and for one that is a little longer"),
         pytest.param((*(40,) * 999, 4_000), 64, 1, id="not for one that is a hundred times as long"),
     ],
 )

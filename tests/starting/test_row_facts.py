@@ -12,7 +12,7 @@ from glmtune.chatformat.encoding import Encoder
 from glmtune.data.reading.sources import DataFile
 from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
-from glmtune.starting.row_facts import NUM_ROWS_ENCODED, find_columns, find_files, look_at
+from glmtune.starting.row_facts import NUM_ROWS_ENCODED, Files, find_columns, find_files, look_at
 
 ROW = json.dumps({"instruction": "还有货吗？", "output": "有的。"}, ensure_ascii=False) + "\n"
 
@@ -25,6 +25,10 @@ def write(folder: Path, *names: str) -> None:
 def of_csv(folder: Path, header: str, *records: str) -> list[DataFile]:
     (folder / "a.csv").write_text("\n".join([header, *records]) + "\n", encoding="utf-8")
     return [DataFile(path=folder / "a.csv")]
+
+
+def of(train: list[DataFile], val: list[DataFile] | None = None) -> Files:
+    return Files(folder=Path(), names={}, train=train, val=val or [])
 
 
 FOLDERS = {
@@ -95,7 +99,7 @@ def test_columns_whose_names_say_nothing_are_an_error_that_names_the_option(tmp_
 def test_rows_are_counted_and_measured_as_the_model_reads_them(demo_tokenizer, tmp_path: Path) -> None:
     encoder = Encoder(demo_tokenizer, family_of("glm4"))
     files = of_csv(tmp_path, "instruction,output", *(f"{number}还有货吗？,有的。" for number in range(5)), "a,b,c")
-    facts = look_at(files, encoder, {})
+    facts = look_at(of(files), encoder, {})
     assert (facts.num_rows, facts.num_rejected, dict(facts.formats)) == (5, 1, {"alpaca": 5, "": 1})
     assert facts.first_problem == (f"{files[0].path}:7", "the record has 3 cells; expected 2, as in the header")
     for prompt, answer, whole in zip(facts.prompt_tokens, facts.answer_tokens, facts.row_tokens):
@@ -105,7 +109,8 @@ def test_rows_are_counted_and_measured_as_the_model_reads_them(demo_tokenizer, t
 def test_the_rest_of_a_large_file_is_counted_by_what_its_first_rows_are(demo_tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text((ROW + "{}\n") * NUM_ROWS_ENCODED, encoding="utf-8")
-    facts = look_at([DataFile(path=path)], Encoder(demo_tokenizer, family_of("glm4")), {})
+    facts = look_at(of([DataFile(path=path)], [DataFile(path=path)]), Encoder(demo_tokenizer, family_of("glm4")), {})
+    assert facts.num_val_rows == 2 * NUM_ROWS_ENCODED
     assert facts.num_rows == NUM_ROWS_ENCODED
     assert len(facts.row_tokens) == NUM_ROWS_ENCODED // 2
 
@@ -113,5 +118,5 @@ def test_the_rest_of_a_large_file_is_counted_by_what_its_first_rows_are(demo_tok
 def test_rows_of_which_none_can_be_trained_on_are_an_error_with_the_first(demo_tokenizer, tmp_path: Path) -> None:
     files = of_csv(tmp_path, "instruction,output", "a,b,c")
     with pytest.raises(GlmtuneError, match="no row can be trained on; the first: the record has 3 cells") as caught:
-        look_at(files, Encoder(demo_tokenizer, family_of("glm4")), {})
+        look_at(of(files), Encoder(demo_tokenizer, family_of("glm4")), {})
     assert caught.value.where == f"{files[0].path}:2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,13 @@ VALUES = st.recursive(
 def test_a_configuration_reads_back_equal(values: dict[str, Any], comment: str) -> None:
     comments = dict.fromkeys(values, comment) if comment else {}
     assert source_of_text(yaml_text(values, comments, ["heading: one", ""]), "text").values == values
+
+
+@pytest.mark.parametrize("mark", ["\n", "\r", "\u2028", "\x85", "\x0b"])
+def test_a_line_break_in_a_comment_makes_no_key(mark: str) -> None:
+    comments = {"a": f"was x{mark}trust_remote_code: true"}
+    text = yaml_text({"a": 1}, comments, [f"not translated: x{mark}trust_remote_code: true"])
+    assert source_of_text(text, "text").values == {"a": 1}
 
 
 def test_comments_stand_behind_their_values_and_sections_apart() -> None:

@@ -11,12 +11,12 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from glmtune.data.conversation import Conversation, RowError
-from glmtune.data.parts.fields import kind
+from glmtune.data.parts.fields import kind, says_nothing
 from glmtune.data.parts.media import refuse_media
 from glmtune.data.verdicts.sides import check_winner
 from glmtune.errors import GlmtuneError, nearest
 
-from .beside import NOTHING_BESIDE, look_beside, unread_keys, weighted
+from .beside import ANSWERS, NOTHING_BESIDE, look_beside, unread_keys, weighted
 from .columns import are_known_names, refuse_rejected, rename_columns, suggested_columns
 from .doubts import doubts_about
 from .messages import from_messages
@@ -174,8 +174,15 @@ def _recognize(row: Any, row_format: RowFormat) -> tuple[str, dict[str, Any], li
 def _detect(row: dict[str, Any]) -> str:
     """Return the name of the first format whose keys the row has."""
     for name, one in FORMATS.items():
-        if one.matches(row):
+        if one.matches(row) and one.fits(row):
             return "chatglm3" if name == "sharegpt" and _has_roles(row["conversations"]) else name
+    told = [str(key) for key, value in row.items() if key not in HARMLESS and not says_nothing(value)]
+    if len(told) == 1 and told[0] in ANSWERS:
+        raise RowError(
+            f"the row has `{told[0]}` and no question; expected `query`, `instruction` or `prompt` beside it, or, for "
+            "plain text that a base model learns to continue, `columns` that say so, such as "
+            f"`{{text: {told[0]}}}` (`--column text={told[0]}`)"
+        )
     raise RowError(_unknown(tuple(map(str, row)), tuple(suggested_columns(row, HARMLESS.union(BESIDE)).items())))
 
 

@@ -12,11 +12,13 @@ from glmtune.data.parts.media import refuse_media
 from glmtune.data.verdicts.marks import FILED, number_of, refuse_bad, row_weight
 from glmtune.data.verdicts.scores import check_scores
 
+from .moss import unread_in_chat
 from .pairs import CHAT_KEYS, is_message_list
 from .preference import CHOSEN_KEYS, INPUT_KEYS, REJECTED_KEYS, check_rejected, pair_of
 from .sharegpt import are_turns
 from .table import Format
 from .toolalpaca import INSTANCE_KEYS
+from .turn_pairs import list_key, unread_in_turns
 from .unread import are_plain, unread_in_messages, unread_in_parts, unread_of
 
 ANSWERS = ("output", "response", "completion", "answer", "target")
@@ -143,6 +145,10 @@ def unread_keys(
             elif type(value) is not str and not are_plain(value):
                 turns = name == "sharegpt" or (one.read_keys is not None and are_turns(value))
                 names += _unread_under(value, columns.get(key, key), turns)
+    if name == "turns":
+        names += unread_in_turns(row[list_key(row)], columns.get("conversation", list_key(row)))
+    if name == "moss" and "chat" in row:
+        names += unread_in_chat(row["chat"])
     if "Instances" in one.keys:
         for instance in row["Instances"]:
             if isinstance(instance, dict):

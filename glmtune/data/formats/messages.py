@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from glmtune.data.conversation import ROLES, Conversation, Message, RowError
-from glmtune.data.parts.calls import RESULT_ROLES, in_order_of_calls
+from glmtune.data.parts.calls import CALLERS, RESULT_ROLES, in_order_of_calls
 from glmtune.data.parts.fields import PLAIN_KEYS, joined_text, kind, loss_weight, says_nothing, to_json
 from glmtune.data.parts.media import refuse_media
-from glmtune.data.parts.tools import arguments_in, check_role_line, tool_call, tools_from_texts, tools_text
+from glmtune.data.parts.thoughts import has_other_parts, split_parts
+from glmtune.data.parts.tools import arguments_in, calls_in, check_role_line, tool_call, tools_from_texts, tools_text
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 """Keys of a row under which the system's text stands beside the messages."""
@@ -18,8 +19,12 @@ SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a message under which servers give what an assistant thought first."""
 
-ROLE_NAMES = {"tool": "observation", "function": "observation", "developer": "system"}
-"""OpenAI's role names, and GLM-4's for the same thing."""
+ROLE_NAMES = {
+    **dict.fromkeys(("tool", "function", "tool_response", "function_response"), "observation"),
+    **dict.fromkeys(CALLERS, "assistant"),
+    "developer": "system",
+}
+"""OpenAI's and ms-swift's role names, and GLM-4's for the same thing."""
 
 
 def from_messages(row: dict[str, Any], *, is_prompt: bool = False) -> list[Conversation]:
@@ -130,19 +135,38 @@ def _read_message(raw: Any, number: int, is_prompt: bool) -> list[Message]:
     role = raw.get("role")
     if role == "tool" and (raw.get("parameters") is not None or raw.get("observation") is not None):
         return _call_and_observation(raw, number)
+    is_call = isinstance(role, str) and role in CALLERS
     if isinstance(role, str):
         role = ROLE_NAMES.get(role, role)
     if role not in ROLES:
         raise RowError(f"message {number} has role `{role}`; expected system, user, assistant or observation")
     loss = loss_weight(raw, role, number)
-    content = joined_text(raw.get("content"), f"content of message {number}")
+    name, parts = f"content of message {number}", raw.get("content")
+    if is_call:
+        first, *others = calls_in(parts, f"{name}, a tool call,", number, loss, is_prompt=is_prompt)
+        return [replace(first, reasoning=reasoning_of(raw, role, number)), *others]
+    thought: str = ""
+    called: list[Any] = []
+    if has_other_parts(parts) and role == "assistant":
+        thought, parts, called = split_parts(parts, name)
+    content = joined_text(parts, name)
     calls = [tool_call(call, number, loss, is_prompt=is_prompt) for call in _calls(raw, role, number)]
+    if called and calls:
+        raise RowError(f"message {number} has `tool_calls` and parts that are calls; expected one of them")
+    calls += [
+        message
+        for value in called
+        for message in calls_in(value, f"a tool call in {name}", number, loss, is_prompt=is_prompt)
+    ]
     metadata = _metadata(raw, number)
     if metadata and calls:
         raise RowError(f"message {number} has tool calls and `metadata`; expected one of them")
     messages = [] if calls and not content else [text_message(role, content, number, loss=loss, metadata=metadata)]
     messages += calls
     reasoning = reasoning_of(raw, role, number)
+    if thought and reasoning not in ("", thought):
+        raise RowError(f"message {number} has reasoning beside its content and another in it; expected one of them")
+    reasoning = reasoning or thought
     tools = tools_text(raw.get("tools"), f"`tools` of message {number}")
     if reasoning or tools:
         messages[0] = replace(messages[0], reasoning=reasoning, tools=tools)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,9 @@ from glmtune.data.parts.fields import joined_text, kind, required_text, says_not
 
 from .messages import SYSTEM_KEYS, conversation_of, read_messages, with_row
 from .transcripts import question_messages
+
+_SHOWN = re.compile(r"<(img|image|video|audio)>[^<\n]+</\1>")
+"""What ms-swift puts into a question that a model sees or hears."""
 
 CHAT_KEYS = ("history", *SYSTEM_KEYS, "tools", "functions")
 """Keys that plain text has no place for."""
@@ -51,6 +55,37 @@ def history_of(row: dict[str, Any]) -> list[Message]:
 def from_advertisegen(row: dict[str, Any]) -> list[Conversation]:
     """Read AdvertiseGen's `content`, the keywords, and `summary`, the advertisement."""
     return [with_row(row, _question_and_answer(row, "content", "summary"))]
+
+
+def from_query_response(row: dict[str, Any]) -> list[Conversation]:
+    """Read ms-swift's `query`, `response` and `history`, every answer of which is trained, as it is there."""
+    messages = [*history_of(row), *_pair(required_text(row, "query"), required_text(row, "response"))]
+    for message in messages:
+        shown = _SHOWN.search(message.content) if message.role == "user" else None
+        if shown:
+            raise RowError(
+                f"a question has `<{shown[1]}>` with a file; expected text alone: the model would not see or hear it"
+            )
+    return [with_row(row, messages)]
+
+
+def from_instruction_response(row: dict[str, Any]) -> list[Conversation]:
+    """Read Dolly's `instruction`, the `context` below it, and `response`."""
+    if not says_nothing(row.get("context")):
+        if not says_nothing(row.get("input")):
+            raise RowError("the row has `context` and `input`; expected one of them below the `instruction`")
+        row = row | {"input": row["context"]}
+    return [with_row(row, [*alpaca_question(row), Message(role="assistant", content=required_text(row, "response"))])]
+
+
+def from_input_output(row: dict[str, Any]) -> list[Conversation]:
+    """Read a question in `input` and its answer in `output`, as torchtune and litgpt have them."""
+    return [with_row(row, _question_and_answer(row, "input", "output"))]
+
+
+def from_firefly(row: dict[str, Any]) -> list[Conversation]:
+    """Read Firefly's `input` and `target`; its `kind` says what kind of a task it is."""
+    return [with_row(row, _question_and_answer(row, "input", "target"))]
 
 
 def from_prompt_response(row: dict[str, Any]) -> list[Conversation]:

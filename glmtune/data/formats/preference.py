@@ -19,8 +19,10 @@ PAIRS = (
     ("chosen_response", "rejected_response"),
     ("chosen_messages", "rejected_messages"),
     ("preferred_output", "non_preferred_output"),
+    ("response_j", "response_k"),
 )
-"""What the good and the bad answer are called: by TRL and LLaMA-Factory, Argilla, LLaMA-Factory's v1, OpenAI."""
+"""What the good and the bad answer are called: by TRL and LLaMA-Factory, Argilla, LLaMA-Factory's v1, OpenAI, and in
+pairs of answers of Stack Exchange."""
 
 CHOSEN_KEYS = tuple(chosen for chosen, _ in PAIRS)
 REJECTED_KEYS = (

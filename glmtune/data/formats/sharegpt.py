@@ -8,9 +8,9 @@ from typing import Any
 from glmtune.data.conversation import Conversation, Message, RowError
 from glmtune.data.parts.calls import CALLERS as CALLS
 from glmtune.data.parts.calls import in_order_of_calls
-from glmtune.data.parts.fields import from_json, joined_text, kind, loss_weight
+from glmtune.data.parts.fields import joined_text, kind, loss_weight
 from glmtune.data.parts.media import refuse_media
-from glmtune.data.parts.tools import tool_call
+from glmtune.data.parts.tools import calls_in
 
 from .messages import items_of, reasoning_of, text_message, with_row
 
@@ -74,13 +74,5 @@ def _message(raw: dict[str, Any], speaker: Any, number: int) -> Message:
 def _calls(raw: dict[str, Any], number: int) -> list[Message]:
     """Read `{"name": ..., "arguments": ...}`, or a list of them, in an object or as JSON text."""
     name = f"`value` of message {number}, a function call,"
-    value = raw.get("value")
-    if isinstance(value, str):
-        value = from_json(value, name)
-    calls = value if isinstance(value, list) else [value]
-    if not calls or not all(isinstance(call, dict) for call in calls):
-        found = "an empty list" if value == [] else kind(value)
-        raise RowError(f"{name} is {found}; expected an object with `name` and `arguments`, or a list of them")
-    loss = loss_weight(raw, "assistant", number)
-    first, *others = [tool_call(call, number, loss) for call in calls]
+    first, *others = calls_in(raw.get("value"), name, number, loss_weight(raw, "assistant", number))
     return [replace(first, reasoning=reasoning_of(raw, "assistant", number)), *others]

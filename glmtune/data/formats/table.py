@@ -11,10 +11,22 @@ from glmtune.data.conversation import Conversation
 from glmtune.data.verdicts.marks import LOSS_KEYS
 
 from .messages import REASONING_KEYS, SYSTEM_KEYS, from_chatglm3, from_messages
-from .pairs import from_advertisegen, from_alpaca, from_prompt_completion, from_prompt_response, from_text
+from .moss import from_moss
+from .pairs import (
+    from_advertisegen,
+    from_alpaca,
+    from_firefly,
+    from_input_output,
+    from_instruction_response,
+    from_prompt_completion,
+    from_prompt_response,
+    from_query_response,
+    from_text,
+)
 from .preference import CHOSEN_KEYS, PAIRS, QUESTIONS, REJECTED_KEYS, from_preference, read_keys
 from .sharegpt import from_sharegpt
 from .toolalpaca import OTHER_FORMS, from_toolalpaca
+from .turn_pairs import from_turn_pairs, holds_pairs, list_key
 from .unread import HARMLESS
 
 
@@ -35,6 +47,8 @@ class Format:
     """The key of its answer, where that is a text in a key of its own."""
     lists: tuple[str, ...] = ()
     """Keys under which messages may stand."""
+    fits: Callable[[dict[str, Any]], bool] = lambda row: True
+    """Whether what stands below its keys is of this format, where another one has the same keys."""
     read_keys: Callable[[dict[str, Any]], Collection[str]] | None = None
     """Which of its keys are read in a row, where that differs from row to row."""
     summary: str
@@ -54,7 +68,7 @@ class Format:
 
     @cached_property
     def _known(self) -> frozenset[str]:
-        return HARMLESS.union(self.keys, self.more_keys)
+        return HARMLESS.union(self.keys, self.more_keys, *self.other_keys)
 
 
 BESIDE = (*SYSTEM_KEYS, "tools", "functions")
@@ -88,6 +102,7 @@ FORMATS: dict[str, Format] = {
         more_keys=BESIDE,
         lists=("conversations",),
         message_keys=FROM_KEYS,
+        fits=lambda row: not holds_pairs(row["conversations"]),
         summary="ShareGPT's messages of `from` and `value`, with the tool calls of glaive",
     ),
     "chatglm3": Format(
@@ -96,6 +111,7 @@ FORMATS: dict[str, Format] = {
         more_keys=BESIDE,
         lists=("conversations",),
         message_keys=(*ROLE_KEYS, "name", "parameters", "observation"),
+        fits=lambda row: not holds_pairs(row["conversations"]),
         summary="ChatGLM3's messages of `role` and `content`, whose role `tool` is a call and its observation",
     ),
     "alpaca": Format(
@@ -104,6 +120,50 @@ FORMATS: dict[str, Format] = {
         more_keys=("input", "history", "reasoning_content", *BESIDE),
         answer="output",
         summary="Alpaca's `instruction`, `input` and `output`, with `system` and `history`",
+    ),
+    "instruction-response": Format(
+        convert=from_instruction_response,
+        keys=("instruction", "response"),
+        more_keys=("context", "input", "history", *BESIDE),
+        answer="response",
+        summary="Dolly's `instruction`, `context` and `response`",
+    ),
+    "query-response": Format(
+        convert=from_query_response,
+        keys=("query", "response"),
+        more_keys=("history", *BESIDE),
+        answer="response",
+        summary="ms-swift's `query` and `response`, with `history` and `system`",
+    ),
+    "input-output": Format(
+        convert=from_input_output,
+        keys=("input", "output"),
+        more_keys=("history", *BESIDE),
+        answer="output",
+        summary="a question in `input` and its answer in `output`, as torchtune and litgpt have them",
+    ),
+    "firefly": Format(
+        convert=from_firefly,
+        keys=("input", "target"),
+        more_keys=("history", *BESIDE),
+        answer="target",
+        summary="Firefly's `kind`, `input` and `target`",
+    ),
+    "turns": Format(
+        convert=from_turn_pairs,
+        keys=("conversation",),
+        more_keys=("instruction", *BESIDE),
+        other_keys=(("conversations",),),
+        fits=lambda row: holds_pairs(row[list_key(row)]),
+        summary="turns of `human` and `assistant` (or `question` and `answer`, `input` and `output`) in `conversation`",
+    ),
+    "moss": Format(
+        convert=from_moss,
+        keys=("chat",),
+        more_keys=("meta_instruction", "prefix"),
+        other_keys=(("plain_text",),),
+        fits=lambda row: isinstance(row.get("chat", {}), dict),
+        summary="MOSS as published: turns of `Human` and `MOSS` below `chat`, or in one `plain_text`",
     ),
     "advertisegen": Format(
         convert=from_advertisegen,

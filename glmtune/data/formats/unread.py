@@ -6,8 +6,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from glmtune.data.parts.calls import CALL_ID_KEYS, CALLERS, RESULT_ID_KEYS
+from glmtune.data.parts.calls import CALL_ID_KEYS, CALLERS, RESULT_ID_KEYS, RESULT_ROLES
 from glmtune.data.parts.fields import says_nothing
+from glmtune.data.parts.thoughts import OTHER_PARTS
 from glmtune.data.parts.tools import ARGUMENT_KEYS
 from glmtune.data.verdicts.marks import LOSS_KEYS, verdict
 
@@ -28,6 +29,7 @@ HARMLESS = frozenset(_HARMLESS.split()) | {"", "Unnamed: 0", "unnamed: 0"}
 
 ROLE_KEYS = frozenset(("role", "content", "metadata", "tools", "tool_calls", "function_call", *LOSS_KEYS)) | HARMLESS
 ASSISTANT_KEYS = ROLE_KEYS | frozenset(REASONING_KEYS)
+CALLER_KEYS = frozenset(("role", "content", *REASONING_KEYS, *LOSS_KEYS)) | HARMLESS
 RESULT_KEYS = ROLE_KEYS | {"name", *RESULT_ID_KEYS}
 CALL_AND_RESULT_KEYS = frozenset(("role", "name", *ARGUMENT_KEYS, "observation", "tool_call_id", *LOSS_KEYS)) | HARMLESS
 FROM_KEYS = frozenset(("from", "value", *LOSS_KEYS)) | HARMLESS
@@ -80,13 +82,17 @@ def unread_in_messages(messages: list[Any], key: str, *, are_turns: bool) -> Ite
 
 def _unread_in_message(message: dict[str, Any], prefix: str) -> Iterator[str]:
     role = message.get("role")
+    if role in CALLERS:
+        yield from _unmarked(message, CALLER_KEYS, prefix, is_answer=True)
+        yield from _unread_in_calls(message.get("content"), f"{prefix}content.")
+        return
     if role == "tool" and message.get("observation") is not None:
         yield from unread_of(message, CALL_AND_RESULT_KEYS, prefix)
         return
     if role == "assistant":
         known: Collection[str] = ASSISTANT_KEYS
     else:
-        known = RESULT_KEYS if role in ("tool", "function", "observation") else ROLE_KEYS
+        known = RESULT_KEYS if role in RESULT_ROLES else ROLE_KEYS
     yield from _unmarked(message, known, prefix, is_answer=role == "assistant")
     yield from unread_in_parts(message.get("content"), f"{prefix}content[].")
     for call in message.get("tool_calls") or ():
@@ -104,9 +110,7 @@ def _unread_in_turn(message: dict[str, Any], prefix: str) -> Iterator[str]:
         known = FROM_RESULT_KEYS
     yield from _unmarked(message, known, prefix, is_answer=is_answer)
     if is_call:
-        calls = json.loads(value) if isinstance(value, str) else value
-        for call in calls if isinstance(calls, list) else [calls]:
-            yield from _unread_in_call(call, f"{prefix}value.")
+        yield from _unread_in_calls(value, f"{prefix}value.")
     else:
         yield from unread_in_parts(value, f"{prefix}value[].")
 
@@ -121,6 +125,13 @@ def _unmarked(message: dict[str, Any], known: Collection[str], prefix: str, *, i
             yield prefix + name
 
 
+def _unread_in_calls(value: Any, prefix: str) -> Iterator[str]:
+    """Yield the unread keys of calls: an object, a list of them, or the JSON text of one."""
+    calls = json.loads(value) if isinstance(value, str) else value
+    for call in calls if isinstance(calls, list) else [calls]:
+        yield from _unread_in_call(call, prefix)
+
+
 def _unread_in_call(call: Any, prefix: str) -> Iterator[str]:
     if not isinstance(call, dict) or call.keys() == {"name", "arguments"}:
         return
@@ -130,7 +141,11 @@ def _unread_in_call(call: Any, prefix: str) -> Iterator[str]:
 
 
 def unread_in_parts(content: Any, prefix: str) -> Iterator[str]:
-    """Yield the unread keys of a text in OpenAI's list form."""
+    """Yield the unread keys of a content in parts: of texts, as OpenAI's, or of thoughts and calls, too."""
     for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict):
-            yield from unread_of(part, PART_KEYS if "text" in part else PART_KEYS | {"value"}, prefix)
+        if not isinstance(part, dict):
+            continue
+        has_text = "text" in part and part.get("type") not in OTHER_PARTS
+        yield from unread_of(part, PART_KEYS if has_text else ("type", "value"), prefix)
+        if part.get("type") == "tool_call":
+            yield from _unread_in_calls(part.get("value"), prefix)

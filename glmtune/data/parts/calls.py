@@ -16,7 +16,7 @@ RESULT_ID_KEYS = ("tool_call_id", "call_id", "tool_use_id")
 """What a result calls the id of its call; its own `id` is that, too, where there is a call of it."""
 RESULT_ROLES = frozenset(("tool", "function", "observation", "function_response", "tool_response"))
 CALLERS = ("function_call", "tool_call")
-"""What stands in ShareGPT's `from` before calls."""
+"""What stands in ShareGPT's `from`, or ms-swift's `role`, before calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +151,23 @@ def _calls_of(raw: Any, number: int) -> list[Part]:
     if not isinstance(raw, dict):
         return []
     calls: Any = raw.get("tool_calls") or raw.get("function_call") or ()
-    if raw.get("from") in CALLERS:
-        calls = raw.get("value")
+    if raw.get("from") in CALLERS or raw.get("role") in CALLERS:
+        calls = raw.get("value" if raw.get("from") in CALLERS else "content")
         calls = json_text.parse_cell(calls) if isinstance(calls, str) else calls
     elif not calls and raw.get("role") == "assistant" and isinstance(raw.get("metadata"), str) and raw["metadata"]:
         calls = {"name": raw["metadata"]}
+    elif not calls and isinstance(raw.get("content"), list):
+        calls = [_called(part) for part in raw["content"]]
     items = [calls] if isinstance(calls, dict) else calls
     return [_call(item, number) for item in items if isinstance(item, dict)] if isinstance(items, (list, tuple)) else []
+
+
+def _called(part: Any) -> Any:
+    """Return the call that a part of a content is; None for any other part."""
+    if not isinstance(part, dict) or part.get("type") != "tool_call":
+        return None
+    value = part.get("value")
+    return json_text.parse_cell(value) if isinstance(value, str) else value
 
 
 def _call(item: dict[str, Any], number: int) -> Part:

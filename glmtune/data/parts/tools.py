@@ -93,6 +93,25 @@ def tool_call(call: Any, number: int, loss: float | None = None, *, is_prompt: b
     return call_message(name, arguments, number, loss)
 
 
+def calls_in(value: Any, name: str, number: int, loss: float | None, *, is_prompt: bool = False) -> list[Message]:
+    """Return the calls that a value is: an object with `name` and `arguments`, a list of them, or the JSON text of one.
+
+    Args:
+        value: What the row holds.
+        name: What the value is, for an error message.
+        number: Of its message.
+        loss: The weight of the message.
+        is_prompt: As of `tool_call`.
+    """
+    if isinstance(value, str):
+        value = from_json(value, name)
+    calls = value if isinstance(value, list) else [value]
+    if not calls or not all(isinstance(call, dict) for call in calls):
+        found = "an empty list" if value == [] else kind(value)
+        raise RowError(f"{name} is {found}; expected an object with `name` and `arguments`, or a list of them")
+    return [tool_call(call, number, loss, is_prompt=is_prompt) for call in calls]
+
+
 def arguments_in(call: dict[str, Any]) -> dict[str, Any]:
     """Return what a call holds under keys of arguments."""
     return {key: call[key] for key in ARGUMENT_KEYS if call.get(key) is not None}

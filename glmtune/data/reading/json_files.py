@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from glmtune.config.other_tools import foreign_configuration, recognise
 from glmtune.console import notice
 from glmtune.data import json_text
 from glmtune.data.conversation import RowError
@@ -39,6 +40,8 @@ _MESSAGE_KEYS = ("role", "from")
 def json_rows(path: Path, row_format: RowFormat) -> Iterator[Row]:
     """Yield the rows of a file, whatever form they have; a form that the file's name does not promise is noted."""
     form = _form_of(path)
+    if form == "lines" and suffix_of(path) == ".txt":
+        _refuse_plain_text(path)
     if form == "lines":
         return _line_rows(path)
     text = _read_whole(path)
@@ -82,6 +85,22 @@ def _line_rows(path: Path) -> Iterator[Row]:
                     is_noted = True
                     note_encoding(path, number, line)
                 yield row
+
+
+def _refuse_plain_text(path: Path) -> None:
+    """Raise where a text file holds no JSON at all: no line of it is a row."""
+    with open_data(path) as stream:
+        first = next((line.strip() for _, line in read_lines(stream, path) if line.strip()), b"")
+    if first and not first.startswith((b"{", b"[")):
+        name = shlex.quote(path.name)
+        raise GlmtuneError(
+            "the file is plain text: it has no question and no answer, and says not where a row ends",
+            where=f"{path}:1",
+            fix="to train answers, give every row a line such as "
+            '`{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}`; where a base '
+            "model is to learn to continue each of the lines, write them as `text`: "
+            f"`jq -R -c 'select(. != \"\") | {{text: .}}' {name} > rows.jsonl`",
+        )
 
 
 def _form_of(path: Path) -> Form:
@@ -203,8 +222,9 @@ def _rows(path: Path, text: str, elements: Iterator[Element]) -> Iterator[Row]:
         line_before, here = here.line, following
 
 
-PARTS_OF_A_ROW = ("tools", "functions")
-"""Lists of objects that stand in a row: a file that holds a single question, and no answer, is no list of tools."""
+PARTS_OF_A_ROW = ("tools", "functions", "segments")
+"""Lists of objects that stand in a row: a file that holds a single question, and no answer, is no list of tools, and
+one of axolotl's segments no list of texts."""
 
 
 def _rows_of_object(path: Path, text: str, whole: Element, row_format: RowFormat) -> Iterator[Element]:
@@ -267,6 +287,9 @@ def _refuse_other_objects(
     path: Path, members: Sequence[Member], lists: Sequence[Member], row_format: RowFormat
 ) -> None:
     """Raise where an object is certainly no row, and how it is to be read not certain, or not in the words of JSON."""
+    tool = recognise({member.key: member.value for member in members})
+    if tool is not None:
+        raise foreign_configuration(tool, str(path), "rows")
     what = fix = ""
     values = [member.value for member in members]
     name = shlex.quote(path.name)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.files.file_kinds import READ_TWICE, broken_link, irregular, refuse_irregular
 from glmtune.files.missing import missing_folder, missing_rows
+from glmtune.files.modelscope_hub import PREFIX, modelscope_rows
 from glmtune.files.user_paths import expand
 
 from . import hub
@@ -139,6 +140,9 @@ def _expand(folder: Path, name: str) -> Sequence[Path | str]:
     """Return what a name stands for; nothing where there is no such file."""
     if name.startswith(hub.PREFIX):
         return [hub.full_name(name)]
+    if name.startswith(PREFIX):
+        found = modelscope_rows(name)
+        return [found] if found.is_file() else saved_files(found) or _files_of(found)
     path = folder / name
     kind = kind_of(path)
     if kind == "file":

@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 
-SECONDS_TO_ANSWER = 10
+SECONDS_TO_ANSWER = 8
 
 
 def hub_options(name: str, part: str = "model") -> dict[str, Any]:
@@ -36,9 +36,9 @@ def hub_options(name: str, part: str = "model") -> dict[str, Any]:
         return {"local_files_only": True}
     raise GlmtuneError(
         f"cannot load the {part} of `{name}`: {problem}, and there is no copy on this machine",
-        fix="set `HF_ENDPOINT` to a mirror that you can reach; or download the model, where that is possible, with "
-        f"`hf download {name} --local-dir FOLDER` or from ModelScope (`modelscope download --model NAME --local_dir "
-        "FOLDER`), and give the folder",
+        fix="set `HF_ENDPOINT` to a mirror that you can reach; give `modelscope:OWNER/NAME` where ModelScope has the "
+        f"model; or download it where there is a network (`hf download {name} --local-dir FOLDER`), and give the "
+        "folder",
     )
 
 

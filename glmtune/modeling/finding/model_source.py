@@ -9,6 +9,7 @@ from pathlib import Path
 from glmtune.errors import GlmtuneError
 from glmtune.files.file_kinds import refuse_irregular
 from glmtune.files.missing import RUN_FILE
+from glmtune.files.modelscope_hub import PREFIX, modelscope_model
 from glmtune.files.user_paths import expand, refuse_unreadable_name
 from glmtune.python_arguments import expect_paths
 
@@ -19,6 +20,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 DEMO = "demo"
+DEMO_SFT = "demo-sft"
+EMBEDDED = (DEMO, DEMO_SFT)
+"""Names of models that are made on this machine."""
 MANIFEST = "manifest.json"
 """Of a checkpoint: the size and hash of every file."""
 
@@ -51,7 +55,8 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
     """Return what `name` stands for, or raise an error that says what is missing.
 
     Args:
-        name: `demo`, a model folder, a checkpoint, a run folder (its last checkpoint), or a hub name.
+        name: `demo`, `demo-sft`, a model folder, a checkpoint, a run folder (its last checkpoint), a hub name, or
+            `modelscope:OWNER/NAME`.
         base_model: Where the base model of an adapter is now, if it has moved.
         needs_weights: Whether a folder without weights is refused; a tokenizer's user does not need them.
     """
@@ -60,6 +65,14 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
         from glmtune.demo.model import demo_model_path
 
         return ModelSource(base=str(demo_model_path()))
+    if str(name) == DEMO_SFT and not Path(DEMO_SFT).is_dir():  # which a run may be called
+        if not needs_weights:  # its tokenizer and its shape are those of the other
+            return find_model(DEMO)
+        from glmtune.demo.trained import trained_model_path
+
+        return ModelSource(base=str(trained_model_path()))
+    if str(name).startswith(PREFIX):
+        name = modelscope_model(str(name))
     name = expand(str(name))
     folder = Path(name)
     if not folder.is_dir():
@@ -128,7 +141,7 @@ def _adapter_source(folder: Path, base_model: str | None) -> ModelSource:
     if not Path(recorded).is_dir() and beside.is_dir():
         _refuse_adapter_as_base(beside, folder)
         return ModelSource(base=find_model(beside).base, adapter=folder)
-    if looks_like_path(recorded) and recorded != DEMO and not Path(recorded).is_dir():
+    if looks_like_path(recorded) and recorded not in EMBEDDED and not Path(recorded).is_dir():
         gone = "is no longer there" if Path(recorded).is_absolute() else "is neither here nor beside the adapter"
         raise GlmtuneError(
             f"the adapter's base model `{recorded}` {gone}",

@@ -38,7 +38,7 @@ class Unfinished(RunCallback):
         record = _records(state).pop(UNFINISHED, {})
         if record.get("evaluation_due") and args.eval_strategy != IntervalStrategy.NO:
             self._evaluate(was_save_due=record["save_due"])
-        if state.global_step >= state.max_steps:
+        if _is_at_its_end(state, control):
             raise AlreadyTrained
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -69,12 +69,17 @@ class Unfinished(RunCallback):
         is_best = trainer._determine_best_metric(metrics, None)
         if is_best and (was_save_due or trainer.args.save_strategy == SaveStrategy.BEST):
             state.best_model_checkpoint = str(self.run_folder / f"checkpoint-{state.global_step}")
-        if state.global_step >= state.max_steps:
+        if _is_at_its_end(state, trainer.control):
             # No later checkpoint will tell of it.
             if state.is_world_process_zero:
                 model = trainer.accelerator.unwrap_model(trainer.model)
                 _replace_state(self.run_folder / f"checkpoint-{state.global_step}", state, saved_shapes(model))
             trainer.accelerator.wait_for_everyone()
+
+
+def _is_at_its_end(state: TrainerState, control: TrainerControl) -> bool:
+    """Whether no step follows: the last one is taken, or evaluations got no better (`EarlyStopping`)."""
+    return state.global_step >= state.max_steps or control.should_training_stop
 
 
 def _replace_state(final: Path, state: TrainerState, shapes: Shapes) -> None:

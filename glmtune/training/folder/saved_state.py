@@ -26,6 +26,9 @@ STATE = "trainer_state.json"
 UNFINISHED = "unfinished"
 """Key, among the records of callbacks, of what a stopped run owes at its step."""
 
+EARLY_STOPPING = "early_stopping"
+"""Key, among the same, of how many evaluations in a row were no better than the best."""
+
 MOST_STEPS = 2**53
 """Beyond this, not every whole number is one of JSON's."""
 
@@ -43,8 +46,17 @@ def _is_list_of_numbers(value: Any) -> bool:
 
 
 def _are_callbacks(value: Any) -> bool:
-    record = value.get(UNFINISHED, {}) if isinstance(value, dict) else None
-    return isinstance(record, dict) and (not record or {"evaluation_due", "save_due"} <= record.keys())
+    if not isinstance(value, dict):
+        return False
+    due, stopping = value.get(UNFINISHED, {}), value.get(EARLY_STOPPING, {})
+    if not isinstance(due, dict) or (due and not {"evaluation_due", "save_due"} <= due.keys()):
+        return False
+    return isinstance(stopping, dict) and (not stopping or _is_count(stopping.get("num_waited")))
+
+
+def num_waited(callbacks: Mapping[str, Any]) -> int:
+    """Return how many evaluations in a row were no better, from the records of callbacks in a checkpoint."""
+    return int(callbacks.get(EARLY_STOPPING, {}).get("num_waited", 0))
 
 
 class _Field(NamedTuple):

@@ -14,6 +14,7 @@ from test_formats_properties import CALL, TOOL, VALID, places_in
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.formats import read_row, to_row
 from glmtune.data.formats.unread import HARMLESS
+from glmtune.data.parts.calls import RESULT_ROLES
 
 USER = {"role": "user", "content": "a"}
 ASSISTANT = {"role": "assistant", "content": "b"}
@@ -45,6 +46,38 @@ ROWS: list[dict[str, Any]] = [
         "non_preferred_output": [REJECTED],
     },
     {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+    {"instruction": "a", "context": "x", "response": "b", "category": "c"},
+    {"query": "a", "response": "b", "history": [["c", "d"]], "system": "s", "tools": [TOOL]},
+    {"input": "a", "output": "b", "source": "c"},
+    {"kind": "k", "input": "a", "target": "b"},
+    {"conversation": [{"human": "a", "assistant": "b"}, {"human": "c", "assistant": "d"}], "system": "s"},
+    {"instruction": "i", "conversations": [{"question": "a", "answer": "b"}]},
+    {"meta_instruction": "s", "chat": {"turn_1": {"Human": "a", "MOSS": "b", "Inner Thoughts": "r"}}},
+    {"prefix": "s", "plain_text": "[Human]: a<eoh> [MOSS]: b<eoa>"},
+    {"question": "a", "response_j": "b", "response_k": "c"},
+    {
+        "messages": [
+            USER,
+            {"role": "tool_call", "content": '{"name": "f", "arguments": {}}'},
+            {"role": "tool_response", "content": "o"},
+            ASSISTANT,
+        ],
+    },
+    {
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "reasoning", "value": "r"},
+                    {"type": "text", "value": "t"},
+                    {"type": "tool_call", "value": {"name": "f", "arguments": {"x": 1}}},
+                ],
+            },
+            {"role": "tool", "content": "o"},
+            ASSISTANT,
+        ],
+    },
     {"messages": [{"role": "user", "content": [{"type": "text", "value": "a"}]}, ASSISTANT | {"thinking": "r"}]},
 ]
 KEYS = """
@@ -52,7 +85,7 @@ KEYS = """
     history function_call tool_calls parameters arguments observation reasoning reasoning_content thinking refusal
     audio image images videos prefix annotations messages conversations prompt instruction input output response
     completion answer target text chosen rejected rejected_response Instances input_audio strict cache_control type
-    function id whatever
+    function id whatever query context kind chat conversation plain_text meta_instruction human
 """
 
 
@@ -82,7 +115,7 @@ def test_no_text_of_a_row_vanishes(valid: dict[str, Any], at: int, key: str, is_
     is_kept = MARK in json.dumps(written, ensure_ascii=False)
     # The name of what was called stands in the call; a type says that a part is text, or a call one of a function.
     speakers = (holder.get("role"), holder.get("from"))
-    is_named = key == "name" and any(each in ("tool", "function", "observation") for each in speakers)
+    is_named = key == "name" and any(each in RESULT_ROLES for each in speakers)
     is_typed = key in ("type", "index") and not {"function", "name"}.isdisjoint(holder)
     assert is_kept or is_told(key, read.unread) or key in HARMLESS or is_named or is_typed
 

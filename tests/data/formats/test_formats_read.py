@@ -39,6 +39,10 @@ def turn(name: str, value: Any, /, **more: Any) -> dict[str, Any]:
     return {"from": name, "value": value, **more}
 
 
+def part(kind: str, value: str) -> dict[str, Any]:
+    return {"type": kind, "value": value}
+
+
 F_TOOL = '[{"type": "function", "function": {"name": "f"}}]'
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 
@@ -65,6 +69,129 @@ ROWS: list[tuple[str, dict[str, Any], list[Message]]] = [
     (
         "messages",
         {"messages": [role("user", "a"), role("assistant", "b")], "conversations": 5},
+        [user("a"), assistant("b")],
+    ),
+    (
+        "messages",  # ms-swift's roles
+        {
+            "messages": [
+                role("user", "a"),
+                role("assistant", "t"),
+                role("tool_call", '{"name": "f", "arguments": {"x": 1}}'),
+                role("tool_call", {"name": "g", "arguments": {}}, loss=False),
+                role("tool_response", "o"),
+                role("tool_response", "p"),
+                role("assistant", "b"),
+            ],
+            "tools": F_TOOL,
+        },
+        [
+            system(tools=F_TOOL),
+            user("a"),
+            assistant("t"),
+            assistant('{"x": 1}', metadata="f"),
+            assistant("{}", metadata="g", loss=0.0),
+            observation("o"),
+            observation("p"),
+            assistant("b"),
+        ],
+    ),
+    (
+        "messages",  # LLaMA-Factory's parts
+        {
+            "messages": [
+                role("system", [part("text", "s")], loss_weight=0.0),
+                role("user", [part("text", "a")], loss_weight=0.0),
+                role(
+                    "assistant",
+                    [
+                        part("reasoning", "r"),
+                        part("text", "t"),
+                        part("tool_call", '{"name": "f", "arguments": {"x": 1}}'),
+                        part("tool_call", '{"name": "g", "arguments": {}}'),
+                    ],
+                    loss_weight=1.0,
+                ),
+                role("tool", [part("text", "o")]),
+                role("tool", [part("text", "p")]),
+                role("assistant", [part("reasoning", "q"), part("tool_call", '{"name": "f", "arguments": {}}')]),
+                role("tool", [part("text", "u")]),
+                role("assistant", [part("text", "b")], loss_weight=0.0),
+            ],
+            "tools": F_TOOL,
+        },
+        [
+            system("s", tools=F_TOOL),
+            user("a"),
+            assistant("t", reasoning="r", loss=1.0),
+            assistant('{"x": 1}', metadata="f", loss=1.0),
+            assistant("{}", metadata="g", loss=1.0),
+            observation("o"),
+            observation("p"),
+            assistant("{}", metadata="f", reasoning="q"),
+            observation("u"),
+            assistant("b", loss=0.0),
+        ],
+    ),
+    (
+        "instruction-response",
+        {"instruction": "a", "context": "x", "response": "b", "category": "closed_qa"},
+        [user("a\nx"), assistant("b")],
+    ),
+    ("instruction-response", {"instruction": "a", "response": "b"}, [user("a"), assistant("b")]),
+    (
+        "query-response",
+        {"query": "a", "response": "b", "history": [["c", "d"]], "system": "s"},
+        [system("s"), user("c"), assistant("d"), user("a"), assistant("b")],
+    ),
+    ("query-response", {"query": "a", "response": "b", "rejected_response": "c"}, [user("a"), assistant("b")]),
+    ("input-output", {"input": "a", "output": "b", "source": "x", "subset": "y"}, [user("a"), assistant("b")]),
+    ("firefly", {"kind": "NLI", "input": "a", "target": "b"}, [user("a"), assistant("b")]),
+    (
+        "turns",
+        {"system": "s", "conversation": [{"human": "a", "assistant": "b"}, {"human": "c", "assistant": "d"}]},
+        [system("s"), user("a"), assistant("b"), user("c"), assistant("d")],
+    ),
+    (
+        "turns",  # xtuner's
+        {"conversation": [{"system": "s", "input": "a", "output": "b"}, {"input": "c", "output": "d"}]},
+        [system("s"), user("a"), assistant("b"), user("c"), assistant("d")],
+    ),
+    (
+        "turns",  # COIG's
+        {"instruction": "i", "conversations": [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]},
+        [user("i\na"), assistant("b"), user("c"), assistant("d")],
+    ),
+    (
+        "turns",
+        {"conversation": [{"user": "a", "assistant": "b", "loss": 0}, {"user": "c", "assistant": "d"}]},
+        [user("a"), assistant("b", loss=0.0), user("c"), assistant("d")],
+    ),
+    (
+        "moss",
+        {
+            "meta_instruction": "You are MOSS.",
+            "num_turns": 1,
+            "chat": {
+                "turn_1": {
+                    "Human": "<|Human|>: a<eoh>\n",
+                    "Inner Thoughts": "<|Inner Thoughts|>: None<eot>\n",
+                    "Commands": "<|Commands|>: None<eoc>\n",
+                    "Tool Responses": "<|Results|>: None<eor>\n",
+                    "MOSS": "<|MOSS|>: b<eom>\n",
+                }
+            },
+        },
+        [system("You are MOSS."), user("a"), assistant("b")],
+    ),
+    (
+        "moss",
+        {"prefix": "p", "plain_text": "[Human]: a<eoh> [MOSS]: b<eoa> [Human]: c<eoh> [MOSS]: d<eoa>"},
+        [system("p"), user("a"), assistant("b"), user("c"), assistant("d")],
+    ),
+    (
+        "preference",  # pairs of answers of Stack Exchange
+        {"question": "a", "response_j": "b", "response_k": "c"},
         [user("a"), assistant("b")],
     ),
     ("sharegpt", {"conversations": [turn("human", "a"), turn("gpt", "b")]}, [user("a"), assistant("b")]),

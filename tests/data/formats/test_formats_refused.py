@@ -16,7 +16,10 @@ USER = {"role": "user", "content": "a"}
 ASSISTANT = {"role": "assistant", "content": "b"}
 NAMES = (
     "preference (`chosen` and `rejected`), messages (`messages`), sharegpt (`conversations`), "
-    "chatglm3 (`conversations`), alpaca (`instruction` and `output`), advertisegen (`content` and `summary`), "
+    "chatglm3 (`conversations`), alpaca (`instruction` and `output`), "
+    "instruction-response (`instruction` and `response`), query-response (`query` and `response`), "
+    "input-output (`input` and `output`), firefly (`input` and `target`), turns (`conversation`), moss (`chat`), "
+    "advertisegen (`content` and `summary`), "
     "prompt-response (`prompt` and `response`), prompt-completion (`prompt` and `completion`), "
     "toolalpaca (`Function_Description` and `Instances`), text (`text`)"
 )
@@ -69,6 +72,72 @@ REFUSED: list[tuple[Any, str]] = [
         f"unknown row format (keys: `a`, `b`, `c`, `d`, `e`, `f`); expected the keys of one of these: {NAMES}; or "
         "`columns` that say what the file calls them, such as `{instruction: a, output: b}` "
         "(`--column instruction=a --column output=b`)",
+    ),
+    (
+        {"response": "a", "id": 5},
+        "the row has `response` and no question; expected `query`, `instruction` or `prompt` beside it, or, for plain "
+        "text that a base model learns to continue, `columns` that say so, such as `{text: response}` "
+        "(`--column text=response`)",
+    ),
+    # a question and its answer under other names
+    ({"instruction": "a", "response": ""}, "`response` is empty; expected text"),
+    (
+        {"instruction": "a", "input": "x", "context": "y", "response": "b"},
+        "the row has `context` and `input`; expected one of them below the `instruction`",
+    ),
+    ({"query": "", "response": "b"}, "`query` is empty; expected text"),
+    ({"query": "a", "response": ["b", "c"]}, "`response` has parts of type text alone; expected text only"),
+    (
+        {"query": "<img>https://a/b.jpeg</img>c", "response": "b"},
+        "a question has `<img>` with a file; expected text alone: the model would not see or hear it",
+    ),
+    ({"input": "a", "output": None}, "`output` is null; expected text"),
+    (
+        {"input": "a", "output": "b", "image": "c.png"},
+        "the row has `image`; expected text alone: the model would not see or hear it",
+    ),
+    ({"kind": "x", "input": "a", "target": " "}, "`target` is blank; expected text"),
+    (
+        {"kind": "x", "input": "a", "target": "b", "response": "c"},
+        "`target` and `response` are two answers; expected one of them, or a `format` that says which",
+    ),
+    # turns of a question and its answer
+    (
+        {"conversation": [{"human": "a", "assistant": "b"}, {"human": "c"}]},
+        "turn 1 has `human`; expected `human` and `assistant`, or other names of the two",
+    ),
+    (
+        {"conversation": [{"human": "a", "assistant": "b"}, None]},
+        "turn 1 has null; expected `human` and `assistant`, or other names of the two",
+    ),
+    ({"conversation": [{"human": "a", "assistant": ""}]}, "`assistant` of turn 0 is empty; expected text"),
+    (
+        {"conversation": [{"human": "a", "assistant": "b"}, {"human": "c", "assistant": "d", "system": "s"}]},
+        "turn 1 has a `system` text; expected one before all turns",
+    ),
+    # MOSS
+    ({"chat": {}}, "`chat` is empty; expected `turn_1`, `turn_2` and so on"),
+    (
+        {"chat": {"turn_1": "a"}},
+        "`turn_1` of `chat` is text; expected an object with `Human` and `MOSS`",
+    ),
+    ({"chat": {"turn_1": {"Human": "<|Human|>: a<eoh>\n"}}}, "`MOSS` of `turn_1` is empty; expected text"),
+    (
+        {
+            "chat": {
+                "turn_1": {
+                    "Human": "<|Human|>: a<eoh>\n",
+                    "Commands": '<|Commands|>: Search("a")<eoc>\n',
+                    "MOSS": "<|MOSS|>: b<eom>\n",
+                }
+            }
+        },
+        "`turn_1` of `chat` has `Commands`, calls of plugins in words of MOSS's own; expected messages with "
+        "`tool_calls`, and `tools` that describe them",
+    ),
+    (
+        {"plain_text": "Human: a"},
+        "`plain_text` is not of the form `[Human]: ...<eoh> [MOSS]: ...<eoa>` throughout",
     ),
     # ShareGPT
     ({"conversations": []}, "`conversations` is empty; expected a list of messages"),

@@ -53,7 +53,9 @@ LENGTH = "the row is longer than 16 MiB; expected one conversation, or one text,
 UNKNOWN_KEYS = (
     "unknown row format (keys: `hello`, `hi`); expected the keys of one of these: preference (`chosen` "
     "and `rejected`), messages (`messages`), sharegpt (`conversations`), chatglm3 (`conversations`), "
-    "alpaca (`instruction` and `output`), advertisegen (`content` and `summary`), prompt-response "
+    "alpaca (`instruction` and `output`), instruction-response (`instruction` and `response`), query-response "
+    "(`query` and `response`), input-output (`input` and `output`), firefly (`input` and `target`), turns "
+    "(`conversation`), moss (`chat`), advertisegen (`content` and `summary`), prompt-response "
     "(`prompt` and `response`), prompt-completion (`prompt` and `completion`), toolalpaca "
     "(`Function_Description` and `Instances`), text (`text`); or `columns` that say what the file calls them, "
     "such as `{instruction: hello, output: hi}` (`--column instruction=hello --column output=hi`)"

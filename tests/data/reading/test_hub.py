@@ -14,8 +14,9 @@ from glmtune.data.reading.read_rows import read_rows
 from glmtune.errors import GlmtuneError
 
 DOWNLOAD = (
-    "hint: set `HF_ENDPOINT` to a mirror that you can reach; or download it where there is a network (`hf download "
-    "--repo-type dataset acme/rows --local-dir FOLDER`, or from ModelScope) and name the files of the folder instead"
+    "hint: set `HF_ENDPOINT` to a mirror that you can reach; take `modelscope:OWNER/NAME` where ModelScope has it; or "
+    "download it where there is a network (`hf download --repo-type dataset acme/rows --local-dir FOLDER`) and name "
+    "the files of the folder instead"
 )
 
 
