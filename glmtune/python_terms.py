@@ -67,6 +67,9 @@ FLAGS = ("--accept-changes", "--allow-sending", "--combine", "--dry-run", "--str
 LISTS = ("--adapter", "--set")
 """Options that may stand several times, for an argument that is a list."""
 
+TERMINAL_ONLY = {("init", "--from")}
+"""Options of a verb that its function does not have."""
+
 DEBUG = "GLMTUNE_DEBUG=1"
 """Variable of the environment: what `--debug` stands for."""
 
@@ -111,6 +114,8 @@ def translated(code: str) -> str:
         if verb not in FUNCTIONS:
             return code
         function, words = FUNCTIONS[verb], words[1 + length :]
+        if any((verb, word.partition("=")[0]) in TERMINAL_ONLY for word in words):
+            return code
     elif len(words) == 1 and words[0] in ARGUMENTS and words[0] not in FLAGS:
         return ARGUMENTS[words[0]]
     arguments = _arguments(words)
@@ -118,7 +123,9 @@ def translated(code: str) -> str:
         return code
     if not function:
         return ", ".join(arguments)
-    return f"{function}({', '.join(arguments) or '...'})"
+    if not words or words[0].startswith("--"):
+        arguments = ["...", *arguments]  # what it works on is not named
+    return f"{function}({', '.join(arguments)})"
 
 
 def _arguments(words: Sequence[str]) -> list[str] | None:

@@ -22,6 +22,7 @@ from glmtune.server.run import Limits
 
 PACKAGE = Path(glmtune.__file__).parent
 TERMINAL_ONLY = [
+    "glmtune init --from",  # of other tools' files
     *("glmtune chat", "glmtune config", "glmtune data formats", "glmtune data inspect", "glmtune demo", "glmtune env"),
     *("--api-key-env", "--max-tool-rounds", "--url"),  # of `chat`
     *("--input", "--prompt"),  # of `infer`, which a list of prompts stands for
@@ -70,7 +71,11 @@ def test_every_command_in_a_message_has_a_form_in_python_or_is_for_a_terminal(sp
     told = translated(span)
     assert (told == span) == is_for_terminal
     if told != span and "(" in told:
-        ast.parse(told, mode="eval")
+        call = ast.parse(told, mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
+        given = {keyword.arg for keyword in call.keywords}
+        assert given <= inspect.signature(getattr(glmtune, call.func.id)).parameters.keys()
 
 
 def test_every_argument_is_one_of_a_function() -> None:
@@ -103,6 +108,8 @@ TOLD = {
         '`resume("runs/a", checkpoint_step=5, overrides=["a.b=1", "c=d e"], accept_changes=True)`',
     "`glmtune train DATA_DIR MODEL CONFIG --init-from runs/a/checkpoint-2`":
         '`train(DATA_DIR, MODEL, CONFIG, init_from="runs/a/checkpoint-2")`',
+    "`glmtune train --dry-run` tries it": "`train(..., dry_run=True)` tries it",
+    "`glmtune init --from a.yaml`": "`glmtune init --from a.yaml`",
     "`glmtune init` writes one": "`first_config(...)` writes one",
     "`glmtune data prepare rows demo a.yaml`": '`prepare_data("rows", "demo", "a.yaml")`',
     "(`--column instruction=q --column output=a`)": '(`columns={"instruction": "q", "output": "a"}`)',
