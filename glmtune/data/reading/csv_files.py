@@ -16,9 +16,10 @@ from glmtune.data import json_text
 from glmtune.data.conversation import RowError
 from glmtune.data.formats.preference import CHOSEN_KEYS, REJECTED_KEYS
 from glmtune.errors import GlmtuneError
+from glmtune.files.text_encoding import is_utf8
 
 from .row import MAX_ROW_BYTES, Row, bytes_problem, row_from_bytes
-from .streams import is_utf8, note_encoding, open_data, read_lines, suffix_of
+from .streams import note_encoding, open_data, read_lines, suffix_of
 from .tables import check_names
 
 LIST_COLUMNS = ("messages", "conversations", "history")

@@ -24,9 +24,10 @@ from glmtune.data.formats import RowFormat, format_name
 from glmtune.data.verdicts.marks import verdict
 from glmtune.data.verdicts.sides import says_rejected
 from glmtune.errors import GlmtuneError
+from glmtune.files.text_encoding import is_utf8
 
 from .row import MAX_ROW_BYTES, Row, row_from_bytes
-from .streams import BOM, is_utf8, note_encoding, open_data, read_lines, suffix_of, unreadable
+from .streams import BOM, note_encoding, open_data, read_lines, suffix_of, unreadable
 
 Form = Literal["lines", "array", "object", "values"]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -16,11 +17,14 @@ from typing import Any, BinaryIO
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
-from glmtune.files.text_encoding import CODECS, ENCODINGS, MARKS, certain_encoding, marked_encoding
+from glmtune.files.text_encoding import CODECS, ENCODINGS, MARKS, certain_encoding, is_utf8, marked_encoding
 
 BLOCK_BYTES = 1 << 16
 LOOKED_AT_BYTES, SAMPLE_BYTES = 4 << 20, 1 << 20
 """A file that is ASCII as far as the first is taken for UTF-8; of one that is not UTF-8, so much is judged by."""
+MAX_LINE_BYTES = 32 << 20
+_UTF8_CHARACTERS = re.compile(rb"[\xe0-\xef][\x80-\xbf]{2}")
+"""Of three bytes, as Chinese has them: two of them, in a line that is UTF-8 as a whole, are no chance."""
 
 
 def codec_of(stream: BinaryIO) -> str | None:
@@ -69,13 +73,18 @@ def note_codec(path: Path, codec: str) -> None:
 
 
 class Recoded(io.RawIOBase):
-    """A text in another encoding as UTF-8; bytes that are no text pass as they are, so that they cost their own row."""
+    """A text in another encoding as UTF-8; bytes that are no text pass as they are, so that they cost their own row.
+
+    So do lines that are UTF-8 already: they may follow far behind what the encoding was judged by.
+    """
 
     def __init__(self, stream: BinaryIO, codec: str, path: Path) -> None:
         self.stream = stream
         self.codec = codec
         self.path = path
         self._decoder = codecs.getincrementaldecoder(codec)(errors="surrogateescape")
+        self._rest = b""
+        """Of the last block: a line that is not at its end yet."""
         self._waiting = b""
         self._is_at_end = False
 
@@ -86,15 +95,7 @@ class Recoded(io.RawIOBase):
         while not self._waiting and not self._is_at_end:
             block = self.stream.read(BLOCK_BYTES)
             self._is_at_end = not block
-            try:
-                text = self._decoder.decode(block, final=self._is_at_end)
-            except UnicodeDecodeError as error:  # in UTF-16 no byte stands for itself
-                raise GlmtuneError(
-                    f"the file is not {self.codec.upper()}, as its mark says: {error.reason}",
-                    where=str(self.path),
-                    fix="where it is cut off or damaged, copy or download it again; else save it as UTF-8",
-                ) from None
-            self._waiting = text.encode("utf-8", errors="surrogateescape")
+            self._waiting = self._wide(block) if self.codec.startswith("utf-") else self._lines(block)
         piece, self._waiting = self._waiting[: len(buffer)], self._waiting[len(buffer) :]
         buffer[: len(piece)] = piece
         return len(piece)
@@ -102,3 +103,30 @@ class Recoded(io.RawIOBase):
     def close(self) -> None:
         self.stream.close()
         super().close()
+
+    def _wide(self, block: bytes) -> bytes:
+        """Return a block of UTF-16 or UTF-32, in which no byte stands for itself, not even at the end of a line."""
+        try:
+            text = self._decoder.decode(block, final=self._is_at_end)
+        except UnicodeDecodeError as error:
+            raise GlmtuneError(
+                f"the file is not {self.codec.upper()}, as its mark says: {error.reason}",
+                where=str(self.path),
+                fix="where it is cut off or damaged, copy or download it again; else save it as UTF-8",
+            ) from None
+        return text.encode("utf-8", errors="surrogateescape")
+
+    def _lines(self, block: bytes) -> bytes:
+        """Return the whole lines that a block ends, each decoded by itself; a line of any length is kept until then."""
+        whole, end, rest = (self._rest + block).rpartition(b"\n")
+        if self._is_at_end:
+            whole, end, rest = self._rest, b"", b""
+        elif len(rest) > MAX_LINE_BYTES:  # no row is so long: its end may be decoded apart from its beginning
+            whole, end, rest = self._rest + block, b"", b""
+        self._rest = rest
+        return b"\n".join(map(self._line, whole.split(b"\n"))) + end
+
+    def _line(self, line: bytes) -> bytes:
+        if line.isascii() or (len(_UTF8_CHARACTERS.findall(line)) > 1 and is_utf8(line)):
+            return line
+        return line.decode(self.codec, errors="surrogateescape").encode("utf-8", errors="surrogateescape")

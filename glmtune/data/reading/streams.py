@@ -12,7 +12,7 @@ import pyarrow
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
-from glmtune.files.text_encoding import ENCODINGS, guess_encoding, utf8_command
+from glmtune.files.text_encoding import ENCODINGS, guess_encoding, is_utf8, utf8_command
 from glmtune.text.visible_text import printable
 
 from .foreign_files import HEAD_BYTES, refuse_foreign
@@ -164,15 +164,6 @@ def _skip_blank_lines(stream: io.BufferedReader) -> int:
     waiting = stream.peek()
     num_blanks = len(waiting) - len(waiting.lstrip())
     return stream.read(waiting.rfind(b"\n", 0, num_blanks) + 1).count(b"\n")
-
-
-def is_utf8(raw: bytes) -> bool:
-    """Whether bytes are UTF-8."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def note_encoding(path: Path, number: int, line: bytes) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from glmtune.data.reading.read_rows import read_rows
-from glmtune.data.reading.recoding import BLOCK_BYTES, LOOKED_AT_BYTES, codec_of
+from glmtune.data.reading.recoding import BLOCK_BYTES, LOOKED_AT_BYTES, Recoded, codec_of
 from glmtune.errors import GlmtuneError
 
 TEXTS = {
@@ -65,6 +65,50 @@ def test_a_file_in_a_certain_encoding_is_read_with_a_note(
     plain = write(tmp_path / f"utf8-{name}", content, "utf-8")
     assert [(row.text, row.problem) for row in rows] == [(row.text, row.problem) for row in read_rows(plain)]
     assert len(rows) == NUM_ROWS
+
+
+def test_lines_in_utf8_far_behind_the_others_are_read_as_what_they_are(tmp_path: Path) -> None:
+    text = TEXTS["gb18030"]
+    rows = ({"instruction": f"{number} {text}", "output": text} for number in range(20_000))
+    first = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("\n".join(first).encode("gbk") + b"\n" + "\n".join(lines("这几行是 UTF-8。")).encode())
+    rows = list(read_rows(path))
+    assert not any(row.problem for row in rows)
+    assert [json.loads(row.text)["output"] for row in rows[-NUM_ROWS:]] == ["这几行是 UTF-8。"] * NUM_ROWS
+    assert json.loads(rows[0].text)["output"] == text
+
+
+@pytest.mark.parametrize(("codec", "text"), [
+    ("euc_jp", "今日はとても天気がいいので公園に散歩に行きましょう。"),
+    ("euc_jp", "東京大学、京都大学、北海道、沖縄県、機械学習。"),
+    ("tis_620", "สวัสดีครับวันนี้อากาศดีมากเราไปเดินเล่นในสวนกันเถอะ"),
+    ("cp1251", "Сегодня очень хорошая погода, пойдём гулять в парк."),
+    ("koi8_r", "Сегодня очень хорошая погода, пойдём гулять в парк."),
+    ("cp1253", "Σήμερα ο καιρός είναι πολύ καλός, πάμε βόλτα στο πάρκο."),
+    ("cp1256", "الطقس اليوم جميل جدا هيا نتمشى في الحديقة"),
+])  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", ""], ids=["many lines", "one line"])
+def test_text_of_other_languages_is_not_taken_for_text_of_these(codec: str, text: str, end: str) -> None:
+    assert codec_of(io.BytesIO((text + end).encode(codec) * 40)) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["“기계 학습은 인공지능의 한 분야입니다.” ㅋㅋㅋ…", "한국(韓國)의 역사를 알려 주세요, 펲시콜라도 있어요."]
+)
+def test_signs_and_chinese_characters_in_korean_do_not_make_it_chinese(text: str) -> None:
+    assert codec_of(io.BytesIO((text + "\n").encode("cp949") * 20)) == "cp949"
+
+
+@pytest.mark.parametrize("size", [1, 7, BLOCK_BYTES])
+def test_lines_of_any_length_come_through(size: int, tmp_path: Path) -> None:
+    text = TEXTS["gb18030"]
+    content = f"{text * 3000}\n\n{text}\r\n{text}"
+    recoded = Recoded(io.BytesIO(content.encode("gbk")), "gb18030", tmp_path)
+    pieces = []
+    while piece := recoded.read(size * 100):
+        pieces.append(piece)
+    assert b"".join(pieces).decode() == content
 
 
 def test_a_damaged_line_costs_its_own_row_and_no_other(tmp_path: Path) -> None:
