@@ -68,7 +68,7 @@ def init(
     first = first_config(
         argument_text(data), model, method=method, columns=columns_of(column), trust_remote_code=trust_remote_code
     )
-    for line in first.notes:
+    for line in (*first.notes, *first.unread):
         notice(line)
     _write(output, first.text, first.data_dir, model, first.num_gpus)
 

@@ -15,6 +15,7 @@ import torch
 from transformers import PretrainedConfig
 
 from glmtune.config.run_config import config_from_mapping
+from glmtune.errors import GlmtuneError
 from glmtune.memory.run import EstimateRow, estimate
 from glmtune.modeling.context import context_of
 
@@ -141,9 +142,9 @@ def _fit_data(fitted: Fitted, files: Files, facts: RowFacts) -> bool:
         fitted.notes.append(f"{facts.num_rejected:,} of the rows looked at cannot be trained on; {where}: {problem}")
     formats = [name for name, _ in sorted(facts.formats.items(), key=lambda each: -each[1]) if name]
     fitted.comments["data_config.train_file"] = f"{said}, read as {' and '.join(formats[:3])}"
-    if "val_file" not in data and facts.num_rows >= MIN_ROWS_TO_SPLIT:
+    if "val_file" not in data and facts.num_distinct >= MIN_ROWS_TO_SPLIT:
         data["val_size"] = VAL_SHARE
-        fitted.comments["data_config.val_size"] = "a tenth of the rows to evaluate on; which, their text alone decides"
+        fitted.comments["data_config.val_size"] = "about a tenth of the rows to evaluate on; equal ones stay together"
     if facts.columns:
         data["columns"] = dict(facts.columns)
         fitted.comments["data_config.columns"] = "key of the format: what the file calls it"
@@ -161,6 +162,13 @@ def _fit_lengths(fitted: Fitted, facts: RowFacts, limit: int | None, peft_config
     longest = int(min(_enough(facts.row_tokens), room))
     prompt = min(_enough(facts.prompt_tokens), longest - min(LENGTH_UNIT_TOKENS, longest // 2))
     num_cut = sum(length > longest for length in facts.row_tokens)
+    num_lost = sum(length >= longest for length in facts.prompt_tokens)
+    if num_lost == len(facts.prompt_tokens):
+        raise GlmtuneError(
+            f"every row's prompt is longer than the {longest:,} tokens that the model has room for, so that no answer "
+            "could be trained",
+            fix="shorten the rows, or take a model with a longer context",
+        )
     fitted.values["max_input_length"] = prompt
     fitted.values["max_output_length"] = longest - prompt
     most, middle = max(facts.row_tokens), int(np.median(facts.row_tokens))
@@ -170,6 +178,8 @@ def _fit_lengths(fitted: Fitted, facts: RowFacts, limit: int | None, peft_config
         fitted.values["truncation"] = "right"
         fitted.comments["truncation"] = f"{num_cut:,} of {len(facts.row_tokens):,} rows looked at are longer, and cut"
         fitted.notes.append(fitted.comments["truncation"])
+    if num_lost:
+        fitted.notes.append(f"of these, {num_lost:,} are left out: their answers begin behind the limit")
 
 
 def _enough(lengths: Sequence[int]) -> int:

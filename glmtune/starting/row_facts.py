@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from glmtune.data.formats import AUTO, RowFormat, guessed_columns
 from glmtune.data.reading.read_rows import read_rows
 from glmtune.data.reading.row import Row
 from glmtune.data.reading.sources import DataFile, command_line_files
+from glmtune.data.unused import Unread
 from glmtune.errors import GlmtuneError
 from glmtune.family import IGNORE_INDEX
 from glmtune.files.user_paths import expand
@@ -50,6 +52,10 @@ class RowFacts:
 
     num_rows: int
     """That can be trained on; of a large file, as far as its first rows tell."""
+    num_distinct: int
+    """Of those looked at, rows that differ: equal ones are on one side, in training or in validation."""
+    unread: Sequence[str]
+    """Lines for the user: what of the rows looked at is not used."""
     num_rejected: int
     """Of the rows looked at."""
     first_problem: tuple[str, str]
@@ -74,7 +80,7 @@ def find_files(data: str) -> Files:
     name = Path(expand(data))
     if not name.is_dir():
         paths = [Path(each.path) for each in found]
-        folder = paths[0].parent
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
         is_alone = len(paths) == 1
         names = paths[0].name if is_alone else [path.relative_to(folder).as_posix() for path in paths]
         return Files(folder=folder, names={"train_file": names}, train=found)
@@ -169,11 +175,13 @@ def look_at(files: Files, encoder: Encoder, columns: Mapping[str, str]) -> RowFa
     formats: Counter[str] = Counter()
     problems: list[tuple[str, str]] = []
     num_read = num_more = 0
+    unread = Unread()
     for file in files.train:
         rows = read_rows(file.path, row_format)
         for row in islice(rows, NUM_ROWS_ENCODED):
             num_read += 1
             read = row.read(row_format)
+            unread.add(read)
             formats[read.format_name] += 1
             problems += [(row.where, str(part)) for part in read.parts if isinstance(part, RowError)][:1]
             whole = (part for part in read.parts if isinstance(part, Conversation))
@@ -188,6 +196,8 @@ def look_at(files: Files, encoder: Encoder, columns: Mapping[str, str]) -> RowFa
     lengths = [_lengths(example) for example in examples]
     return RowFacts(
         num_rows=len(examples) + round(num_more * len(examples) / num_read),
+        num_distinct=len({tuple(example.input_ids) for example in examples}),
+        unread=tuple(unread.lines()),
         num_rejected=len(problems),
         first_problem=problems[0] if problems else ("", ""),
         columns=columns,

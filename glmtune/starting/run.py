@@ -47,6 +47,8 @@ class FirstConfig:
     """Of this machine, which the configuration counts on."""
     notes: tuple[str, ...]
     """Lines for the user: what may not go well."""
+    unread: tuple[str, ...] = ()
+    """Lines for the user: what of the rows is not used, which a run tells, too."""
 
     def __repr__(self) -> str:
         """Return what was chosen, and the notes."""
@@ -139,6 +141,7 @@ def first_config(
         data_dir=files.folder,
         num_gpus=machine.num_gpus,
         notes=tuple(fitted.notes),
+        unread=tuple(facts.unread),
     )
 
 

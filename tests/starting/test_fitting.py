@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from glmtune.config.run_config import config_from_mapping
+from glmtune.errors import GlmtuneError
 from glmtune.memory.run import estimate
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_model_config
@@ -25,9 +26,12 @@ def facts_of(
     row_tokens: Sequence[int] = (40,) * 100,
     columns: Mapping[str, str] | None = None,
     num_val_rows: int = 0,
+    num_distinct: int | None = None,
 ) -> RowFacts:
     return RowFacts(
         num_rows=num_rows,
+        num_distinct=num_rows if num_distinct is None else num_distinct,
+        unread=(),
         num_rejected=0,
         first_problem=("", ""),
         columns=columns or {},
@@ -94,10 +98,24 @@ def test_limits_leave_room_for_all_rows_but_for_a_few_far_longer_ones(
 
 
 def test_limits_end_where_the_context_of_the_model_does() -> None:
-    found = fitted(facts_of(row_tokens=(100_000,) * 10), method="ptuning_v2")
+    found = fitted(facts_of(row_tokens=(8_150,) * 10), method="ptuning_v2")
     context = load_model_config(find_model("demo")).max_position_embeddings
     virtual = METHODS["ptuning_v2"]["num_virtual_tokens"]
     assert found.values["max_input_length"] + found.values["max_output_length"] + virtual <= context
+
+
+def test_rows_without_room_for_an_answer_are_told_and_refused_where_there_are_no_others() -> None:
+    context = load_model_config(find_model("demo")).max_position_embeddings
+    lengths = (*(100,) * 98, 3 * context, 3 * context)
+    found = fitted(facts_of(row_tokens=lengths))
+    assert found.notes[-1] == "of these, 2 are left out: their answers begin behind the limit"
+    with pytest.raises(GlmtuneError, match="every row's prompt is longer than the"):
+        fitted(facts_of(row_tokens=(3 * context,) * 11))
+
+
+def test_equal_rows_are_not_split() -> None:
+    assert "val_size" not in fitted(facts_of(num_distinct=9)).values["data_config"]
+    assert "val_size" in fitted(facts_of(num_distinct=10)).values["data_config"]
 
 
 MACHINES = {

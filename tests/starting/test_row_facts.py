@@ -73,10 +73,24 @@ def test_one_file_a_pattern_and_a_data_set_of_a_hub(tmp_path: Path) -> None:
     assert find_files("hub:owner/name:train").names == {"train_file": "hub:owner/name:train"}
 
 
+def test_a_pattern_over_several_folders_has_what_is_above_all(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, "x.jsonl")
+    found = find_files(str(tmp_path / "*" / "x.jsonl"))
+    assert (found.folder, found.names) == (tmp_path, {"train_file": ["a/x.jsonl", "b/x.jsonl"]})
+
+
 HEADERS = {
     "known to a format": ("instruction,output", {}),
     "Chinese": ("问题,回答", {"instruction": "问题", "output": "回答"}),
     "English": ("question,answer", {"instruction": "question", "output": "answer"}),
+    "with what the question is about": (
+        "Instruction,Input,Output",
+        {"instruction": "Instruction", "input": "Input", "output": "Output"},
+    ),
+    "the same in Chinese": ("指令,输入,输出", {"instruction": "指令", "input": "输入", "output": "输出"}),
+    "with a passage": ("question,passage,answer", {"instruction": "question", "input": "passage", "output": "answer"}),
     "beside an id": ("id,Question,Answer", {"instruction": "Question", "output": "Answer"}),
 }
 
@@ -89,6 +103,17 @@ def test_columns_are_found_by_their_names(header: str, expected: dict[str, str],
 
 def test_columns_that_are_given_are_taken(tmp_path: Path) -> None:
     assert find_columns(of_csv(tmp_path, "问题,回答", "a,b"), {"output": "回答"}) == {"output": "回答"}
+
+
+def test_of_two_columns_that_may_be_the_answer_none_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(GlmtuneError, match="unknown row format"):
+        find_columns(of_csv(tmp_path, "problem,solution,answer", "a,b,c"), {})
+
+
+def test_what_of_the_rows_is_not_used_is_told(demo_tokenizer, tmp_path: Path) -> None:
+    files = of_csv(tmp_path, "question,A,B,answer", "Which?,x,y,A", "What?,z,w,B")
+    facts = look_at(of(files), Encoder(demo_tokenizer, family_of("glm4")), find_columns(files, {}))
+    assert list(facts.unread) == ["keys that are not read: `A` (2 rows), `B` (2 rows)"]
 
 
 def test_columns_whose_names_say_nothing_are_an_error_that_names_the_option(tmp_path: Path) -> None:

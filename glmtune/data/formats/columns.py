@@ -92,11 +92,17 @@ ANSWER_NAMES = tuple(_ANSWER_NAMES.split())
 
 
 def are_known_names(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
-    """Whether columns were suggested by what they are called, and not by where they stand in the row."""
+    """Whether columns were suggested by what they are called, not by where they stand, and one alone is the answer."""
+    if sum(name.strip().lower() in ANSWER_NAMES for name in row if name != columns.get("instruction")) > 1:
+        return False
     names = {own.strip().lower() for own in columns.values()} | {key for key in ("instruction", "output") if key in row}
     return not columns.keys() & {"instruction", "output"} or (
         not names.isdisjoint(QUESTION_NAMES) and not names.isdisjoint(ANSWER_NAMES)
     )
+
+
+INPUT_NAMES = ("input", "context", "输入", "上下文", "背景", "材料", "passage", "ctx")
+"""What a question is about, beside it."""
 
 
 _NO_ANSWERS = """
@@ -143,6 +149,7 @@ def suggested_columns(row: Mapping[str, Any], skipped: Collection[str]) -> dict[
         question, answer, *_ = [*names.values(), None, None]  # The first two, whatever they are called.
     if question is None or answer is None:
         return {}
-    extra = {"input": others["context"]} if others.get("context") not in (None, answer) else {}
+    more = next((others[name] for name in INPUT_NAMES if others.get(name) not in (None, answer)), None)
+    extra = {"input": more} if more is not None else {}
     guess = {"instruction": question, **extra, "output": answer}
     return {key: own for key, own in guess.items() if key != own}
