@@ -23,6 +23,7 @@ from glmtune.files.user_paths import user_path
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_model_config, load_tokenizer
 from glmtune.python_arguments import expect_mapping, expect_paths
+from glmtune.text.secret_values import masked
 from glmtune.training.folder.run_folder import FITTED_CONFIG
 
 from .fitting import METHODS, fit, this_machine
@@ -176,7 +177,7 @@ def translated_config(path: str | Path) -> TranslatedConfig:
 
 
 def _one_line(value: object) -> str:
-    return " ".join(dump_value(value).split())
+    return masked(" ".join(dump_value(value).split()))
 
 
 def _free_run_folder(data: str, method: str) -> str:

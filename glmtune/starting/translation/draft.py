@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from glmtune.compat import CHECKPOINTING
 from glmtune.config.run_config import METHODS, problems_of
-from glmtune.text.secret_values import without_secrets
+from glmtune.text.secret_values import HIDDEN, is_secret, masked, without_secrets
 
 SECTIONS = ("data_config", "", "training_args", "peft_config")
 """In the order of a file; the empty one holds the keys at the top."""
@@ -84,7 +84,8 @@ class Draft:
         is_same = place.rpartition(".")[2] == key and value == written
         self.comments.pop(place, None)
         if note or not is_same:
-            self.comments[place] = "; ".join(filter(None, (f"was `{key}: {shown(written)}`", note)))
+            said = HIDDEN if is_secret(key) else masked(shown(written))
+            self.comments[place] = "; ".join(filter(None, (f"was `{key}: {said}`", note)))
 
     def default(self, place: str, value: Any, note: str = "") -> None:
         """Set a key of ours to what the tool does where nothing is said, unless something is."""
