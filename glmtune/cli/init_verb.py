@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,19 +124,33 @@ def refuse_unfitted(data: Path, model: str, config: Path | None, method: str | N
         )
 
 
+@contextmanager
 def fitted_config(
-    data: Path, model: str, method: str | None, columns: Mapping[str, str], overrides: Sequence[str]
-) -> tuple[Path, RunConfig]:
-    """Return the folder of the rows, and the configuration that a run without one has; says what was chosen."""
-    from glmtune.config.run_config import as_config
-    from glmtune.starting.run import first_config, summary
+    data: Path,
+    model: str,
+    method: str | None,
+    columns: Mapping[str, str],
+    overrides: Sequence[str],
+    *,
+    dry_run: bool = False,
+) -> Iterator[tuple[Path, RunConfig]]:
+    """Yield the folder of the rows, and the configuration that a run without one has; says what was chosen.
 
+    The run's folder is reserved meanwhile, but for a dry run, which has none.
+    """
+    from glmtune.config.run_config import as_config
+    from glmtune.starting.run import first_config, reserved_run_folder, summary
+
+    method = method or METHODS[0]
     trusts = any(override.replace(" ", "").lower() == "trust_remote_code=true" for override in overrides)
-    first = first_config(str(data), model, method=method or METHODS[0], columns=columns, trust_remote_code=trusts)
-    config = as_config(first.config, overrides)
-    for line in (*first.notes, *summary(config)):
-        notice(line)
-    return first.data_dir, config
+    with nullcontext() if dry_run else reserved_run_folder(str(data), method) as run_folder:
+        first = first_config(
+            str(data), model, method=method, columns=columns, output_dir=run_folder, trust_remote_code=trusts
+        )
+        config = as_config(first.config, overrides)
+        for line in (*first.notes, *summary(config, is_kept=not dry_run)):
+            notice(line)
+        yield first.data_dir, config
 
 
 def _asked(model: str | None, method: str | None, output: Path | None) -> tuple[str, str, str, Path]:

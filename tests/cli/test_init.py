@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from command_line import command_line
 
+from glmtune.starting.run import reserved_run_folder
+
 QUICK = ("--set", "training_args.num_train_epochs=1")
 NUM_RECORDS = 40
 
@@ -71,6 +73,61 @@ def test_a_run_without_a_configuration_keeps_the_one_that_it_had(tmp_path: Path)
     again = command_line("train", "kefu.csv", "demo", *QUICK, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "runs" / "kefu-lora-2" / "run.yaml").is_file()
+
+
+def test_a_dry_run_keeps_nothing_and_says_so(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    done = command_line("train", "kefu.csv", "demo", "--set", "training_args.max_steps=2", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: no configuration is given: `lora` for 2 steps with" in done.stderr
+    assert "note: `glmtune init` writes these settings to a file for you to change\n" in done.stderr
+    assert "kept" not in done.stderr
+    assert not any((tmp_path / "runs").iterdir())
+
+
+NAMES = {
+    "$HOME.jsonl": "HOME",
+    "new\nline.jsonl": "newline",
+    "x:y.jsonl": "xy",
+    "客服 数据.csv": "客服数据",
+    "v1.2_a-b.jsonl.gz": "v1.2_a-b",
+    "-rows.csv": "rows",
+    "..": "rows",
+    "...csv": "rows",
+    "?*.jsonl": "rows",
+    "many.parts/": "many.parts",
+    "हिन्दी.csv": "हिन्दी",
+    "hub:owner/rows": "rows",
+    "modelscope:owner/rows-1.5:test": "rows-1.5-test",
+    "a" * 250 + ".csv": "a" * 200,
+}
+
+
+@pytest.mark.parametrize(("data", "name"), NAMES.items())
+def test_a_run_folder_has_a_plain_name(data: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "many.parts").mkdir()
+    with reserved_run_folder(data, "lora") as folder:
+        assert folder == f"runs/{name}-lora"
+
+
+def test_two_runs_that_begin_at_once_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with reserved_run_folder("rows.csv", "lora") as one, reserved_run_folder("rows.csv", "lora") as other:
+        assert (one, other) == ("runs/rows-lora", "runs/rows-lora-2")
+        (tmp_path / one / "run.yaml").touch()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["rows-lora"]
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    done = command_line("train", "kefu.csv", "demo", "--set", "training_args.optim=none_such", cwd=tmp_path)
+    assert done.returncode == 2
+    done = command_line("train", "kefu.csv", "demo", "--set", "training_args.deepspeed=none.json", cwd=tmp_path)
+    assert done.returncode == 2
+    done = command_line("train", "kefu.csv", "demo", *QUICK, "--set", "training_args.output_dir=own", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kefu.csv", "own"]
 
 
 LLAMAFACTORY = """\
