@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -157,14 +157,32 @@ def _asked(model: str | None, method: str | None, output: Path | None) -> tuple[
     """Ask at the terminal for what is not given; each question has an answer that Enter takes."""
     if not sys.stdin.isatty():
         raise GlmtuneError("no rows are given", fix="name a file or a folder: `glmtune init rows.csv --model MODEL`")
+    if output is not None:
+        check_new(user_path(output))
     files = sorted(str(path) for pattern in ROW_FILES for path in Path().glob(pattern))
-    data = typer.prompt("Your rows: a file or a folder", default=shown(files[0]) if files else None, err=True)
-    model = model or typer.prompt("The model to fine-tune", default=DEFAULT_MODEL, err=True)
-    while method is None:
-        answer = typer.prompt(f"The method, one of {', '.join(METHODS)}", default=METHODS[0], err=True)
-        if answer in METHODS:
-            method = answer
+    # What is shown otherwise than it is called would be another file's name.
+    offered = next((name for name in files if name == shown(name).strip()), None)
+    data = _ask("Your rows: a file or a folder", offered, lambda answer: check_files(rows=answer))
+    model = model or _ask("The model to fine-tune", DEFAULT_MODEL, check_model)
+    method = method or _ask(f"The method, one of {', '.join(METHODS)}", METHODS[0], check_method)
+    free = str(free_path(DEFAULT_OUTPUT))
+    output = output or Path(_ask("The file to write", free, lambda answer: check_new(user_path(answer))))
+    return data, model, method, output
+
+
+def _ask(question: str, default: str | None, check: Callable[[str], None]) -> str:
+    """Return the answer to a question, without blanks around it; what is wrong with one is told, and asked again."""
+    while True:
+        try:
+            answer = typer.prompt(question, default=default, err=True).strip() or default
+        except typer.Abort:  # Ctrl-C or Ctrl-D, behind which the cursor still stands
+            say("")
+            raise KeyboardInterrupt from None
+        if answer is None:
+            continue
+        try:
+            check(answer)
+        except GlmtuneError as error:
+            say(error.what, *([f"hint: {error.fix}"] if error.fix else []))
         else:
-            say(f"there is no method `{answer}`")
-    output = output or Path(typer.prompt("The file to write", default=str(free_path(DEFAULT_OUTPUT)), err=True))
-    return data, str(model), method, output
+            return answer
