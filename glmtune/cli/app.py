@@ -127,8 +127,8 @@ def train(
 
     settings = [*(overrides or ()), *strict_setting(strict), *_setting(deepspeed)]
     if config is None:
-        folder, fitted = fitted_config(data_dir, model, method, columns_of(column), settings)
-        run_training(folder, model, fitted, base_model=base_model, init_from=init_from, dry_run=dry_run)
+        with fitted_config(data_dir, model, method, columns_of(column), settings, dry_run=dry_run) as (folder, fitted):
+            run_training(folder, model, fitted, base_model=base_model, init_from=init_from, dry_run=dry_run)
         return
     settings += column_settings(column)
     run_training(

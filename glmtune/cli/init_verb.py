@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,33 +124,65 @@ def refuse_unfitted(data: Path, model: str, config: Path | None, method: str | N
         )
 
 
+@contextmanager
 def fitted_config(
-    data: Path, model: str, method: str | None, columns: Mapping[str, str], overrides: Sequence[str]
-) -> tuple[Path, RunConfig]:
-    """Return the folder of the rows, and the configuration that a run without one has; says what was chosen."""
-    from glmtune.config.run_config import as_config
-    from glmtune.starting.run import first_config, summary
+    data: Path,
+    model: str,
+    method: str | None,
+    columns: Mapping[str, str],
+    overrides: Sequence[str],
+    *,
+    dry_run: bool = False,
+) -> Iterator[tuple[Path, RunConfig]]:
+    """Yield the folder of the rows, and the configuration that a run without one has; says what was chosen.
 
+    The run's folder is reserved meanwhile, but for a dry run, which has none.
+    """
+    from glmtune.config.run_config import as_config
+    from glmtune.starting.run import first_config, reserved_run_folder, summary
+
+    method = method or METHODS[0]
     trusts = any(override.replace(" ", "").lower() == "trust_remote_code=true" for override in overrides)
-    first = first_config(str(data), model, method=method or METHODS[0], columns=columns, trust_remote_code=trusts)
-    config = as_config(first.config, overrides)
-    for line in (*first.notes, *summary(config)):
-        notice(line)
-    return first.data_dir, config
+    with nullcontext() if dry_run else reserved_run_folder(str(data), method) as run_folder:
+        first = first_config(
+            str(data), model, method=method, columns=columns, output_dir=run_folder, trust_remote_code=trusts
+        )
+        config = as_config(first.config, overrides)
+        for line in (*first.notes, *summary(config, is_kept=not dry_run)):
+            notice(line)
+        yield first.data_dir, config
 
 
 def _asked(model: str | None, method: str | None, output: Path | None) -> tuple[str, str, str, Path]:
     """Ask at the terminal for what is not given; each question has an answer that Enter takes."""
     if not sys.stdin.isatty():
         raise GlmtuneError("no rows are given", fix="name a file or a folder: `glmtune init rows.csv --model MODEL`")
+    if output is not None:
+        check_new(user_path(output))
     files = sorted(str(path) for pattern in ROW_FILES for path in Path().glob(pattern))
-    data = typer.prompt("Your rows: a file or a folder", default=shown(files[0]) if files else None, err=True)
-    model = model or typer.prompt("The model to fine-tune", default=DEFAULT_MODEL, err=True)
-    while method is None:
-        answer = typer.prompt(f"The method, one of {', '.join(METHODS)}", default=METHODS[0], err=True)
-        if answer in METHODS:
-            method = answer
+    # What is shown otherwise than it is called would be another file's name.
+    offered = next((name for name in files if name == shown(name).strip()), None)
+    data = _ask("Your rows: a file or a folder", offered, lambda answer: check_files(rows=answer))
+    model = model or _ask("The model to fine-tune", DEFAULT_MODEL, check_model)
+    method = method or _ask(f"The method, one of {', '.join(METHODS)}", METHODS[0], check_method)
+    free = str(free_path(DEFAULT_OUTPUT))
+    output = output or Path(_ask("The file to write", free, lambda answer: check_new(user_path(answer))))
+    return data, model, method, output
+
+
+def _ask(question: str, default: str | None, check: Callable[[str], None]) -> str:
+    """Return the answer to a question, without blanks around it; what is wrong with one is told, and asked again."""
+    while True:
+        try:
+            answer = typer.prompt(question, default=default, err=True).strip() or default
+        except typer.Abort:  # Ctrl-C or Ctrl-D, behind which the cursor still stands
+            say("")
+            raise KeyboardInterrupt from None
+        if answer is None:
+            continue
+        try:
+            check(answer)
+        except GlmtuneError as error:
+            say(error.what, *([f"hint: {error.fix}"] if error.fix else []))
         else:
-            say(f"there is no method `{answer}`")
-    output = output or Path(typer.prompt("The file to write", default=str(free_path(DEFAULT_OUTPUT)), err=True))
-    return data, str(model), method, output
+            return answer

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ Compute = Callable[[list[str], list[str]], Mapping[str, float]]
 
 
 class MetricsFailed(GlmtuneError):
-    """The user's own function raises, or returns something else than numbers."""
+    """The user's own function raises, or returns something else than finite numbers."""
 
 
 @dataclass
@@ -83,18 +84,42 @@ class OwnMetrics:
                 where=where,
                 fix=SHAPE,
             )
-        for name, value in returned.items():
-            if not isinstance(name, str) or not name or isinstance(value, bool) or not _is_number(value):
-                raise MetricsFailed(
-                    f"`{FUNCTION}` returns {str(value)[:60]!r} for {str(name)[:60]!r}; expected a number for a name",
-                    where=where,
-                    fix=SHAPE,
-                )
-            if name in TAKEN:
-                raise MetricsFailed(
-                    f"`{FUNCTION}` returns `{name}`, which an evaluation measures itself", where=where, fix="rename it"
-                )
-        return {name: float(value) for name, value in returned.items()}
+        return {name: self._number(name, value) for name, value in returned.items()}
+
+    def _number(self, name: object, value: object) -> float:
+        """Return the value of a metric; raises `MetricsFailed` where it is no finite number, or its name is none."""
+        where = str(self.path)
+        if not isinstance(name, str) or not name or isinstance(value, bool) or not _is_number(value):
+            raise MetricsFailed(
+                f"`{FUNCTION}` returns {_text(value)[:60]!r} for {_text(name)[:60]!r}; expected a number for a name",
+                where=where,
+                fix=SHAPE,
+            )
+        if not name.isprintable() or name != name.strip():
+            raise MetricsFailed(
+                f"`{FUNCTION}` names a metric {name[:60]!r}; expected characters that can be seen, without a blank "
+                "around them",
+                where=where,
+                fix="rename it",
+            )
+        if name.lower() in TAKEN:
+            raise MetricsFailed(
+                f"`{FUNCTION}` returns `{name}`, which an evaluation measures itself", where=where, fix="rename it"
+            )
+        fix = "divide it, or leave the metric out where it has no value"
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except OverflowError:
+            raise MetricsFailed(
+                f"`{FUNCTION}` returns a number for `{name}` that is too large; expected a finite one",
+                where=where,
+                fix=fix,
+            ) from None
+        if not math.isfinite(number):
+            raise MetricsFailed(
+                f"`{FUNCTION}` returns {number} for `{name}`; expected a finite number", where=where, fix=fix
+            )
+        return number
 
     def _failed(self, error: BaseException) -> MetricsFailed:
         return MetricsFailed(
@@ -151,9 +176,18 @@ def _is_number(value: object) -> bool:
     # Numbers of numpy and torch are of kinds of their own.
     try:
         float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return True
     except (TypeError, ValueError, RuntimeError):
         return False
     return not isinstance(value, (str, bytes))
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:  # it holds a number of more digits than Python writes
+        return f"a value of type {type(value).__name__}"
 
 
 def _reason(error: BaseException) -> str:

@@ -7,9 +7,11 @@ machine ──────▶ memory ───────────┘
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import category, normalize
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.config.run_config import RunConfig, config_from_text
@@ -18,11 +20,14 @@ from glmtune.console import quiet_libraries
 from glmtune.errors import GlmtuneError, nearest
 from glmtune.family import family_of
 from glmtune.files.durable import replace_file
+from glmtune.files.missing import HUBS
 from glmtune.files.new_file import check_new, free_path
 from glmtune.files.user_paths import user_path
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.modeling.loading import load_model_config, load_tokenizer
+from glmtune.processes.undoing import undone_at_exit
 from glmtune.python_arguments import expect_mapping, expect_paths
+from glmtune.text.secret_values import masked
 from glmtune.training.folder.run_folder import FITTED_CONFIG
 
 from .fitting import METHODS, fit, this_machine
@@ -31,6 +36,8 @@ from .translation.translate import translate
 from .writing import yaml_text
 
 RUNS = Path("runs")
+LONGEST_STEM = 200
+"""Bytes of a run folder's name that come of the rows; file systems take 255, with the method and a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +71,29 @@ class FirstConfig:
         return target
 
 
-def summary(config: RunConfig) -> tuple[str, ...]:
-    """Return what was chosen for a run without a configuration of the user's, in two lines."""
+def summary(config: RunConfig, *, is_kept: bool = True) -> tuple[str, ...]:
+    """Return what was chosen for a run without a configuration of the user's, in two lines.
+
+    Args:
+        config: The configuration.
+        is_kept: Whether the run's folder will hold it.
+    """
     kept = Path(config.training_args["output_dir"]) / FITTED_CONFIG
     return (
         f"no configuration is given: {_chosen(config)}",
-        f"it is kept as `{kept}`; `glmtune init` writes such a file for you to change",
+        f"it is kept as `{kept}`; `glmtune init` writes such a file for you to change"
+        if is_kept
+        else "`glmtune init` writes these settings to a file for you to change",
     )
 
 
 def _chosen(config: RunConfig) -> str:
     arguments = config.training_args
     rows = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    max_steps = arguments.get("max_steps", -1)
+    length = f"{max_steps} steps" if max_steps > 0 else f"{arguments['num_train_epochs']} epochs"
     return (
-        f"`{config.method}` for {arguments['num_train_epochs']} epochs with a learning rate of "
+        f"`{config.method}` for {length} with a learning rate of "
         f"{arguments['learning_rate']:g}, {rows} rows a step and GPU, at most "
         f"{config.max_input_length + config.max_output_length:,} tokens a row"
     )
@@ -179,13 +195,58 @@ def translated_config(path: str | Path) -> TranslatedConfig:
 
 
 def _one_line(value: object) -> str:
-    return " ".join(dump_value(value).split())
+    return masked(" ".join(dump_value(value).split()))
+
+
+@contextmanager
+def reserved_run_folder(data: str, method: str) -> Iterator[str | None]:
+    """Make a new folder for a run, so that no other takes its name; it goes where nothing was written into it.
+
+    Yields None where none can be made: whatever the run does there tells why.
+    """
+    made = [] if RUNS.exists() else [RUNS]
+    folder: Path | None = None
+    while folder is None:
+        candidate = Path(_free_run_folder(data, method))
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            if RUNS.is_dir():
+                continue  # another run was faster
+            break
+        except OSError:
+            break
+        folder = candidate
+        made.insert(0, folder)
+
+    def leave() -> None:
+        for each in made:
+            with suppress(OSError):  # it holds something, or is gone
+                each.rmdir()
+
+    try:
+        with undone_at_exit(leave):
+            yield None if folder is None else str(folder)
+    finally:
+        leave()
 
 
 def _free_run_folder(data: str, method: str) -> str:
     """Return a folder for a run that is not there yet, named after rows and method."""
-    stem = Path(data.rpartition(":")[2]).name.split(".")[0] or "rows"
-    return str(free_path(RUNS / f"{stem}-{method}"))
+    return str(free_path(RUNS / f"{_plain_stem(data)}-{method}"))
+
+
+def _plain_stem(data: str) -> str:
+    """Return the name of a file of rows, of letters, digits, `-`, `_` and `.` alone: no shell finds more in it."""
+    hub = next((prefix for prefix in HUBS if data.startswith(prefix)), None)
+    if hub:
+        stem = data.removeprefix(hub).rpartition("/")[2].replace(":", "-")
+    else:
+        path = Path(data)
+        is_compressed = path.suffix.lower() in (".gz", ".zst", ".bz2", ".xz", ".zip")
+        stem = path.name if path.is_dir() else Path(path.stem).stem if is_compressed else path.stem
+    kept = "".join(char for char in normalize("NFC", stem) if category(char)[0] in "LMN" or char in "-_.")
+    return kept.encode()[:LONGEST_STEM].decode(errors="ignore").strip("-.") or "rows"
 
 
 def _one_of(names: Mapping[str, object]) -> str:

@@ -15,8 +15,12 @@ from typing import Any
 HIDDEN = "***"
 
 SECRET_NAME = re.compile(
-    r"(?:^|[^a-z])(?:tokens?|secrets?|passwords?|passwd|passphrase|credentials?|authorization|bearer"
-    r"|(?:api|access|secret|private|encryption|hub|signing|account|storage)[_\- ]?keys?(?:[_\- ]id)?)$",
+    r"(?:^|[^a-z])(?:tokens?|secrets?|passwords?|passwds?|pwd|passphrase|passcode|credentials?|authorization|bearer"
+    r"|(?:smtp|mail|user|db|database|proxy|redis|mysql|postgres)[_\- ]?pass|cookies?"
+    r"|(?:web|lark|feishu|slack|ding|dingtalk|discord|teams)[_\- ]?hooks?(?:[_\- ](?:ur[il]s?|address|endpoint))?"
+    r"|dsn|conn(?:ection)?[_\- ]?str(?:ing)?s?"
+    r"|(?:api|access|secret|private|encryption|hub|signing|account|storage|auth|client|master|shared|ssh|license)"
+    r"[_\- ]?keys?(?:[_\- ]id)?)$",
     re.IGNORECASE,
 )
 """What the name of a secret ends with."""
@@ -32,13 +36,22 @@ CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 ASSIGNED = re.compile(r"""(?<![\w.\-])([\w.\-]+)["']?[ \t]*[:=][ \t]*(?=\S)""")
 """A name in a text, and behind it what it is set to."""
-IN_URL = re.compile(r"(?<=://)[^\s/@'\"`]+(?=@)")
+IN_URL = re.compile(r"(?<=://)[^\s/'\"`]+(?=@)")
 """Name and password of a user in an address."""
 IN_QUERY = re.compile(r"([?&]([\w.\-]+)=)[^&#\s'\"`]+")
+IN_QUERY_ALONE = re.compile(r"(?:x-(?:amz|goog|oss)-)?(?:sig|sign|signature|key)", re.IGNORECASE)
+"""What is secret in an address, and elsewhere is not."""
+HOOK = re.compile(
+    r"(://(?:hooks\.slack\.com|[^\s'\"`/]+\.webhook\.office\.com|[^\s'\"`]+?/(?:web_?hooks?|hook))/)[^\s'\"`]+",
+    re.IGNORECASE,
+)
+"""An address that whoever knows it may write to: of Slack, Teams, Discord, Feishu and Lark, WeCom."""
 BEARER = re.compile(r"(?i)\b((?:bearer|basic) )[\w.~+/=\-]{6,}")
 
 SHORTEST = 6
 """Characters that a value has to have to be looked for where no name stands before it: no `true`, `false`, `null`."""
+FOLDERS = ("PWD", "OLDPWD")
+"""Variables of a shell that are no passwords."""
 WORDS = re.compile(r"[^\s,{}\[\]'\"*&!|>#]+")
 
 _known: set[str] = set()
@@ -133,11 +146,20 @@ def masked_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _of_environment() -> list[str]:
-    return [value.strip() for name, value in os.environ.items() if is_secret(name) and len(value.strip()) >= SHORTEST]
+    return [
+        value.strip()
+        for name, value in os.environ.items()
+        if name not in FOLDERS and is_secret(name) and len(value.strip()) >= SHORTEST
+    ]
+
+
+def _is_secret_in_query(name: str) -> bool:
+    return IN_QUERY_ALONE.fullmatch(name) is not None or is_secret(name)
 
 
 def _without_addresses(text: str) -> str:
     if "://" in text:
         text = IN_URL.sub(HIDDEN, text)
-        text = IN_QUERY.sub(lambda found: f"{found[1]}{HIDDEN}" if is_secret(found[2]) else found[0], text)
+        text = HOOK.sub(rf"\1{HIDDEN}", text)
+        text = IN_QUERY.sub(lambda found: f"{found[1]}{HIDDEN}" if _is_secret_in_query(found[2]) else found[0], text)
     return BEARER.sub(rf"\1{HIDDEN}", text) if "earer " in text.lower() or "asic " in text.lower() else text

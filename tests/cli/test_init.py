@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
 from command_line import command_line
+
+from glmtune.starting.run import reserved_run_folder
 
 QUICK = ("--set", "training_args.num_train_epochs=1")
 NUM_RECORDS = 40
@@ -71,6 +76,61 @@ def test_a_run_without_a_configuration_keeps_the_one_that_it_had(tmp_path: Path)
     again = command_line("train", "kefu.csv", "demo", *QUICK, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "runs" / "kefu-lora-2" / "run.yaml").is_file()
+
+
+def test_a_dry_run_keeps_nothing_and_says_so(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    done = command_line("train", "kefu.csv", "demo", "--set", "training_args.max_steps=2", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: no configuration is given: `lora` for 2 steps with" in done.stderr
+    assert "note: `glmtune init` writes these settings to a file for you to change\n" in done.stderr
+    assert "kept" not in done.stderr
+    assert not any((tmp_path / "runs").iterdir())
+
+
+NAMES = {
+    "$HOME.jsonl": "HOME",
+    "new\nline.jsonl": "newline",
+    "x:y.jsonl": "xy",
+    "客服 数据.csv": "客服数据",
+    "v1.2_a-b.jsonl.gz": "v1.2_a-b",
+    "-rows.csv": "rows",
+    "..": "rows",
+    "...csv": "rows",
+    "?*.jsonl": "rows",
+    "many.parts/": "many.parts",
+    "हिन्दी.csv": "हिन्दी",
+    "hub:owner/rows": "rows",
+    "modelscope:owner/rows-1.5:test": "rows-1.5-test",
+    "a" * 250 + ".csv": "a" * 200,
+}
+
+
+@pytest.mark.parametrize(("data", "name"), NAMES.items())
+def test_a_run_folder_has_a_plain_name(data: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "many.parts").mkdir()
+    with reserved_run_folder(data, "lora") as folder:
+        assert folder == f"runs/{name}-lora"
+
+
+def test_two_runs_that_begin_at_once_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with reserved_run_folder("rows.csv", "lora") as one, reserved_run_folder("rows.csv", "lora") as other:
+        assert (one, other) == ("runs/rows-lora", "runs/rows-lora-2")
+        (tmp_path / one / "run.yaml").touch()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["rows-lora"]
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    done = command_line("train", "kefu.csv", "demo", "--set", "training_args.optim=none_such", cwd=tmp_path)
+    assert done.returncode == 2
+    done = command_line("train", "kefu.csv", "demo", "--set", "training_args.deepspeed=none.json", cwd=tmp_path)
+    assert done.returncode == 2
+    done = command_line("train", "kefu.csv", "demo", *QUICK, "--set", "training_args.output_dir=own", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kefu.csv", "own"]
 
 
 LLAMAFACTORY = """\
@@ -161,15 +221,23 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
     )
 
 
-def test_a_terminal_is_asked_and_every_question_has_an_answer(program: Path, tmp_path: Path) -> None:
-    excel_file(tmp_path)
+def at_a_terminal(folder: Path, *answers: bytes, options: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Return the exit code and what is shown of `init`; each answer is typed when its question stands there.
+
+    In a process of its own, whose terminal sends it Ctrl-C.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [program, "init", "--model", "demo"], cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs
+        [sys.executable, "-m", "glmtune", "init", *options],
+        cwd=folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
-    os.write(ours, b"\n\n\n")
-    shown = b""
+    waiting, shown, seen = list(answers), b"", 0
     while True:
         try:
             block = os.read(ours, 4096)
@@ -178,8 +246,64 @@ def test_a_terminal_is_asked_and_every_question_has_an_answer(program: Path, tmp
         if not block:
             break
         shown += block
+        if waiting and shown[seen:].endswith(b": "):
+            seen = len(shown)
+            os.write(ours, waiting.pop(0))
     os.close(ours)
-    assert process.wait() == 0, shown.decode()
-    assert "Your rows: a file or a folder [kefu.csv]: " in shown.decode()
-    assert "One of" not in shown.decode()
+    return process.wait(), shown.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_is_asked_and_every_question_has_an_answer(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    code, shown = at_a_terminal(tmp_path, b"\n", b"\n", b"\n", options=("--model", "demo"))
+    assert code == 0, shown
+    assert "Your rows: a file or a folder [kefu.csv]: " in shown
+    assert "One of" not in shown
     assert (tmp_path / "glmtune.yaml").is_file()
+
+
+def test_blanks_around_an_answer_are_none_of_it(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    code, shown = at_a_terminal(tmp_path, b"  kefu.csv \n", b" demo\n", b" sft \n", b"  mine.yaml \n")
+    assert code == 0, shown
+    assert "output_dir: runs/kefu-sft  #" in (tmp_path / "mine.yaml").read_text(encoding="utf-8")
+
+
+def test_a_wrong_answer_is_told_at_once_and_asked_for_again(tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    (tmp_path / "taken.yaml").touch()
+    answers = (b"kefo.csv\n", b"\n", b"lore\n", b"   \n", b"taken.yaml\n", b"none/x.yaml\n", b"mine.yaml\n")
+    code, shown = at_a_terminal(tmp_path, *answers, options=("--model", "demo"))
+    assert code == 0, shown
+    assert "\ndata file `kefo.csv` does not exist (did you mean `kefu.csv`?)\nYour rows: a file" in shown
+    assert "\nthere is no method `lore` (did you mean `lora`?)\n" in shown
+    assert "\n`taken.yaml` exists already\nhint: choose another name, or remove it first\nThe file to write" in shown
+    assert "\nfolder `none` does not exist\nhint: make it first\nThe file to write" in shown
+    assert (tmp_path / "mine.yaml").is_file()
+
+
+def test_an_output_that_is_taken_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "taken.yaml").touch()
+    code, shown = at_a_terminal(tmp_path, options=("--output", "taken.yaml"))
+    assert (code, shown) == (
+        2,
+        "error: `taken.yaml` exists already\nhint: choose another name, or remove it first\n",
+    )
+
+
+@pytest.mark.parametrize("key", [b"\x03", b"\x04"], ids=["Ctrl-C", "Ctrl-D"])
+def test_questions_end_as_everything_else_does(key: bytes, tmp_path: Path) -> None:
+    excel_file(tmp_path)
+    code, shown = at_a_terminal(tmp_path, b"\n", key)
+    assert code == 130, shown
+    assert shown.replace("^C", "").replace("^D\b\b", "").endswith("[demo-sft]: \ninterrupted\n"), shown
+
+
+def test_a_file_is_offered_where_its_name_can_be_shown_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a\nb.csv").touch()
+    (tmp_path / " blank.csv").touch()
+    _, shown = at_a_terminal(tmp_path, b"\x04")
+    assert "Your rows: a file or a folder: " in shown
+    excel_file(tmp_path)
+    _, shown = at_a_terminal(tmp_path, b"\x04")
+    assert "Your rows: a file or a folder [kefu.csv]: " in shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +35,11 @@ def test_the_function_gets_all_answers_with_their_references(tmp_path: Path) -> 
 
 def test_numbers_of_other_libraries_become_plain_ones(tmp_path: Path) -> None:
     metrics = OwnMetrics(
-        tmp_path / "m.py", lambda written, wanted: {"a": np.float32(0.5), "b": np.int64(2), "c": math.nan}
+        tmp_path / "m.py", lambda written, wanted: {"a": np.float32(0.5), "b": np.int64(2), "c": Fraction(1, 4)}
     )
     found = metrics.values([], [])
     assert [type(value) for value in found.values()] == [float, float, float]
-    assert (found["a"], found["b"]) == (0.5, 2.0)
+    assert found == {"a": 0.5, "b": 2.0, "c": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,21 @@ def test_numbers_of_other_libraries_become_plain_ones(tmp_path: Path) -> None:
         ("    return 1.0", "`compute` returns a value of type `float`; expected a dictionary of numbers", ""),
         ("    return {'a': '1.0'}", "`compute` returns '1.0' for 'a'; expected a number for a name", ""),
         ("    return {'a': True}", "`compute` returns 'True' for 'a'; expected a number for a name", ""),
+        ("    return {'a': 10**400}",
+         "`compute` returns a number for `a` that is too large; expected a finite one", ""),
+        ("    return {'a': 10**5000}",
+         "`compute` returns a number for `a` that is too large; expected a finite one", ""),
+        ("    return {'a': 1.0, 'b': float('nan')}", "`compute` returns nan for `b`; expected a finite number", ""),
+        ("    return {'a': -float('inf')}", "`compute` returns -inf for `a`; expected a finite number", ""),
+        ("    return {'a': [10**5000]}",
+         "`compute` returns 'a value of type list' for 'a'; expected a number for a name", ""),
+        ("    return {'a\\nb': 1}",
+         "`compute` names a metric 'a\\nb'; expected characters that can be seen, without a blank around them", ""),
+        ("    return {' a': 1}",
+         "`compute` names a metric ' a'; expected characters that can be seen, without a blank around them", ""),
+        ("    return {3: 1}", "`compute` returns '1' for '3'; expected a number for a name", ""),
+        ("    return {'loss': 1.0}", "`compute` returns `loss`, which an evaluation measures itself", ""),
+        ("    return {'BLEU-4': 1.0}", "`compute` returns `BLEU-4`, which an evaluation measures itself", ""),
         ("    return {'rouge-l': 1.0}", "`compute` returns `rouge-l`, which an evaluation measures itself", ""),
     ],
 )  # fmt: skip
@@ -123,8 +138,25 @@ def test_eval_prints_them_beside_the_others_and_nothing_else_on_stdout(tmp_path:
     assert scores["characters"] == sum(len(line["prediction"]) for line in lines)
 
 
-def test_eval_keeps_what_was_measured_where_they_fail(tmp_path: Path, demo_data: Path) -> None:
-    path = written(tmp_path, "def compute(predictions, references):\n    return predictions['a']\n")
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (
+            "predictions['a']",
+            "`compute` fails with TypeError: list indices must be integers or slices, not str\n"
+            "  --> {path}:2\nhint: correct it in that file\n",
+        ),
+        (
+            "{'a': 10**400}",
+            "`compute` returns a number for `a` that is too large; expected a finite one\n"
+            "  --> {path}\nhint: divide it, or leave the metric out where it has no value\n",
+        ),
+    ],
+)
+def test_eval_keeps_what_was_measured_where_they_fail(
+    returned: str, told: str, tmp_path: Path, demo_data: Path
+) -> None:
+    path = written(tmp_path, f"def compute(predictions, references):\n    return {returned}\n")
     done = command_line(
         "eval",
         "demo",
@@ -140,7 +172,4 @@ def test_eval_keeps_what_was_measured_where_they_fail(tmp_path: Path, demo_data:
     assert done.returncode == 2
     assert "bleu-4" in json.loads(done.stdout)
     assert (tmp_path / "predictions-dev.jsonl").is_file()
-    assert done.stderr.endswith(
-        "error: `compute` fails with TypeError: list indices must be integers or slices, not str\n"
-        f"  --> {path}:2\nhint: correct it in that file\n"
-    )
+    assert done.stderr.endswith(f"error: {told.format(path=path)}")

@@ -22,11 +22,22 @@ NAMES = [
     *("client_secret", "access_key", "credentials", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SWANLAB_API_KEY", "apiKey"),
     *("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "NEPTUNE_API_TOKEN", "MLFLOW_TRACKING_PASSWORD", "accessToken"),
     *("AZURE_STORAGE_ACCOUNT_KEY", "training_args.hub_token", "hub_tokn", "Authorization", "private_key", "tokens"),
+    *(
+        "webhook",
+        "webhook_url",
+        "swanlab_lark_webhook_url",
+        "slackWebhookUrl",
+        "dingtalk_hook",
+        "webhooks",
+        "SENTRY_DSN",
+    ),
+    *("lark_secret", "smtp_passwd", "db_pwd", "smtp_pass", "AZURE_STORAGE_CONNECTION_STRING", "auth_key"),
 ]
 OTHERS = [
     *("pad_token", "eos_token", "image_token", "num_virtual_tokens", "max_new_tokens", "tokens_per_batch", "token_dim"),
     *("key", "keys", "monkey", "tokenizer", "TOKENIZERS_PARALLELISM", "include_tokens_per_second", "output_dir"),
     *("num_input_tokens_seen", "hub_model_id", "trainable_token_indices"),
+    *("bypass", "forward_pass", "hook", "hooks", "swanlab_notification_method", "experiment_key", "string"),
 ]
 
 
@@ -52,6 +63,15 @@ ARGUMENTS = {
     "training_args.hub_tokn=S": "training_args.hub_tokn=***",
     "https://user:S@host/x": "https://***@host/x",
     "https://host/x?access_token=S&y=1": "https://host/x?access_token=***",
+    "https://host/x?y=1&sig=S": "https://host/x?y=1&sig=***",
+    "postgres://user:p@S@host/x": "postgres://***@host/x",
+    "https://hooks.slack.com/services/T/B/S": "https://hooks.slack.com/***",
+    "see https://open.larksuite.com/open-apis/bot/v2/hook/S now": (
+        "see https://open.larksuite.com/open-apis/bot/v2/hook/*** now"
+    ),
+    "https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=S": "https://qyapi.weixin.qq.com/cgi-bin/webhook/***",
+    "https://oapi.dingtalk.com/robot/send?access_token=S": "https://oapi.dingtalk.com/robot/send?access_token=***",
+    "swanlab_lark_webhook_url=https://host/S": "swanlab_lark_webhook_url=***",
     "--api-key=S": "--api-key=***",
     "training_args.max_steps=3": "training_args.max_steps=3",
     "generation_config={eos_token_id: 3}": "generation_config={eos_token_id: 3}",
@@ -85,6 +105,39 @@ def test_the_environments_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, f"hush-{number}-hush")
         assert masked(f"asked with hush-{number}-hush") == "asked with ***"
         assert "hush" not in str(GlmtuneError(f"401 for hush-{number}-hush", where=f"hush-{number}-hush"))
+
+
+def test_the_folder_of_a_shell_is_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/someone")
+    assert masked("in /home/someone/x") == "in /home/someone/x"
+
+
+SOURCE = """\
+model_name_or_path: demo
+stage: sft
+dataset: mine
+use_swanlab: true
+swanlab_lark_webhook_url: https://open.larksuite.com/open-apis/bot/v2/hook/hush-hook
+swanlab_lark_secret: hush-lark
+notes: tell https://hooks.slack.com/services/T0/B0/hush-slack of it
+flash_attn: https://user:hush-user@localhost/x
+deepspeed: https://user:hush-zero2@localhost/zero2.json
+"""
+
+
+def test_no_secret_of_another_tools_file_is_written_or_printed(tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text(SOURCE, encoding="utf-8")
+    arguments = "".join(" --" + line.replace(": ", " ", 1) for line in SOURCE.splitlines()[:6])
+    (tmp_path / "theirs.sh").write_text(f"llamafactory-cli train{arguments}\n", encoding="utf-8")
+    room = tmp_path / "room"
+    room.mkdir()
+    done = [
+        command_line("init", "--from", f"../theirs.{kind}", "--output", f"{kind}.yaml", cwd=room)
+        for kind in ("yaml", "sh")
+    ]
+    assert [each.returncode for each in done] == [0, 0]
+    assert "not translated: swanlab_lark_webhook_url: '...' (" in done[0].stderr
+    assert b"hush" not in written(room, *done)
 
 
 def written(folder: Path, *done: Done) -> bytes:

@@ -89,7 +89,10 @@ def _in_adapter(place: str) -> Key:
         else:
             draft.leave(key, "every weight is trained, without an adapter")
 
-    return Key(place, read)
+    if place in ("peft_config.r", "peft_config.lora_alpha", "peft_config.lora_dropout"):
+        return Key(place, read)
+    is_of_names = place.endswith(("target_modules", "modules_to_save", "target_parameters"))
+    return Key(place, read, takes=(list,) if is_of_names else (list, dict))
 
 
 def _linear(draft: Draft, key: str, value: Any) -> None:
@@ -304,8 +307,8 @@ ADAPTER = {
 KEYS: dict[str, Key] = {
     "base_model": Key("MODEL", named_model),
     "early_stopping_patience": Key("early_stopping_patience"),
-    "datasets": Key("data_config.train_file, data_config.columns", _data),
-    "test_datasets": Key("data_config.val_file", _data),
+    "datasets": Key("data_config.train_file, data_config.columns", _data, takes=(list, dict)),
+    "test_datasets": Key("data_config.val_file", _data, takes=(list, dict)),
     "val_set_size": Key("data_config.val_size", _val_size),
     "dataset_num_proc": Key("data_config.num_proc"),
     "dataset_processes": Key("data_config.num_proc"),
@@ -326,7 +329,7 @@ KEYS: dict[str, Key] = {
     "warmup_steps": Key("training_args.warmup_steps", _warmup),
     "warmup_ratio": Key("training_args.warmup_steps", _warmup),
     "group_by_length": Key("training_args.train_sampling_strategy", _by_length),
-    "deepspeed": Key("training_args.deepspeed", deepspeed),
+    "deepspeed": Key("training_args.deepspeed", deepspeed, takes=(dict,)),
     **{key: Key(f"training_args.{ours}") for key, ours in ARGUMENTS.items()},
     "saves_per_epoch": _per_epoch("save"),
     "evals_per_epoch": _per_epoch("eval"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .data_sets import DataSet, hub_name, is_on_hub
-from .draft import Draft, names_in
+from .draft import NO_TEXT, Draft, names_in
 from .shared_keys import IN_ROWS, PREFERENCES, SAME_SOURCE, SAMPLES, TEMPLATE
 
 FILES_OF = ("json", "jsonl", "csv", "parquet", "arrow", "text")
@@ -17,6 +17,8 @@ DATA_KEYS = {
     *("field_thinking", "conversation", "chat_template_jinja", "trust_remote_code"),
 }
 """Keys of a data set that are read, or that decide nothing here."""
+NESTED = {"type", "data_files", "message_property_mappings"}
+"""Those of them that may hold more than a text."""
 DATA_LEFT = {
     **dict.fromkeys(("shards", "shards_idx", "preprocess_shards"), SAMPLES),
     **dict.fromkeys(
@@ -42,12 +44,14 @@ def data_sets_of(draft: Draft, key: str, entry: Any) -> list[DataSet]:
     for part, value in entry.items():
         if part not in DATA_KEYS and value is not None:
             draft.leave(f"{key}: {name}.{part}", DATA_LEFT.get(part, "no key of a data set that is known here"), value)
+        elif part in DATA_KEYS - NESTED and isinstance(value, (dict, list)):
+            draft.leave(f"{key}: {name}.{part}", NO_TEXT, value)
+    entry = {part: value for part, value in entry.items() if part in NESTED or not isinstance(value, (dict, list))}
     columns = _columns(draft, key, entry)
     if columns is None:
         return []
-    files = entry.get("data_files")
-    if files:
-        names = files if isinstance(files, list) else [files]
+    if entry.get("data_files"):
+        names = _files(draft, f"{key}: {name}.data_files", entry["data_files"], entry.get("split") or "train")
         prefix = "" if name in FILES_OF else f"{name}/"
         return [DataSet(name=name, path=f"{prefix}{each}", columns=columns) for each in names]
     if entry.get("name"):
@@ -56,6 +60,19 @@ def data_sets_of(draft: Draft, key: str, entry: Any) -> list[DataSet]:
         )
     path = hub_name(name, entry.get("split")) if is_on_hub(name, draft.file.parent) else name
     return [DataSet(name=name, path=path, columns=columns)]
+
+
+def _files(draft: Draft, where: str, files: Any, split: str) -> list[str]:
+    """Return the names of files: one, a list, or those of a split; nothing, with a line for the user, otherwise."""
+    if isinstance(files, dict) and split in files:
+        for other in files.keys() - {split}:
+            draft.leave(f"{where}.{other}", "another split than the one that is trained on", files[other])
+        files = files[split]
+    names = files if isinstance(files, list) else [files]
+    if not all(isinstance(each, str) for each in names):
+        draft.leave(where, "expected the names of files", files)
+        return []
+    return names
 
 
 def _columns(draft: Draft, key: str, entry: Mapping[str, Any]) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from glmtune.compat import CHECKPOINTING
 from glmtune.config.run_config import METHODS, problems_of
-from glmtune.text.secret_values import without_secrets
+from glmtune.text.secret_values import HIDDEN, is_secret, masked, without_secrets
 
 SECTIONS = ("data_config", "", "training_args", "peft_config")
 """In the order of a file; the empty one holds the keys at the top."""
@@ -84,7 +84,8 @@ class Draft:
         is_same = place.rpartition(".")[2] == key and value == written
         self.comments.pop(place, None)
         if note or not is_same:
-            self.comments[place] = "; ".join(filter(None, (f"was `{key}: {shown(written)}`", note)))
+            said = HIDDEN if is_secret(key) else masked(shown(written))
+            self.comments[place] = "; ".join(filter(None, (f"was `{key}: {said}`", note)))
 
     def default(self, place: str, value: Any, note: str = "") -> None:
         """Set a key of ours to what the tool does where nothing is said, unless something is."""
@@ -135,7 +136,9 @@ class Key:
     place: str
     """For a reader: our key, or the argument of the command."""
     read: Callable[[Draft, str, Any], None] | None = None
-    """What puts it there; None where the value is taken as it is."""
+    """What puts it there; None where the value is taken as it is, and our own configuration says whether it fits."""
+    takes: tuple[type, ...] = ()
+    """Beside texts and numbers: `list` of them, `dict`."""
 
     def translate(self, draft: Draft, key: str) -> None:
         """Put the key where it belongs, or list it."""
@@ -144,16 +147,33 @@ class Key:
             draft.leave(key, EMPTY)
         elif self.read is None:
             draft.put(self.place, value, key)
+        elif not self._takes(value):
+            draft.leave(key, f"expected a text or a number{', or a list of them' if list in self.takes else ''}")
         else:
             self.read(draft, key, value)
 
+    def _takes(self, value: Any) -> bool:
+        if isinstance(value, list) and dict not in self.takes:
+            return list in self.takes and all(isinstance(each, PLAIN) for each in value)
+        return isinstance(value, (*PLAIN, *self.takes))
+
 
 EMPTY = "says nothing"
+PLAIN = (str, int, float)
+NO_TEXT = "expected a text"
 
 
 def names_in(value: Any) -> dict[str, str]:
     """Return the names that stand under keys; those of another type, which name nothing, are left out."""
     return {key: each for key, each in value.items() if isinstance(each, str)} if isinstance(value, dict) else {}
+
+
+def texts_in(draft: Draft, key: str, value: Any) -> dict[str, str]:
+    """Return the names that stand under keys, as above; what names nothing is listed."""
+    for part, each in value.items() if isinstance(value, dict) else ():
+        if each is not None and not isinstance(each, str):
+            draft.leave(f"{key}.{part}", NO_TEXT, each)
+    return names_in(value)
 
 
 def shown(value: Any) -> str:

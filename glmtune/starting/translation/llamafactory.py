@@ -129,7 +129,7 @@ def _adapter(place: str) -> Key:
             value = "all-linear" if value == "all" else as_list(value)
         draft.put(place, as_list(value) if place.endswith("modules_to_save") else value, key)
 
-    return Key(place, read)
+    return Key(place, read, takes=(list,) if place.endswith(("target_modules", "modules_to_save")) else ())
 
 
 def _for_oft(place: str) -> Key:
@@ -139,7 +139,7 @@ def _for_oft(place: str) -> Key:
         else:
             draft.leave(key, "for OFT, which is not trained here")
 
-    return Key(place, read)
+    return Key(place, read, takes=_adapter(place).takes)
 
 
 def _peft(draft: Draft, key: str, value: Any) -> None:
@@ -212,6 +212,9 @@ def _data(draft: Draft, key: str, value: Any) -> None:
 def _new_data(draft: Draft, key: str, value: Any) -> None:
     """Take the file of rows, or the hub's data set, that the newer form names; a YAML of data sets is listed."""
     place = "data_config.val_file" if key == "eval_dataset" else "data_config.train_file"
+    if isinstance(value, list):
+        draft.leave(key, "expected one file, or a YAML that lists several")
+        return
     if str(value).endswith((".yaml", ".yml")):
         put_data_sets(draft, place, listed_data_sets(draft, key, str(value)), key)
         return
@@ -230,10 +233,10 @@ KEYS: dict[str, Key] = {
     "early_stopping_steps": Key("early_stopping_patience"),
     "model": Key("MODEL", named_model),
     "stage": Key("`glmtune train` for `sft`", _stage),
-    "dataset_dir": Key("DATA_DIR", _data_folder),
-    "dataset": Key("data_config.train_file, data_config.columns", _data),
+    "dataset_dir": Key("DATA_DIR", _data_folder, takes=(dict,)),
+    "dataset": Key("data_config.train_file, data_config.columns", _data, takes=(list,)),
     "train_dataset": Key("data_config.train_file", _new_data),
-    "eval_dataset": Key("data_config.val_file", _rows_to_evaluate_on),
+    "eval_dataset": Key("data_config.val_file", _rows_to_evaluate_on, takes=(list,)),
     "val_size": Key("data_config.val_size", _val_size),
     "preprocessing_num_workers": Key("data_config.num_proc"),
     "cutoff_len": Key("max_input_length + max_output_length", lengths),
@@ -248,7 +251,7 @@ KEYS: dict[str, Key] = {
     "additional_target": _adapter("peft_config.modules_to_save"),
     "use_rslora": _adapter("peft_config.use_rslora"),
     "use_dora": _adapter("peft_config.use_dora"),
-    "peft_config": Key("peft_config", _peft),
+    "peft_config": Key("peft_config", _peft, takes=(dict,)),
     "oft_rank": _for_oft("peft_config.r"),
     "oft_block_size": _for_oft("peft_config.oft_block_size"),
     "oft_target": _for_oft("peft_config.target_modules"),
@@ -261,7 +264,7 @@ KEYS: dict[str, Key] = {
     "freeze_vision_tower": Key("freezeV"),
     "trust_remote_code": Key("trust_remote_code"),
     "use_swanlab": Key("swanlab", _swanlab),
-    "deepspeed": Key("training_args.deepspeed", deepspeed),
+    "deepspeed": Key("training_args.deepspeed", deepspeed, takes=(dict,)),
     **{key: Key(f"training_args.generation_config.{key}") for key in GENERATION},
     "micro_batch_size": Key("training_args.per_device_train_batch_size"),
     "enable_activation_checkpointing": Key("training_args.gradient_checkpointing"),

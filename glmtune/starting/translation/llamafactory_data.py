@@ -14,7 +14,7 @@ from glmtune.errors import GlmtuneError, nearest
 from glmtune.files.text_encoding import read_utf8
 
 from .data_sets import HUB_NAME, DataSet, hub_name
-from .draft import Draft, names_in
+from .draft import NO_TEXT, Draft, names_in, texts_in
 from .shared_keys import PICTURES, SAMPLES
 
 INFO = "dataset_info.json"
@@ -94,6 +94,10 @@ def listed_data_sets(draft: Draft, key: str, name: str) -> list[DataSet]:
             continue
         for part in entry.keys() - {"path", "source", "split", "converter", "streaming"}:
             draft.leave(f"{key}: {entry_name}.{part}", f"`{entry_name}`: {SAMPLES}", entry[part])
+        for part in ("source", "split"):
+            if not isinstance(entry.get(part, ""), str):
+                draft.leave(f"{key}: {entry_name}.{part}", NO_TEXT, entry[part])
+                entry = {each: value for each, value in entry.items() if each != part}
         hub = {"ms_hub": "modelscope", "hf_hub": "hub"}.get(str(entry.get("source", "hf_hub")))
         path = entry["path"]
         found.append(DataSet(name=entry_name, path=hub_name(path, entry.get("split"), hub=hub) if hub else path))
@@ -105,6 +109,10 @@ def data_set(draft: Draft, key: str, name: str, entry: Any) -> DataSet | None:
     if not isinstance(entry, dict):
         draft.leave(key, f"`{name}` is no data set: expected keys and values", entry)
         return None
+    for part in ("file_name", "hf_hub_url", "ms_hub_url", "split"):
+        if not isinstance(entry.get(part, ""), str):
+            draft.leave(f"{INFO}: {name}.{part}", NO_TEXT, entry[part])
+            entry = {key: value for key, value in entry.items() if key != part}
     columns = names_in(entry.get("columns"))
     shown = next((each for each in MEDIA if each in columns), None)
     if shown:
@@ -145,7 +153,8 @@ def _path(entry: Mapping[str, Any]) -> str | None:
 
 def _columns(draft: Draft, name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     """Return what the file calls our keys, where that differs."""
-    columns, tags = names_in(entry.get("columns")), {**TAGS, **names_in(entry.get("tags"))}
+    columns = texts_in(draft, f"{INFO}: {name}.columns", entry.get("columns"))
+    tags = {**TAGS, **texts_in(draft, f"{INFO}: {name}.tags", entry.get("tags"))}
     found = {ours: columns[theirs] for theirs, ours in BESIDE.items() if columns.get(theirs)}
     if entry.get("formatting") in ("sharegpt", "openai"):
         if entry["formatting"] == "openai" and not entry.get("tags"):

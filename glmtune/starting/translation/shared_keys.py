@@ -46,7 +46,10 @@ def left(table: Mapping[str, str]) -> dict[str, str]:
 
 def named_model(draft: Draft, key: str, value: Any) -> None:
     """Take the model, which is an argument of the command here."""
-    draft.model = str(value)
+    if isinstance(value, bool):
+        draft.leave(key, "expected the name of a model")
+    else:
+        draft.model = str(value)
 
 
 def switch(place: str, value: Any, otherwise: str = BY_ITSELF) -> Key:

@@ -15,7 +15,7 @@ from typing import Any
 from glmtune.config.other_tools import SWIFT
 
 from .data_sets import DataSet, hub_name, is_on_hub, put_data_sets
-from .draft import Draft, Key, Translation
+from .draft import Draft, Key, Translation, texts_in
 from .shared_keys import (
     BY_ITSELF,
     CALLBACKS,
@@ -128,7 +128,8 @@ def _adapter(place: str) -> Key:
             value = {"true": True, "false": False}.get(str(value).lower(), value)
         draft.put(place, value, key)
 
-    return Key(place, read)
+    is_of_names = place.endswith(("target_modules", "modules_to_save", "target_parameters"))
+    return Key(place, read, takes=(list,) if is_of_names else ())
 
 
 def _data(draft: Draft, key: str, value: Any) -> None:
@@ -163,7 +164,8 @@ def _columns(draft: Draft, key: str, value: Any) -> None:
     if not isinstance(named, dict):
         draft.leave(key, "expected an object: the file's name of a column, and what it is")
         return
-    draft.put("data_config.columns", {str(ours): str(own) for own, ours in named.items()}, key)
+    names = texts_in(draft, key, named)
+    draft.put("data_config.columns", {ours: str(own) for own, ours in names.items()}, key)
 
 
 def _share(draft: Draft, key: str, value: Any) -> None:
@@ -221,7 +223,7 @@ def _swanlab(draft: Draft, key: str, value: Any) -> None:
 
 
 def _reporters(draft: Draft, key: str, value: Any) -> None:
-    names = value if isinstance(value, list) else str(value).split()
+    names = [str(name) for name in value] if isinstance(value, list) else str(value).split()
     others = [name for name in names if name != "swanlab"]
     if "swanlab" in names:
         draft.put("swanlab", draft.source.get("swanlab_mode", "cloud"), key)
@@ -237,9 +239,9 @@ KEYS: dict[str, Key] = {
     "model": Key("MODEL", named_model),
     "early_stop_interval": Key("early_stopping_patience"),
     "model_id_or_path": Key("MODEL", named_model),
-    "columns": Key("data_config.columns", _columns),
-    "dataset": Key("data_config.train_file", _data),
-    "val_dataset": Key("data_config.val_file", _data),
+    "columns": Key("data_config.columns", _columns, takes=(dict,)),
+    "dataset": Key("data_config.train_file", _data, takes=(list,)),
+    "val_dataset": Key("data_config.val_file", _data, takes=(list,)),
     "split_dataset_ratio": Key("data_config.val_size", _share),
     "strict": Key("data_config.strict"),
     "dataset_num_proc": Key("data_config.num_proc"),
@@ -267,8 +269,8 @@ KEYS: dict[str, Key] = {
     "attn_impl": Key("attn_implementation", _attention),
     "use_liger_kernel": switch("loss_kernel", "liger"),
     "freeze_vit": Key("freezeV"),
-    "deepspeed": Key("training_args.deepspeed", deepspeed),
-    "report_to": Key("`training_args.report_to`, or `swanlab`", _reporters),
+    "deepspeed": Key("training_args.deepspeed", deepspeed, takes=(dict,)),
+    "report_to": Key("`training_args.report_to`, or `swanlab`", _reporters, takes=(list,)),
     "swanlab_mode": Key("swanlab", _swanlab),
     "max_new_tokens": _answer("max_new_tokens"),
     "temperature": _answer("temperature"),

@@ -11,6 +11,7 @@ from glmtune.config.yaml_source import read_keys
 from glmtune.errors import GlmtuneError
 from glmtune.files.text_encoding import read_utf8
 from glmtune.files.user_paths import user_path
+from glmtune.text.secret_values import remember_all
 
 from .axolotl import translate_axolotl
 from .commands import read_command
@@ -85,6 +86,7 @@ def _is_for_shell(file: Path) -> bool:
 def _translate_command(file: Path) -> Translation:
     command = read_command(read_utf8(file, at_most=LARGEST_COMMAND), str(file))
     values = command.values
+    remember_all([values, command.variables])
     if command.file is not None:
         named = next((each for each in (Path(command.file), file.parent / command.file) if each.is_file()), None)
         if named is None:

@@ -499,3 +499,105 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
     found = of_llamafactory(tmp_path, hf_hub_token="hf_secretsecretsecret")
     assert "hf_secretsecretsecret" not in str(found.untranslated)
+
+
+NESTED: dict[str, Any] = {"mapping": {"a": "b"}, "list of mappings": [{"a": "b"}], "list": ["a", "b"]}
+PLACES_OF_LISTS = {
+    *("datasets", "test_datasets", "deepspeed", "dataset_dir", "dataset", "eval_dataset", "val_dataset", "report_to"),
+    *("columns", "peft_config", "lora_target", "additional_target", "oft_target", "target_modules", "modules_to_save"),
+    *("lora_target_modules", "target_parameters", "target_regex"),
+    *(key for key in axolotl.ADAPTER if key not in ("lora_r", "lora_alpha", "lora_dropout")),
+}
+"""Keys that may hold more than a text or a number."""
+
+
+def keys_with_a_reader() -> list[tuple[str, str]]:
+    tools = {"llamafactory": llamafactory.KEYS, "swift": swift.KEYS, "axolotl": axolotl.KEYS}
+    return [
+        (tool, key)
+        for tool, keys in tools.items()
+        for key, meaning in keys.items()
+        if meaning.read is not None and key not in PLACES_OF_LISTS
+    ]
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_what_is_no_text_or_number_is_listed_and_becomes_none(kind: str, tmp_path: Path) -> None:
+    translators = {
+        "llamafactory": llamafactory.translate_llamafactory,
+        "swift": swift.translate_swift,
+        "axolotl": axolotl.translate_axolotl,
+    }
+    for tool, key in keys_with_a_reader():
+        found = translators[tool]({key: NESTED[kind]}, tmp_path / "x.yaml")
+        assert reasons(found)[key] == "expected a text or a number", (tool, key)
+        assert found.model is None
+        assert not any(f"`{key}:" in comment for comment in found.comments.values()), (tool, key)
+
+
+@pytest.mark.parametrize(
+    ("tool", "key"),
+    [
+        *(("llamafactory", key) for key in ("dataset", "eval_dataset", "lora_target", "additional_target")),
+        *(("swift", key) for key in ("dataset", "val_dataset", "report_to", "target_modules", "modules_to_save")),
+        *(("axolotl", key) for key in ("lora_target_modules", "lora_modules_to_save")),
+    ],
+)
+def test_names_are_taken_from_a_list_of_them_alone(tool: str, key: str, tmp_path: Path) -> None:
+    translators = {
+        "llamafactory": llamafactory.translate_llamafactory,
+        "swift": swift.translate_swift,
+        "axolotl": axolotl.translate_axolotl,
+    }
+    for value in ({"a": "b"}, [{"a": "b"}], [["a"]]):
+        found = translators[tool]({key: value, "adapter": "lora"}, tmp_path / "x.yaml")
+        assert reasons(found)[key] == "expected a text or a number, or a list of them"
+
+
+def test_a_model_is_named_by_a_text(tmp_path: Path) -> None:
+    for values in (
+        {"base_model": {"a": "b"}, "datasets": [], "micro_batch_size": 1},
+        {"model_name_or_path": ["a"], "stage": "sft", "finetuning_type": "lora"},
+        {"model": ["a", "b"], "tuner_type": "lora", "dataset": "x"},
+        {"base_model": True, "datasets": [], "micro_batch_size": 1},
+    ):
+        found = translate(write(tmp_path, values))
+        assert found.model is None
+        assert next(iter(values)) in reasons(found)
+
+
+def axolotls_rows(folder: Path, **entry: Any) -> Translation:
+    return translate(write(folder, {"base_model": "demo", "micro_batch_size": 1, "datasets": [entry]}))
+
+
+def test_the_files_of_an_axolotl_data_set_may_stand_under_their_split(tmp_path: Path) -> None:
+    found = axolotls_rows(tmp_path, path="json", type="alpaca", data_files={"train": ["a.json", "b.json"], "test": "t"})
+    assert found.data_files == ["a.json", "b.json"]
+    assert reasons(found) == {"datasets: json.data_files.test": "another split than the one that is trained on"}
+    found = axolotls_rows(tmp_path, path="json", type="alpaca", split="test", data_files={"test": "t.json"})
+    assert found.data_files == ["t.json"]
+    for wrong in ({"dev": "x"}, {"train": {"a": "b"}}, [{"a": "b"}]):
+        found = axolotls_rows(tmp_path, path="json", type="alpaca", data_files=wrong)
+        assert found.data_files == ["train.jsonl"]
+        assert reasons(found)["datasets: json.data_files"] == "expected the names of files"
+
+
+def test_what_names_nothing_in_a_data_set_is_listed(tmp_path: Path) -> None:
+    found = axolotls_rows(tmp_path, path="a.json", type="chat_template", field_messages=["x"], split={"a": "b"})
+    assert found.config["data_config"] == {"train_file": "a.json"}
+    assert reasons(found) == {
+        "datasets: a.json.field_messages": "expected a text",
+        "datasets: a.json.split": "expected a text",
+    }
+    info = {
+        "mine": {"file_name": "a.json", "columns": {"prompt": ["q"]}, "split": ["x"]},
+        "other": {"hf_hub_url": {"a": "b"}, "file_name": "o.json"},
+    }
+    found = of_llamafactory(tmp_path, info, dataset="mine,other")
+    assert found.data_files == ["a.json", "o.json"]
+    told = reasons(found)
+    assert {key: told[key] for key in told if key.startswith("dataset_info")} == {
+        "dataset_info.json: mine.split": "expected a text",
+        "dataset_info.json: mine.columns.prompt": "expected a text",
+        "dataset_info.json: other.hf_hub_url": "expected a text",
+    }
