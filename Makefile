@@ -19,9 +19,10 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# The same with the lines counted that they run, which takes half as long again.
+# The same with the lines counted that they run, which takes half as long again; fails below the share that
+# pyproject.toml names. Tests of what a template may do in a second are left out: they count its turns.
 coverage: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --cov=glmtune --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --cov=glmtune --cov-report=term -k "not hostile_template"
 
 # The demo, whole runs on real rows, several processes: what takes longer.
 test-slow: $(VENV)/ready

@@ -26,7 +26,7 @@ ROOMS = [
     *("operating_system", "family", "compat"),
     *("console", "files", "standard_streams", "tested_versions", "processes", "environment", "config", "demo"),
     *("data.conversation", "data.json_text", "data.verdicts", "data.parts", "data.formats", "data.reading"),
-    *("data.unused", "data.conversion", "chatformat", "encoded", "kernels", "modeling"),
+    *("data.known_columns", "data.unused", "data.conversion", "chatformat", "encoded", "kernels", "modeling"),
     *("generation", "evaluation", "reports"),
     *("training.folder", "training.distributed", "training.events", "training.methods"),
     *("training.setup", "training.trainer", "training.callbacks", "training"),

@@ -52,7 +52,10 @@ def init(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Write a configuration that fits your rows and this machine."""
+    """Write a configuration that fits your rows and this machine.
+
+    At a terminal it asks for what is left out.
+    """
     check_method(method)
     if from_file is not None:
         _refuse_beside_from(data=data, method=method, column=column)

@@ -26,6 +26,7 @@ from glmtune.python_arguments import expect_mapping, expect_paths
 
 from .conversation import Conversation, RowError
 from .formats import AUTO, FORMATS, RowFormat, to_row
+from .known_columns import columns_by_name, first_rows
 from .unused import Unread
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -65,7 +66,7 @@ def convert_data(
         data: A file, a pattern, a folder or `hub:OWNER/NAME`.
         out: The `.jsonl` or `.jsonl.gz` to write.
         from_format: A name of `FORMATS`; None finds the format out row by row.
-        columns: Key of the format: what the file calls it.
+        columns: Key of the format: what the file calls it; by default as known names in the first rows tell.
         strict: Whether the first row that cannot be converted is an error; otherwise such rows are returned.
     """
     expect_paths(data=data, out=out)
@@ -73,6 +74,8 @@ def convert_data(
     rows_are = row_format(from_format, columns or {}, "--from")
     files, target = command_line_files(str(data)), user_path(out)
     _refuse_among_the_read(expand(str(data)), target)
+    if from_format is None and not columns:
+        rows_are = RowFormat(columns=columns_by_name(first_rows(file.path for file in files)))
     return convert(files, target, row_format=rows_are, strict=strict)
 
 

@@ -15,6 +15,7 @@ from glmtune.config.run_config import AnyConfig, RunConfig, as_config
 from glmtune.console import notice, quiet_libraries
 from glmtune.data.conversation import TEXT, Conversation, RowError
 from glmtune.data.formats import AUTO, RowFormat
+from glmtune.data.known_columns import columns_by_name, first_rows
 from glmtune.data.reading.read_rows import read_rows
 from glmtune.data.reading.row import Row
 from glmtune.data.reading.sources import DataFile, command_line_files, find_data_files
@@ -81,7 +82,7 @@ def inspect_rows(
     data = expand(str(data))
     settings = as_config(config) if config is not None else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code)
-    row_format = _row_format(settings, columns)
+    row_format = _row_format(data, settings, columns)
     if settings is None and (Path(data) / "train.jsonl").is_file():
         data = Path(data) / "train.jsonl"  # what a run trains on by the names that the demos use
     rows: Iterator[tuple[int, Row]] = enumerate(_rows(_files(data, settings, "train"), row_format))
@@ -122,7 +123,7 @@ def check_data(
     data = expand(str(data))
     settings = as_config(config) if config is not None else None
     encoder = open_encoder(model, settings, trust_remote_code=trust_remote_code) if model else None
-    row_format = _row_format(settings, columns)
+    row_format = _row_format(data, settings, columns)
     splits = [split for split in SPLITS if settings and getattr(settings.data_config, f"{split}_file")]
     found: dict[str, Statistics] = {}
     for split in splits or ["train"]:
@@ -133,9 +134,14 @@ def check_data(
     return found
 
 
-def _row_format(settings: RunConfig | None, columns: Mapping[str, str] | None) -> RowFormat:
-    """Return how the rows are read: as the configuration says, where there is one, and as the columns on top of it."""
+def _row_format(data: str | Path, settings: RunConfig | None, columns: Mapping[str, str] | None) -> RowFormat:
+    """Return how the rows are read: as the configuration says, where there is one, and as the columns on top of it.
+
+    Where nothing says anything, columns are known by their names, as by a run without a configuration.
+    """
     own = row_format_of(settings.data_config) if settings else AUTO
+    if settings is None and not columns:
+        columns = columns_by_name(first_rows(file.path for file in _files(data, None, "train")))
     return replace(own, columns={**own.columns, **columns}) if columns else own
 
 

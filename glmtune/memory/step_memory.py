@@ -321,7 +321,16 @@ def _decoder(model: Any) -> Any:
 
 def _give_shapes(model: Any, device: str) -> None:
     """Put fake tensors in the place of those on the `meta` device, which autocast does not know."""
-    model.to_empty(device="cpu")
+    # Not `to_empty`, which comes twice to a module that stands in two places, as the embeddings below PEFT's prefix do,
+    # and cannot exchange a fake tensor for another.
+    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for module in model.modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if id(tensor) not in made:
+                empty = torch.empty_like(tensor, device="cpu")
+                is_weight = isinstance(tensor, nn.Parameter)
+                made[id(tensor)] = tensor, nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
+            setattr(module, name, made[id(tensor)][1])
     _base(model).tie_weights()
     model.train()
     for module in model.modules():

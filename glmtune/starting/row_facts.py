@@ -12,9 +12,9 @@ from pathlib import Path
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.examples import Example
 from glmtune.console import notice
-from glmtune.data import json_text
 from glmtune.data.conversation import Conversation, RowError
-from glmtune.data.formats import AUTO, RowFormat, guessed_columns
+from glmtune.data.formats import AUTO, RowFormat
+from glmtune.data.known_columns import columns_by_name, first_rows, is_read
 from glmtune.data.reading.read_rows import read_rows
 from glmtune.data.reading.row import Row
 from glmtune.data.reading.sources import DataFile, command_line_files
@@ -29,8 +29,6 @@ SPLIT_NAMES = {
     "test_file": ("test", "testing", "测试", "测试集"),
 }
 """What files of a folder are called, without their suffix, and which key of `data_config` names such a one."""
-NUM_ROWS_TRIED = 50
-"""To find out what the file calls its columns."""
 NUM_ROWS_ENCODED = 2_000
 """Of each file, to see how long its rows are."""
 
@@ -132,32 +130,13 @@ def find_columns(files: Sequence[DataFile], given: Mapping[str, str]) -> dict[st
     """
     if given:
         return dict(given)
-    rows = list(islice(chain.from_iterable(read_rows(file.path) for file in files), NUM_ROWS_TRIED))
+    rows = first_rows(file.path for file in files)
     if not rows:
         raise GlmtuneError("there are no rows to train on", where=str(files[0].path))
-    if any(_conversations(row, AUTO) for row in rows):
-        return {}
-    problems = [_problem(row, AUTO) for row in rows]
-    guesses = Counter(tuple(guess.items()) for guess in map(_guess, rows) if guess)
-    for guess, _ in guesses.most_common():
-        columns = dict(guess)
-        if any(_conversations(row, RowFormat(columns=columns)) for row in rows):
-            told = ", ".join(f"`{own}` as `{key}`" for key, own in columns.items())
-            notice(f"columns are read by their names: {told}; `--column KEY=NAME` says otherwise")
-            return columns
-    raise GlmtuneError(f"no row can be trained on; the first: {problems[0]}", where=rows[0].where)
-
-
-def _guess(row: Row) -> dict[str, str]:
-    try:
-        value = json_text.parse(row.text)
-    except RowError:
-        return {}
-    return guessed_columns(value) if isinstance(value, dict) else {}
-
-
-def _conversations(row: Row, row_format: RowFormat) -> list[Conversation]:
-    return [part for part in row.parts(row_format) if isinstance(part, Conversation)]
+    columns = columns_by_name(rows)
+    if not any(is_read(row, RowFormat(columns=columns)) for row in rows):
+        raise GlmtuneError(f"no row can be trained on; the first: {_problem(rows[0], AUTO)}", where=rows[0].where)
+    return columns
 
 
 def _problem(row: Row, row_format: RowFormat) -> str:

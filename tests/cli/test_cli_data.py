@@ -230,3 +230,13 @@ def test_options_that_contradict_each_other_are_refused(workplace: Path) -> None
     done = data_verb("check", "rows.jsonl", "--max-bad", "1.5", cwd=workplace)
     assert done.returncode == 2
     assert done.stderr.startswith("error: `--max-bad` is 1.5; expected a whole number of rows, or a share below 1\n")
+
+
+def test_columns_are_known_by_their_names_wherever_rows_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("问题,回答\n还有货吗？,有的。\n", encoding="utf-8")
+    told = "note: columns are read by their names: `问题` as `instruction`, `回答` as `output`"
+    for arguments in (["check", "a.csv"], ["inspect", "a.csv", "demo"], ["convert", "a.csv", "b.jsonl"]):
+        done = command_line("data", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert told in done.stderr
+    assert json.loads((tmp_path / "b.jsonl").read_text(encoding="utf-8"))["messages"][1]["content"] == "有的。"

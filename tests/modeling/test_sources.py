@@ -45,6 +45,11 @@ def test_demo_is_built_when_asked_for(demo_model: str) -> None:
     assert find_model("demo").base == demo_model
 
 
+@pytest.mark.parametrize("name", ["runs/错-lora", "out/客服模型", "a b/c", "a/b:c", "-a/b"])
+def test_a_name_that_no_hub_can_have_is_a_folder_that_is_not_there(name: str) -> None:
+    assert message_of(name).startswith(f"model `{name}` does not exist")
+
+
 def test_a_hub_name_is_left_to_the_hub() -> None:
     assert find_model("zai-org/glm-4-9b-chat-hf").base == "zai-org/glm-4-9b-chat-hf"
 

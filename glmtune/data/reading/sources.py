@@ -81,7 +81,10 @@ def find_data_file(folder: Path, name: str, key: str) -> Path:
         raise missing_folder(folder)
     if not folder.is_dir():
         refuse_irregular(folder, f"give the folder that holds `{name}`")
-        raise GlmtuneError(f"`{folder}` is a file; expected the folder that holds `{name}`")
+        raise GlmtuneError(
+            f"`{folder}` is a file; expected the folder that holds `{name}`",
+            fix=f"give `{folder.parent}`; or leave the configuration out, to train on this file as fits its rows",
+        )
     files = _file_names(folder)
     ways_out = f"the folder holds {_listing(files)}; set `data_config.{key}` to one of them"
     raise GlmtuneError(

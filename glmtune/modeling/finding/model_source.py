@@ -19,6 +19,8 @@ from .model_files import check_configs, check_weight_file, check_weights, read_c
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+"""Of a model on a hub: its owner and its own name."""
 DEMO = "demo"
 DEMO_SFT = "demo-sft"
 EMBEDDED = (DEMO, DEMO_SFT)
@@ -124,7 +126,7 @@ def _hub_name(name: str) -> ModelSource:
 
 def looks_like_path(name: str) -> bool:
     """Whether a name can only have been meant as a folder, not as that of a model on a hub."""
-    return name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
+    return not HUB_NAME.fullmatch(name) or Path(name).parent.is_dir()
 
 
 def _adapter_source(folder: Path, base_model: str | None) -> ModelSource:
