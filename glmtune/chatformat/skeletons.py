@@ -182,7 +182,8 @@ class Skeletons:
             return False  # JSON escapes may hide a control token; the slow way looks behind them
         if message.content and not self._is_plain_text(message.content):
             return False
-        return not message.tools or ("\\" not in message.tools and not self._may_hold_a_token(message.tools))
+        tools = message.tools or ""
+        return MARK not in tools and "\\" not in tools and not self._may_hold_a_token(tools)
 
     def _is_plain_text(self, text: str) -> bool:
         assert self._rules is not None, "asked only where skeletons work"

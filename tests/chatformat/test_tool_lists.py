@@ -76,6 +76,16 @@ def test_any_tools_are_written_as_the_template_writes_them(offered: list[dict[st
         assert_both_ways_agree(encoder_of(layout), offering(offered, content))
 
 
+@pytest.mark.parametrize("text", ["\ufdef0\ufdef", "\ufdef1\ufdef", "a\ufdef"])
+def test_what_marks_a_place_may_stand_in_a_tool(text: str) -> None:
+    for layout in LAYOUTS:
+        for content in ("", "Be brief."):
+            for parameters in ({}, {"type": "object"}):  # left to the template, and not
+                function = {"name": "a", "description": text, "parameters": parameters}
+                row = offering([{"type": "function", "function": function}], content)
+                assert_both_ways_agree(encoder_of(layout), row)
+
+
 def test_once_learnt_the_template_is_not_asked_again(encoder: Encoder) -> None:
     pieces_and_renderings(encoder, offering([usual("f", "d")], "Be brief."))
     for offered in ([usual("g", "e", properties={"x": {"type": "integer"}})], [usual("h"), usual("i", "é<&>'")]):
