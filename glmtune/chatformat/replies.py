@@ -296,8 +296,10 @@ class ReplyReader:
         return FUNCTION_NAME.fullmatch(text) is not None or any(text == it.get("name") for it in self._functions())
 
     def _may_become_name(self, line: str) -> bool:
-        text = line.rstrip()
-        return self._is_name(text) or any(str(it.get("name", "")).startswith(text) for it in self._functions())
+        text = line.strip()  # as of the whole line, once it is there
+        return (
+            not text or self._is_name(text) or any(str(it.get("name", "")).startswith(text) for it in self._functions())
+        )
 
     def _role_line_call(self) -> ToolCall | None:
         name, _, body = self._text.strip().partition("\n")

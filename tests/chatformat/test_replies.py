@@ -167,6 +167,16 @@ def test_a_name_with_something_other_than_arguments_below_is_given_out_at_once()
     assert reader.feed("is") == [Delta(text="get_weather\nis")]
 
 
+@pytest.mark.parametrize("section", [' f\n{"a": 1}', ' \t f \n{"a": 1}', " f", "  雾", " ", " \n f"])
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "f"}}], []], ids=["", "f", "none"])
+def test_blanks_before_a_name_are_read_alike_however_they_arrive(section: str, tools: Any) -> None:
+    reader = ReplyReader(GLM_4, tools)
+    for character in section:
+        reader.feed(character)
+    reader.finish()
+    assert reader.reply == parse_reply(section, GLM_4, tools)
+
+
 @pytest.mark.parametrize(
     ("layout", "alphabet"),
     [
