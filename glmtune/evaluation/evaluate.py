@@ -23,10 +23,10 @@ from transformers import PreTrainedTokenizerBase
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import reply_layout
 from glmtune.console import notice, quiet_libraries, show_evaluation
-from glmtune.data.conversation import Conversation
 from glmtune.data.conversion import row_format
 from glmtune.data.formats import AUTO, RowFormat
-from glmtune.data.reading.read_rows import Reject, Row, read_rows
+from glmtune.data.known_columns import is_read
+from glmtune.data.reading.read_rows import Reject, read_rows
 from glmtune.encoded.dataset import EncodedData, encode_file
 from glmtune.errors import require
 from glmtune.files.new_file import reserved
@@ -161,17 +161,13 @@ def _row_format_of(model: Any, data_file: Path) -> RowFormat:
     if name is None and not columns:
         return AUTO
     own = row_format(name, columns, "data_config.format")
-    if not any(_is_read(row, own) for row in islice(read_rows(data_file, own), NUM_ROWS_TRIED)):
+    if not any(is_read(row, own) for row in islice(read_rows(data_file, own), NUM_ROWS_TRIED)):
         return AUTO
     told = ", ".join(
         [*([f"format `{name}`"] if name else []), *(f"`{key}` is `{own}`" for key, own in columns.items())]
     )
     notice(f"the rows are read as the run reads its own: {told}")
     return own
-
-
-def _is_read(row: Row, row_format: RowFormat) -> bool:
-    return any(isinstance(part, Conversation) for part in row.parts(row_format))
 
 
 def score_model(

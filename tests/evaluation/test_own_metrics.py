@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import command_line
+from command_line import Done, command_line
 
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.own_metrics import MetricsFailed, OwnMetrics, describe_metrics, load_metrics
@@ -116,20 +116,15 @@ def test_a_file_is_known_by_its_name_and_its_hash(tmp_path: Path) -> None:
     assert describe_metrics(str(tmp_path / "gone.py")) == "gone.py (not there)"
 
 
+def evaluated(metrics: Path, data: Path) -> Done[str]:
+    """Score two rows with a file of metrics, in its folder."""
+    short = ("--limit", "2", "--max-new-tokens", "3")
+    return command_line("eval", "demo", data / "dev.jsonl", *short, "--metrics", metrics, cwd=metrics.parent)
+
+
 def test_eval_prints_them_beside_the_others_and_nothing_else_on_stdout(tmp_path: Path, demo_data: Path) -> None:
     path = written(tmp_path, "print('loaded')\n" + EXACT.replace("    return", "    print('called')\n    return"))
-    done = command_line(
-        "eval",
-        "demo",
-        demo_data / "dev.jsonl",
-        "--limit",
-        "2",
-        "--max-new-tokens",
-        "3",
-        "--metrics",
-        path,
-        cwd=tmp_path,
-    )
+    done = evaluated(path, demo_data)
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
     assert {"bleu-4", "exact-match", "characters"} <= scores.keys()
@@ -157,18 +152,7 @@ def test_eval_keeps_what_was_measured_where_they_fail(
     returned: str, told: str, tmp_path: Path, demo_data: Path
 ) -> None:
     path = written(tmp_path, f"def compute(predictions, references):\n    return {returned}\n")
-    done = command_line(
-        "eval",
-        "demo",
-        demo_data / "dev.jsonl",
-        "--limit",
-        "2",
-        "--max-new-tokens",
-        "3",
-        "--metrics",
-        path,
-        cwd=tmp_path,
-    )
+    done = evaluated(path, demo_data)
     assert done.returncode == 2
     assert "bleu-4" in json.loads(done.stdout)
     assert (tmp_path / "predictions-dev.jsonl").is_file()
