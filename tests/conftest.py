@@ -53,8 +53,14 @@ LONGEST = ("test_documentation.py", "test_matrix.py", "test_tour.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest files first: processes that share the others end at about the same time."""
+    """Run the longest files first: processes that share the others end at about the same time.
+
+    And leave the long tests an hour before they count as hanging.
+    """
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,9 +7,11 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -237,8 +239,13 @@ def at_a_terminal(folder: Path, *answers: bytes, options: tuple[str, ...] = ()) 
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
-    waiting, shown, seen = list(answers), b"", 0
-    while True:
+    waiting, shown, seen, last = list(answers), b"", 0, b""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        if not select.select([ours], [], [], 2)[0]:
+            if last == b"\x03":  # between a question and the wait for its answer it is heard with the next key alone
+                os.write(ours, last)
+            continue
         try:
             block = os.read(ours, 4096)
         except OSError:  # how Linux tells that the other end is closed
@@ -248,7 +255,10 @@ def at_a_terminal(folder: Path, *answers: bytes, options: tuple[str, ...] = ()) 
         shown += block
         if waiting and shown[seen:].endswith(b": "):
             seen = len(shown)
-            os.write(ours, waiting.pop(0))
+            last = waiting.pop(0)
+            os.write(ours, last)
+    else:
+        process.kill()
     os.close(ours)
     return process.wait(), shown.decode().replace("\r\n", "\n")
 
