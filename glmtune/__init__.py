@@ -30,7 +30,7 @@ _HOMES = {
     "read_metrics": "glmtune.reports.logged_frame",
     "resume": "glmtune.training.run",
     "serve": "glmtune.server.run",
-    "train": "glmtune.training.run",
+    "train": "glmtune.starting.fitted_run",
 }
 
 __all__ = sorted(_HOMES)

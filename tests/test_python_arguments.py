@@ -73,15 +73,6 @@ def test_columns_without_keys_are_named(columns: Any, tmp_path: Path) -> None:
         glmtune.convert_data(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", columns=columns)
 
 
-def test_a_run_without_a_configuration_is_told_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(GlmtuneError) as caught:
-        glmtune.train(tmp_path / "rows.csv", "demo")
-    assert str(caught.value) == (
-        "no configuration is given\nhint: fit one to the rows: `first = first_config(data, model)`; then "
-        "`train(first.data_dir, model, first.config)`"
-    )
-
-
 @pytest.mark.parametrize("overrides", [[1], "a=b", 5])
 def test_overrides_that_are_no_list_of_texts_are_named(overrides: Any, tmp_path: Path) -> None:
     with pytest.raises(GlmtuneError, match="expected a list of texts"):

@@ -31,15 +31,17 @@ from glmtune.processes.launching import GroupEnded, adopt_deepspeed_launcher, en
 from glmtune.processes.own_path import shut_out_current_folder
 from glmtune.python_terms import spoken_on_the_command_line
 from glmtune.standard_streams import OutputLost, argument_text, prepare_streams
+from glmtune.starting.choices import check_method, refuse_unfitted
 from glmtune.text.plain_json import plain_json
 from glmtune.text.visible_text import ANSWER_KEEPS, UNSEEN
 
+from .argument_order import check_order
 from .chat_verb import chat
 from .config_verbs import config_app
 from .data_verbs import data_app
 from .env_verb import env
 from .export_verb import export
-from .init_verb import Method, check_method, fitted_config, init, refuse_unfitted
+from .init_verb import Method, init
 from .options import (
     BaseModel,
     Column,
@@ -51,7 +53,6 @@ from .options import (
     TrustRemoteCode,
     check_files,
     check_model,
-    column_settings,
     columns_of,
     given,
     strict_setting,
@@ -116,23 +117,26 @@ def train(
     num_processes: NumProcesses = None,
 ) -> None:
     """Train a model as CONFIG says; without it, as fits the rows."""
+    check_order("train", rows=data_dir, model=model, config=config)
     check_method(method)
     refuse_unfitted(data_dir, model, config, method, is_group=num_processes is not None)
     check_files(rows=data_dir) if config is None else check_files(data_dir=data_dir, config=config)
     check_model(model, base_model=None if init_from else base_model)
     if start_group(num_processes):
         return
+    from glmtune.starting.fitted_run import train as run_training
     from glmtune.training.run import leave_process_group
-    from glmtune.training.run import train as run_training
 
-    settings = [*(overrides or ()), *strict_setting(strict), *_setting(deepspeed)]
-    if config is None:
-        with fitted_config(data_dir, model, method, columns_of(column), settings, dry_run=dry_run) as (folder, fitted):
-            run_training(folder, model, fitted, base_model=base_model, init_from=init_from, dry_run=dry_run)
-        return
-    settings += column_settings(column)
     run_training(
-        data_dir, model, config, overrides=settings, base_model=base_model, init_from=init_from, dry_run=dry_run
+        data_dir,
+        model,
+        config,
+        method=method,
+        columns=columns_of(column),
+        overrides=[*(overrides or ()), *strict_setting(strict), *_setting(deepspeed)],
+        base_model=base_model,
+        init_from=init_from,
+        dry_run=dry_run,
     )
     leave_process_group()
 
@@ -203,6 +207,7 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, in bytes.")] = False,
 ) -> None:
     """Estimate the memory of a run, and of every other way to train. As CONFIG says; nothing is loaded."""
+    check_order("estimate", model=model, config=config)
     check_files(config=config)
     check_model(model, needs_weights=False)
     from glmtune.memory.estimate_report import advice, as_dict, heading, table
@@ -242,6 +247,7 @@ def evaluate(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score a model on rows: BLEU-4, ROUGE, tool calls, perplexity."""
+    check_order("eval", model=model, rows=data_file)
     path = output or free_path(Path(f"predictions-{data_file.stem}.jsonl"))
     refuse_taken(user_path(path))
     check_files(rows=data_file, metrics=metrics)

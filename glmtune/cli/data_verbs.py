@@ -15,6 +15,7 @@ from glmtune.files.new_file import check_new
 from glmtune.files.user_paths import user_path
 from glmtune.text.plain_json import plain_json
 
+from .argument_order import check_order
 from .options import Column, Strict, check_files, columns_of, strict_setting
 
 data_app = typer.Typer(
@@ -51,6 +52,7 @@ def inspect(
     """Show every token of a row with its id and its label."""
     if html is not None:
         check_new(user_path(html))
+    check_order("data inspect", rows=data, model=model)
     check_files(rows=data, config=config)
     from glmtune.datatools.data_inspection import inspect_rows, write_html
     from glmtune.encoded.inspection import format_text, format_tokens
@@ -97,6 +99,7 @@ def check(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Count what is in the rows, and which cannot be trained on."""
+    check_order("data check", rows=data, model=model)
     check_files(rows=data, config=config)
     from glmtune.datatools.data_inspection import check_data
 
@@ -174,6 +177,7 @@ def prepare(
     strict: Strict = False,
 ) -> None:
     """Encode and keep the rows of a run, so that it starts at once."""
+    check_order("data prepare", rows=data_dir, model=model, config=config)
     check_files(data_dir=data_dir, config=config)
     from glmtune.training.setup.preparation import prepare_data
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from glmtune.console import notice, say
-from glmtune.errors import GlmtuneError, nearest, shown
+from glmtune.errors import GlmtuneError, shown
 from glmtune.files.durable import replace_file
 from glmtune.files.new_file import check_new, free_path
 from glmtune.files.user_paths import user_path
 from glmtune.standard_streams import argument_text
+from glmtune.starting.choices import METHODS, check_method
 
 from .options import Column, TrustRemoteCode, check_files, check_model, columns_of
 
-if TYPE_CHECKING:
-    from glmtune.config.run_config import RunConfig
-
-METHODS = ("lora", "ptuning_v2", "sft")
 DEFAULT_MODEL = "demo-sft"
 DEFAULT_OUTPUT = Path("glmtune.yaml")
 ROW_FILES = ("*.csv", "*.tsv", "*.jsonl", "*.json", "*.parquet")
@@ -103,57 +98,6 @@ def _refuse_beside_from(**given: Any) -> None:
         if value:
             option = "rows" if name == "data" else f"`--{name}`"
             raise GlmtuneError(f"`--from` takes {option} from the file that it names", fix="leave one of them out")
-
-
-def check_method(method: str | None) -> None:
-    """Raise where there is no such method."""
-    if method is not None and method not in METHODS:
-        raise GlmtuneError(
-            f"there is no method `{method}`{nearest(method, list(METHODS))}",
-            fix=f"expected one of {', '.join(f'`{name}`' for name in METHODS)}",
-        )
-
-
-def refuse_unfitted(data: Path, model: str, config: Path | None, method: str | None, *, is_group: bool) -> None:
-    """Raise where a configuration is missing that several processes need, or is there beside what would make one."""
-    if config is not None and method is not None:
-        raise GlmtuneError(
-            "`--method` is for a run without CONFIG, whose file says what is trained", fix="leave it out"
-        )
-    if config is None and (is_group or "RANK" in os.environ):
-        command = shlex.join(["glmtune", "init", str(data), "--model", model])
-        raise GlmtuneError(
-            "several processes need a configuration, the same for all of them", fix=f"write one: `{command}`"
-        )
-
-
-@contextmanager
-def fitted_config(
-    data: Path,
-    model: str,
-    method: str | None,
-    columns: Mapping[str, str],
-    overrides: Sequence[str],
-    *,
-    dry_run: bool = False,
-) -> Iterator[tuple[Path, RunConfig]]:
-    """Yield the folder of the rows, and the configuration that a run without one has; says what was chosen.
-
-    The run's folder is reserved meanwhile, but for a dry run, which has none.
-    """
-    from glmtune.config.run_config import as_config
-    from glmtune.starting.run import first_config, reserved_run_folder, summary
-
-    method = method or METHODS[0]
-    trusts = any(override.replace(" ", "").lower() == "trust_remote_code=true" for override in overrides)
-    with nullcontext() if dry_run else reserved_run_folder(str(data), method) as run_folder:
-        first = first_config(
-            str(data), model, method=method, columns=columns, output_dir=run_folder, trust_remote_code=trusts
-        )
-        config = as_config(first.config, overrides)
-        for line in (*first.notes, *summary(config, is_kept=not dry_run)):
-            notice(line)
-        yield first.data_dir, config
 
 
 def _asked(model: str | None, method: str | None, output: Path | None) -> tuple[str, str, str, Path]:

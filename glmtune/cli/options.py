@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -102,11 +101,6 @@ def columns_of(entries: Sequence[str] | None) -> dict[str, str]:
             )
         columns[key] = name
     return columns
-
-
-def column_settings(entries: Sequence[str] | None) -> list[str]:
-    """Return the overrides that `--column` stands for, on top of the configuration's own columns."""
-    return [f"data_config.columns.{key}={json.dumps(name)}" for key, name in columns_of(entries).items()]
 
 
 def given(**options: Any) -> dict[str, Any]:

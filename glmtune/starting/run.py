@@ -17,7 +17,7 @@ from glmtune.chatformat.encoding import Encoder
 from glmtune.config.run_config import RunConfig, config_from_text
 from glmtune.config.yaml_source import dump_value
 from glmtune.console import quiet_libraries
-from glmtune.errors import GlmtuneError, nearest
+from glmtune.errors import GlmtuneError
 from glmtune.family import family_of
 from glmtune.files.durable import replace_file
 from glmtune.files.missing import HUBS
@@ -30,7 +30,8 @@ from glmtune.python_arguments import expect_mapping, expect_paths
 from glmtune.text.secret_values import masked
 from glmtune.training.folder.run_folder import FITTED_CONFIG
 
-from .fitting import METHODS, fit, this_machine
+from .choices import METHODS, check_method
+from .fitting import fit, this_machine
 from .row_facts import find_columns, find_files, look_at
 from .translation.translate import translate
 from .writing import yaml_text
@@ -104,7 +105,7 @@ def first_config(
     data: str | Path,
     model: str,
     *,
-    method: str = "lora",
+    method: str | None = None,
     columns: Mapping[str, str] | None = None,
     output_dir: str | Path | None = None,
     trust_remote_code: bool = False,
@@ -115,7 +116,7 @@ def first_config(
         data: A file of rows, a pattern, a folder, or `hub:OWNER/NAME`. Of a folder, files called `train`, `dev` (or
             `val`) and `test` are taken for these; without a `train` all of them are trained on.
         model: A model folder, hub name or `demo`.
-        method: `lora`, `ptuning_v2` or `sft`.
+        method: `lora` (as by default), `ptuning_v2` or `sft`.
         columns: Key of the format: what the file calls it. Names that are known, such as `question` and `answer`, are
             found.
         output_dir: The run's folder; a new one below `runs` by default.
@@ -123,8 +124,8 @@ def first_config(
     """
     expect_paths(data=data)
     expect_mapping(columns=columns)
-    if method not in METHODS:
-        raise GlmtuneError(f"there is no method `{method}`{nearest(method, list(METHODS))}", fix=_one_of(METHODS))
+    check_method(method)
+    method = method or METHODS[0]
     files = find_files(str(data))
     source = find_model(model)
     if source.adapter is not None:
@@ -247,7 +248,3 @@ def _plain_stem(data: str) -> str:
         stem = path.name if path.is_dir() else Path(path.stem).stem if is_compressed else path.stem
     kept = "".join(char for char in normalize("NFC", stem) if category(char)[0] in "LMN" or char in "-_.")
     return kept.encode()[:LONGEST_STEM].decode(errors="ignore").strip("-.") or "rows"
-
-
-def _one_of(names: Mapping[str, object]) -> str:
-    return "expected one of " + ", ".join(f"`{name}`" for name in names)

@@ -72,7 +72,7 @@ from .trainer import GlmTrainer
 def train(
     data_dir: str | Path,
     model: str,
-    config: AnyConfig | None = None,
+    config: AnyConfig,
     *,
     overrides: Sequence[str] = (),
     base_model: str | None = None,
@@ -84,8 +84,7 @@ def train(
     Args:
         data_dir: Folder that holds the files which the configuration names.
         model: A model folder, hub name or `demo`; or an adapter's checkpoint, whose base is then trained anew.
-        config: A YAML file, the keys and values of one as a mapping, or a configuration loaded before;
-            `glmtune.first_config` fits one to rows.
+        config: A YAML file, the keys and values of one as a mapping, or a configuration loaded before.
         overrides: `key=value` strings on top of the file.
         base_model: Where the base model of `init_from` is now, if it has moved.
         init_from: A checkpoint whose weights the new run starts from; its steps and optimizer are not taken over.
@@ -93,12 +92,6 @@ def train(
     """
     note_untested_versions()
     expect_paths(data_dir=data_dir)
-    if config is None:
-        raise GlmtuneError(
-            "no configuration is given",
-            fix="fit one to the rows: `first = first_config(data, model)`; then "
-            "`train(first.data_dir, model, first.config)`",
-        )
     config = as_config(config, overrides)
     for line in config.notices:
         notice(line)

@@ -1,11 +1,12 @@
-"""Hubs on this machine that have nothing: one says so, one says nothing."""
+"""Hubs on this machine that have nothing: one says so, one says nothing, one is none."""
 
 from __future__ import annotations
 
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -20,11 +21,24 @@ def silent_hub() -> Iterator[str]:
 @pytest.fixture
 def empty_hub() -> Iterator[str]:
     """A hub that answers as the real one does for a model or a data set that it does not have."""
+    with _answering(404, {"X-Error-Code": "RepoNotFound"}) as address:
+        yield address
 
+
+@pytest.fixture
+def no_hub() -> Iterator[str]:
+    """A web server that is no hub: it has nothing below any address."""
+    with _answering(404, {}) as address:
+        yield address
+
+
+@contextmanager
+def _answering(status: int, headers: dict[str, str]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
 
         do_HEAD = do_GET
@@ -32,7 +46,8 @@ def empty_hub() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
+    # A thread for each connection, since one that says nothing would keep the others waiting, and the end of the test.
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"

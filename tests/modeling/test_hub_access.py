@@ -107,3 +107,19 @@ def test_a_name_that_the_hub_does_not_know_is_an_error(empty_hub: str, tmp_path:
         f"the hub has no model `{NAME}`, or you may not see it\nhint: look at its name, or give a folder; where "
         "access is granted on request, log in with `hf auth login`"
     )
+
+
+def test_a_web_server_that_is_no_hub_is_an_error_at_once(no_hub: str, tmp_path: Path) -> None:
+    message, seconds, _ = load(no_hub, tmp_path)
+    assert message == (
+        f"cannot load the model of `{NAME}`: the hub answers with status 404, and there is no copy on this "
+        f"machine\n{FIX}"
+    )
+    assert seconds < 10
+
+
+def test_a_copy_on_this_machine_is_used_where_a_web_server_is_no_hub(no_hub: str, copy_here: Path) -> None:
+    printed, seconds, noted = load(no_hub, copy_here, code=LOADING)
+    assert printed.endswith(" glm")
+    assert noted.count("note: the hub answers with status 404: the copy of") == 1
+    assert seconds < 20

@@ -83,7 +83,8 @@ def find_data_file(folder: Path, name: str, key: str) -> Path:
         refuse_irregular(folder, f"give the folder that holds `{name}`")
         raise GlmtuneError(
             f"`{folder}` is a file; expected the folder that holds `{name}`",
-            fix=f"give `{folder.parent}`; or leave the configuration out, to train on this file as fits its rows",
+            fix=f"give `{folder.parent}`, and `--set data_config.{key}={folder.name}`; or leave the configuration out, "
+            "to train on this file as fits its rows",
         )
     files = _file_names(folder)
     ways_out = f"the folder holds {_listing(files)}; set `data_config.{key}` to one of them"

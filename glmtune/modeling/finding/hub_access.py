@@ -65,11 +65,17 @@ def _problem_with(name: str, has_copy: bool) -> str:
                 fix="look at its name, or give a folder; where access is granted on request, log in with "
                 "`hf auth login`",
             ) from None
-    except HfHubHTTPError:
-        pass  # it answers, and transformers will hear more exactly what is wrong
-    except (OSError, HTTPError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    except (OSError, HTTPError) as error:  # every `HfHubHTTPError` among them
+        problem = _told(error)
         if has_copy:
-            notice(f"the hub does not answer ({reason}): the copy of `{name}` on this machine is used")
-        return f"the hub does not answer ({reason})"
+            notice(f"{problem}: the copy of `{name}` on this machine is used")
+        return problem
     return ""
+
+
+def _told(error: Exception) -> str:
+    """Return what is wrong with the hub: a program that is no hub answers, too."""
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub answers with status {error.response.status_code}"
+    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    return f"the hub does not answer ({reason})"
