@@ -26,6 +26,7 @@ from glmtune.cli.verb_examples import EXAMPLES
 from glmtune.config.run_config import DERIVED, SECTIONS, DataConfig, RunConfig
 from glmtune.config.schema import explanations, json_type
 from glmtune.data.formats import FORMATS
+from glmtune.data.formats.columns import ANSWER_NAMES, INPUT_NAMES, QUESTION_NAMES
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "glmtune"
@@ -213,7 +214,22 @@ def formats(say: Translate) -> str:
         needed = f" {say('or')} ".join(" + ".join(map(_code, keys)) for keys in (each.keys, *each.other_keys))
         rows.append([_code(name), say(each.summary), needed, ", ".join(map(_code, each.more_keys))])
     heads = [say("format"), say("what it is"), say("keys that tell it"), say("other keys that are read")]
-    return _page([f"# {say('Formats of rows')}", "", say(FORMAT_PAGE), "", *_table(heads, rows)])
+    known = (("instruction", QUESTION_NAMES), ("output", ANSWER_NAMES), ("input", INPUT_NAMES))
+    return _page(
+        [
+            f"# {say('Formats of rows')}",
+            "",
+            say(FORMAT_PAGE),
+            "",
+            *_table(heads, rows),
+            "",
+            f"## {say('Columns known by their names')}",
+            "",
+            say(KNOWN_COLUMNS),
+            "",
+            *_table([say("read as"), say("names")], [[_code(key), ", ".join(map(_code, names))] for key, names in known]),
+        ]
+    )
 
 
 def modules(say: Translate) -> str:
@@ -293,6 +309,11 @@ EDITORS = (
 EXIT_CODES = (
     "What a command ends with. How messages are built: [Errors](../concepts/errors.md); what a signal does to a run: "
     "[Stopping](../concepts/resume.md#stopping-and-exit-codes)."
+)
+KNOWN_COLUMNS = (
+    "Where the first rows of a file are in none of these formats, their columns are read by what they are called, in "
+    "upper or lower case, and a note says so. A row needs a question and one answer; of several answers none is "
+    "taken. `--column KEY=NAME` (`columns` in a configuration) says otherwise."
 )
 FORMAT_PAGE = (
     "The format of a row is found out by its keys. Where a row has the keys of two formats, the one that stands first "

@@ -20,7 +20,7 @@ PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
 CONSTRAINTS = ["constraints.txt", "constraints-lowest.txt"]
 TOOLS = {
     *("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "uv", "ruff", "mypy", "types-pyyaml", "langchain-openai"),
-    *("mkdocs", "mkdocs-material", "mkdocs-static-i18n", "ipykernel", "nbclient"),
+    *("mkdocs", "mkdocs-material", "mkdocs-static-i18n", "ipykernel", "nbclient", "pytest-timeout"),
 }
 """Of development: no run of a user's meets them."""
 
@@ -81,7 +81,7 @@ def test_each_package_is_pinned_once_for_every_python(name: str) -> None:
         assert len(held) == len(set(held))
         assert "torch" in held
         if name == "constraints.txt":
-            assert not set(bounds()) - {"swanlab", "modelscope"} - set(held)
+            assert not set(bounds()) - {"swanlab"} - set(held)
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)

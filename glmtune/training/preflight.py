@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def preflight(prepared: Prepared, run_folder: Path) -> Path:
     )
     arguments = training_arguments(trial.request.config, trial_folder, notice)
     trial = replace(trial, arithmetic=arithmetic_of_run(trial, arguments))
+    new_parents = [folder for folder in trial_folder.parents if not folder.exists()]
     try:
         if is_main_process():
             shutil.rmtree(trial_folder, ignore_errors=True)
@@ -69,6 +71,9 @@ def preflight(prepared: Prepared, run_folder: Path) -> Path:
     finally:
         if is_main_process():
             shutil.rmtree(trial_folder, ignore_errors=True)
+            for folder in new_parents:
+                with suppress(OSError):  # something else is kept there by now
+                    folder.rmdir()
     return run_folder
 
 

@@ -278,7 +278,7 @@ def test_training_straight_from_an_adapter_is_refused(demo_data: Path, write_con
 
 
 def test_a_dry_run_leaves_nothing_behind(demo_data: Path, write_config, tmp_path: Path, capsys) -> None:
-    config = write_config("sft")
+    config = write_config("sft", output_dir=str(tmp_path / "runs" / "own" / "run"))
     before = sorted(path.name for path in tmp_path.iterdir())
     train(demo_data, "demo", config, dry_run=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
