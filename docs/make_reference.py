@@ -227,7 +227,9 @@ def formats(say: Translate) -> str:
             "",
             say(KNOWN_COLUMNS),
             "",
-            *_table([say("read as"), say("names")], [[_code(key), ", ".join(map(_code, names))] for key, names in known]),
+            *_table(
+                [say("read as"), say("names")], [[_code(key), ", ".join(map(_code, names))] for key, names in known]
+            ),
         ]
     )
 
