@@ -117,11 +117,13 @@ def ended_as_by_ctrl_c() -> Iterator[None]:
 def ignore_library_warnings() -> None:
     """Hide the deprecations of one library that another uses; nobody here can mend them.
 
+    And accelerate's word about the number of threads that it has chosen, for a user of several processes on CPUs.
     And bitsandbytes, which transformers and PEFT import where it is installed: it says at each start which other
     package it would like, and in 8 bits of every layer in every step that it computes in float16.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

@@ -105,7 +105,7 @@ def train(
     method: Method = None,
     overrides: Overrides = None,
     init_from: Annotated[
-        str | None, typer.Option(help="Start a new run from this checkpoint's weights (new data, new rate).")
+        str | None, typer.Option(help="Start a new run from this checkpoint's adapter (new data, new rate).")
     ] = None,
     base_model: BaseModel = None,
     column: Column = None,

@@ -277,6 +277,19 @@ def test_training_straight_from_an_adapter_is_refused(demo_data: Path, write_con
         train(demo_data, "demo", config, init_from=str(first / "checkpoint-1"))
 
 
+def test_a_whole_model_is_nothing_to_start_an_adapter_from(demo_data: Path, write_config, tmp_path: Path) -> None:
+    first = train(demo_data, "demo", write_config("sft", max_steps=1, eval_strategy="no"))
+    config = write_config("lora", output_dir=str(tmp_path / "again"))
+    for name in ("demo", str(first), str(first / "checkpoint-1"), "acme/glm"):
+        with pytest.raises(GlmtuneError) as caught:
+            train(demo_data, "demo", config, init_from=name)
+        assert str(caught.value) == (
+            f"`--init-from {name}` is a whole model, not an adapter\nhint: give it in the place of MODEL: "
+            f"`glmtune train DATA_DIR {name} CONFIG`"
+        )
+    assert not (tmp_path / "again").exists()
+
+
 def test_a_dry_run_leaves_nothing_behind(demo_data: Path, write_config, tmp_path: Path, capsys) -> None:
     config = write_config("sft", output_dir=str(tmp_path / "runs" / "own" / "run"))
     before = sorted(path.name for path in tmp_path.iterdir())

@@ -53,13 +53,16 @@ def check_weight_files(source: ModelSource) -> None:
         check_weight_file(source.adapter / ADAPTER_WEIGHTS)
 
 
-def find_model(name: str | Path, *, base_model: str | None = None, needs_weights: bool = True) -> ModelSource:
+def find_model(
+    name: str | Path, *, base_model: str | None = None, base_of_adapter: str | None = None, needs_weights: bool = True
+) -> ModelSource:
     """Return what `name` stands for, or raise an error that says what is missing.
 
     Args:
         name: `demo`, `demo-sft`, a model folder, a checkpoint, a run folder (its last checkpoint), a hub name, or
             `modelscope:OWNER/NAME`.
         base_model: Where the base model of an adapter is now, if it has moved.
+        base_of_adapter: The same, for what need not be an adapter.
         needs_weights: Whether a folder without weights is refused; a tokenizer's user does not need them.
     """
     expect_paths(model=name)
@@ -88,7 +91,7 @@ def find_model(name: str | Path, *, base_model: str | None = None, needs_weights
         refuse_foreign_links(folder)
     refuse_unreadable_name(folder, "model")
     if (folder / ADAPTER_CONFIG).is_file():
-        return _adapter_source(folder, base_model)
+        return _adapter_source(folder, base_model or base_of_adapter)
     if base_model is not None:
         raise GlmtuneError(f"`{name}` is a full model, so `--base-model` has no meaning for it", fix="leave it out")
     _check_model_folder(folder, needs_weights)

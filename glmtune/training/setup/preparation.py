@@ -165,11 +165,16 @@ def model_source(request: RunRequest) -> ModelSource:
                 fix=f"to train it further: `glmtune train DATA_DIR {source.base} CONFIG --init-from {request.model}`",
             )
         return source
-    start = find_model(request.init_from, base_model=request.base_model or request.model)
-    if start.adapter is not None and request.config.peft_config is None:
+    start = find_model(request.init_from, base_of_adapter=request.base_model or request.model)
+    if start.adapter is None:
+        raise GlmtuneError(
+            f"`--init-from {request.init_from}` is a whole model, not an adapter",
+            fix=f"give it in the place of MODEL: `glmtune train DATA_DIR {request.init_from} CONFIG`",
+        )
+    if request.config.peft_config is None:
         raise GlmtuneError(
             f"`--init-from {request.init_from}` is an adapter, but the configuration trains all weights",
-            fix="use a configuration with `peft_config`, or a full checkpoint",
+            fix="use a configuration with `peft_config`; or a whole model in the place of MODEL",
         )
     return start
 
