@@ -64,6 +64,9 @@ def serve(
     name: str | None = None,
     adapters: Sequence[str] = (),
     api_key: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    cors_origins: Sequence[str] = (),
+    log_requests: bool = True,
     backend: str = "auto",
     vllm_args: str = "",
     limits: Limits | None = None,
@@ -81,6 +84,9 @@ def serve(
         name: What requests call the model.
         adapters: `NAME=PATH` of others on the same base model.
         api_key: What clients must send; `$GLMTUNE_API_KEY` by default.
+        allowed_hosts: Names and addresses that clients may call this server by, beside `host` and those of loopback.
+        cors_origins: Origins whose pages may ask from a browser.
+        log_requests: Print a line for each request.
         backend: `transformers`, `vllm`, or `auto`.
         vllm_args: More options for vLLM, written as in a shell.
         limits: What the server takes on.
@@ -89,6 +95,11 @@ def serve(
     """
     for package in ("fastapi", "uvicorn", "openai"):
         require(package, extra="serve")
+    from .hosts import guard, read_origins
+    from .request_log import logged
+
+    origins = read_origins(cors_origins)
+    guarded = guard(host=host, allowed_hosts=allowed_hosts, origins=origins)
     api_key = api_key or os.environ.get(API_KEY_VARIABLE) or None
     note_untested_versions()
     source = find_model(checkpoint, base_model=base_model)
@@ -106,9 +117,12 @@ def serve(
             port=port,
             max_length=limits.max_length,
             max_rows=limits.max_rows,
+            origins=origins,
             trust_remote_code=trust_remote_code,
             more=_split(vllm_args),
         )
+        if allowed_hosts:
+            notice("`--allowed-host` is left out: vLLM answers to any name")
         run_vllm(command, api_key)
     if vllm_args:
         raise GlmtuneError(
@@ -121,7 +135,8 @@ def serve(
         address = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
         say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
-        _run(application, engine, listener, limits)
+        with logged(guarded(application), is_on=log_requests) as application:
+            _run(application, engine, listener, limits)
 
 
 def _split(options: str) -> list[str]:
