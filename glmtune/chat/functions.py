@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -31,8 +31,11 @@ from glmtune.files.user_paths import user_path
 from glmtune.operating_system import HAS_PROCESS_GROUPS
 from glmtune.processes.descendants import end_descendants, end_marked, suspend
 
+from .function_isolation import FunctionOutput, key_variables, tell_hidden, without_variables
 from .function_worker import error_text, serve_functions
 
+MAX_RESULT_CHARACTERS = 20_000
+"""Of a function. A result that is longer than the context ends every answer to it."""
 SECONDS_TO_END = 2.0
 """Time for a module to clean up when the chat ends."""
 
@@ -54,10 +57,24 @@ class Tools:
             self.worker.close()
 
 
-def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
+def load_tools(
+    path: Path,
+    *,
+    time_limit_seconds: float = 30.0,
+    max_characters: int = MAX_RESULT_CHARACTERS,
+    shown_variables: Collection[str] = (),
+    hidden_variables: Collection[str] = (),
+) -> Tools:
     """Return the functions of a Python module, or the schemas of a JSON file.
 
     To load a module is to run it: its public functions become the tools.
+
+    Args:
+        path: Of the module or file.
+        time_limit_seconds: Longest time that a call may take.
+        max_characters: Longest result; what is beyond is cut off, with a note in it.
+        shown_variables: Of the environment, that the functions may have although they are named like keys.
+        hidden_variables: That they may not have although they are not.
     """
     path = user_path(path)
     refuse_irregular(path, "write the tools to a file first, and name that")
@@ -65,7 +82,9 @@ def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
         found = "is a folder" if path.is_dir() else "does not exist"
         raise GlmtuneError(f"`{path}` {found}; expected a Python module or a JSON file of tools")
     if path.suffix == ".py":
-        worker = FunctionWorker(path, time_limit_seconds)
+        keys = key_variables(kept=shown_variables, more=hidden_variables)
+        worker = FunctionWorker(path, time_limit_seconds, max_characters=max_characters, keys=keys)
+        tell_hidden(keys)
         return Tools(schemas=worker.start(describe=True), source=path, worker=worker)
     if path.suffix != ".json":
         raise GlmtuneError(f"`{path}` is neither a Python module (`.py`) nor a JSON file (`.json`) of tools")
@@ -79,26 +98,38 @@ def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
 class FunctionWorker:
     """The process in which the functions of a module run; where it is lost, the next call starts it anew."""
 
-    def __init__(self, path: Path, time_limit_seconds: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        time_limit_seconds: float,
+        *,
+        max_characters: int = MAX_RESULT_CHARACTERS,
+        keys: Collection[str] = (),
+    ) -> None:
         self.path = path
         self.time_limit_seconds = time_limit_seconds
+        self.max_characters = max_characters
+        self._keys = keys
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
+        self._output: FunctionOutput | None = None
         self._mark = uuid.uuid4().hex
 
     def start(self, *, describe: bool = False) -> list[dict[str, Any]]:
         """Start the process, which imports the module; returns the schemas of its functions where `describe`."""
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
-        self._process = context.Process(
-            target=serve_functions, args=(other_end, str(self.path), describe, self._mark), name="glmtune-tools"
-        )
+        self._output = FunctionOutput(context)
+        arguments = (other_end, self._output.writer, str(self.path), describe, self._mark, self.max_characters)
+        self._process = context.Process(target=serve_functions, args=arguments, name="glmtune-tools")
         heed = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the new process inherits it: Ctrl-C is not meant for it
         try:
-            self._process.start()
+            with without_variables(self._keys):
+                self._process.start()
         finally:
             signal.signal(signal.SIGINT, heed)
         other_end.close()
+        self._output.begin()
         try:
             told = json.loads(self._connection.recv_bytes())
         except EOFError:
@@ -128,7 +159,10 @@ class FunctionWorker:
             assert self._connection is not None
             self._connection.send((name, arguments))
             if self._connection.poll(self.time_limit_seconds):
-                return self._connection.recv_bytes().decode()
+                observation = self._connection.recv_bytes().decode(errors="replace")
+                if self._output is not None:
+                    self._output.catch_up()
+                return observation
         except GlmtuneError as error:
             return error_text(error.what)
         except (EOFError, OSError):
@@ -150,9 +184,9 @@ class FunctionWorker:
 
     def _end(self) -> int | None:
         """Kill the process and its children; returns the exit code that it had."""
-        process, connection = self._process, self._connection
-        self._process = self._connection = None
-        if process is None or connection is None:
+        process, connection, output = self._process, self._connection, self._output
+        self._process = self._connection = self._output = None
+        if process is None or connection is None or output is None:
             return None
         connection.close()
         process.join(0.1)  # one that died by itself tells its own exit code
@@ -166,6 +200,7 @@ class FunctionWorker:
         process.kill()
         process.join()
         end_marked(self._mark)
+        output.close()
         return code
 
 
