@@ -45,8 +45,8 @@ def server_answers(
     if not key and api_key_env is not None:
         raise GlmtuneError(f"the environment variable `{api_key_env}` of `--api-key-env` is not set")
     transport = openai.DefaultHttpxClient(event_hooks={"response": [_stay]})
-    client = openai.OpenAI(base_url=url, api_key=key or "none", http_client=transport)
     with _errors_explained(openai, url):
+        client = openai.OpenAI(base_url=url, api_key=key or "none", http_client=transport)
         name = model or _first_model(client, url)
     request = _request_options(options, thinking)
     num_requests = 0
@@ -184,6 +184,10 @@ def _errors_explained(openai: Any, url: str) -> Iterator[None]:
 
     try:
         yield
+    except httpx2.InvalidURL as error:
+        raise GlmtuneError(
+            f"`--url` is `{url}`, which is no address: {error}", fix="such as `--url http://localhost:8000/v1`"
+        ) from None
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
         reason = str(error.__cause__ or error)
         raise RunFailure(

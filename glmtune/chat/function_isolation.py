@@ -25,6 +25,8 @@ KEY_VARIABLE = re.compile(r"(?:^|_)(?:keys?|pat|auth)$", re.IGNORECASE)
 """Names that are those of keys in an environment, and not everywhere."""
 BYTES_AT_ONCE = 65536
 """As many as a pipe of Linux holds."""
+MAX_PRINTED = 100_000
+"""Characters that are shown from one call to the next: what prints for ever would leave no room for the chat."""
 SECONDS_TO_DRAIN = 1.0
 """For what is left when the functions have ended: a child that could not be ended may print for ever."""
 
@@ -76,6 +78,7 @@ class FunctionOutput:
         self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
         self._lock = threading.Lock()
         self._is_line_ended = True
+        self._num_left = MAX_PRINTED
         self._thread = threading.Thread(target=self._show_all, name="function-output", daemon=True)
 
     @property
@@ -88,13 +91,16 @@ class FunctionOutput:
         self._own_writer.close()
         self._thread.start()
 
+    def allow_more(self) -> None:
+        """Begin to count anew how much is shown."""
+        with self._lock:
+            self._num_left = MAX_PRINTED
+
     def catch_up(self, *, is_last: bool = False) -> None:
         """Show what has been printed until now, and end its line."""
         with self._lock:
             self._show_next(is_last=is_last)
-            if not self._is_line_ended:
-                show_printed("\n")
-                self._is_line_ended = True
+            self._end_line()
 
     def close(self) -> None:
         """Show what is left and end."""
@@ -121,8 +127,21 @@ class FunctionOutput:
         """Show what there is; returns whether more may come."""
         is_ready = self._reader.poll(0)
         content = os.read(self._reader.fileno(), BYTES_AT_ONCE) if is_ready else b""
-        text = self._decoder.decode(content, final=is_last)
-        if text:
-            show_printed(text)
-            self._is_line_ended = text.endswith("\n")
+        self._show(self._decoder.decode(content, final=is_last))
         return bool(content) or not is_ready
+
+    def _show(self, text: str) -> None:
+        if not text or self._num_left < 0:
+            return
+        shown = text[: self._num_left]
+        show_printed(shown)
+        self._is_line_ended = shown.endswith("\n")
+        self._num_left -= len(text)
+        if self._num_left < 0:
+            self._end_line()
+            notice(f"what the functions print beyond {MAX_PRINTED:,} characters is not shown, until the next call")
+
+    def _end_line(self) -> None:
+        if not self._is_line_ended:
+            show_printed("\n")
+            self._is_line_ended = True

@@ -63,7 +63,7 @@ def _serve(connection: Connection, path: str, describe: bool, max_characters: in
             name, arguments = connection.recv()
             observation = observe(functions[name], json.loads(arguments), path)
             connection.send_bytes(cut(observation, max_characters).encode(errors="replace"))
-        except (EOFError, BrokenPipeError):
+        except (EOFError, OSError):  # the chat has ended, or a function has closed what was not its own
             return
 
 

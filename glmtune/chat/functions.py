@@ -36,6 +36,8 @@ from .function_worker import error_text, serve_functions
 
 MAX_RESULT_CHARACTERS = 20_000
 """Of a function. A result that is longer than the context ends every answer to it."""
+MAX_BYTES = 1 << 26
+"""Of what the process of the functions says at once: one that writes to where it must not may claim any length."""
 SECONDS_TO_END = 2.0
 """Time for a module to clean up when the chat ends."""
 
@@ -131,8 +133,8 @@ class FunctionWorker:
         other_end.close()
         self._output.begin()
         try:
-            told = json.loads(self._connection.recv_bytes())
-        except EOFError:
+            told = json.loads(self._connection.recv_bytes(MAX_BYTES))
+        except (EOFError, OSError, ValueError):
             code = self._end()
             raise GlmtuneError(
                 f"the module ended its process while it was imported (exit code {code})", where=str(self.path)
@@ -154,14 +156,17 @@ class FunctionWorker:
             arguments: JSON text of an object.
         """
         try:
+            if self._connection is not None and self._connection.poll(0):
+                self._end()  # it has died, or says what it was not asked for
             if self._connection is None:
                 self.start()
             assert self._connection is not None
+            assert self._output is not None
+            self._output.allow_more()
             self._connection.send((name, arguments))
             if self._connection.poll(self.time_limit_seconds):
-                observation = self._connection.recv_bytes().decode(errors="replace")
-                if self._output is not None:
-                    self._output.catch_up()
+                observation = self._connection.recv_bytes(MAX_BYTES).decode(errors="replace")
+                self._output.catch_up()
                 return observation
         except GlmtuneError as error:
             return error_text(error.what)

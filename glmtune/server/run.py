@@ -148,14 +148,21 @@ def _split(options: str) -> list[str]:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
+        socket.getaddrinfo(host, None)  # whose error tells of a name that leads nowhere
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        # `strerror` itself says the address once more.
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        reason = _reason(error)
         raise GlmtuneError(
             f"cannot listen at {host}:{port}: {reason}", fix="choose another `--port`, or end what listens there"
         ) from None
+
+
+def _reason(error: OSError | OverflowError) -> str:
+    """Return the system's words; the error's own say the address once more."""
+    if isinstance(error, socket.gaierror):  # a name that leads nowhere, which has numbers of its own
+        return str(error.strerror)
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
 
 @quiet_libraries()

@@ -130,6 +130,16 @@ def test_a_server_that_is_not_there_is_told(monkeypatch) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"), [("http://a\x1b[2J/v1", "Invalid non-printable"), ("http://a:b", "Invalid port")]
+)
+def test_an_address_that_is_none_is_told(url: str, reason: str) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        server_answers(url)
+    assert str(caught.value).startswith(f"`--url` is `{visible(url)}`, which is no address: {reason}")
+    assert str(caught.value).endswith("\nhint: such as `--url http://localhost:8000/v1`")
+
+
 def test_a_server_without_models_is_told(server: OpenAIServer) -> None:
     server.models = {"object": "list", "data": []}
     with pytest.raises(GlmtuneError) as caught:

@@ -96,6 +96,33 @@ def huge(length: int, kind: str):
 '''
 
 
+TAMPERING = r'''
+import os, stat, struct
+
+
+def tamper(how: str) -> str:
+    """Tamper with all open files.
+
+    Args:
+        how: In which way.
+    """
+    if how == "close":
+        os.closerange(3, 256)
+    for number in range(3, 256):
+        try:
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.write(number, b"\xff" * 100 if how == "length" else (struct.pack("!i", 7) + b"unasked") * 3)
+        except OSError:
+            pass
+    return "tampered"
+
+
+def add() -> int:
+    """Add."""
+    return 1 + 1
+'''
+
+
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("functions") / "tools.py"
@@ -127,9 +154,26 @@ def test_bytes_and_lines_of_any_kind_are_shown_as_lines(worker: FunctionWorker, 
     assert capsys.readouterr().err == "\\xff你 50%\n100%\n no end\n"
 
 
-def test_much_is_shown_whole_before_the_result(worker: FunctionWorker, capsys) -> None:
-    call(worker, "say", text="", how="much")
-    assert capsys.readouterr().err == "x" * 500_000 + "\n"
+def test_much_is_shown_in_part_before_the_result_and_the_next_call_is_shown_again(
+    worker: FunctionWorker, capsys
+) -> None:
+    for _ in range(2):
+        call(worker, "say", text="", how="much")
+        assert capsys.readouterr().err == (
+            "x" * 100_000
+            + "\nnote: what the functions print beyond 100,000 characters is not shown, until the next call\n"
+        )
+
+
+@pytest.mark.parametrize("how", ["close", "length", "unasked"])
+def test_a_function_that_tampers_with_what_it_is_called_by_harms_no_other_call(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "tools.py"
+    path.write_text(TAMPERING, encoding="utf-8")
+    worker = FunctionWorker(path, 30)
+    result = call(worker, "tamper", how=how)
+    assert result == "unasked" if how == "unasked" else "`tamper` ended its process" in result
+    assert call(worker, "add") == "2"
+    worker.close()
 
 
 def test_what_is_printed_between_calls_is_shown(worker: FunctionWorker, capsys) -> None:

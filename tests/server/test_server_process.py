@@ -181,6 +181,12 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded() -> None:
     )
 
 
+def test_a_name_that_leads_nowhere_is_told_in_the_words_of_the_system() -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        serve("demo", host="no name\x1b[2J", port=1)
+    assert re.match(r"cannot listen at no name\\x1b\[2J:1: (?!Unknown error)\w", str(caught.value))
+
+
 def test_a_limit_beyond_the_model_is_told() -> None:
     with pytest.raises(GlmtuneError) as caught:
         serve("demo", port=0, limits=Limits(max_length=10_000))
