@@ -18,7 +18,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 
 from glmtune.console import notice, show_printed
-from glmtune.operating_system import PIPES_ARE_FILES
 from glmtune.text.secret_values import FOLDERS, is_secret
 
 KEY_VARIABLE = re.compile(r"(?:^|_)(?:keys?|pat|auth)$", re.IGNORECASE)
@@ -70,8 +69,11 @@ def without_variables(names: Collection[str]) -> Iterator[None]:
 class FunctionOutput:
     """Shows on stderr what is printed into `writer`, until it is closed."""
 
+    writer: Connection
+    """The end for the process of the functions."""
+
     def __init__(self, context: SpawnContext) -> None:
-        self._reader, self._own_writer = context.Pipe(duplex=False)
+        self._reader, self.writer = context.Pipe(duplex=False)
         self._end, self._ending = context.Pipe(duplex=False)
         # A lone carriage return would let a line be written over.
         decoder = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
@@ -81,14 +83,9 @@ class FunctionOutput:
         self._num_left = MAX_PRINTED
         self._thread = threading.Thread(target=self._show_all, name="function-output", daemon=True)
 
-    @property
-    def writer(self) -> Connection | None:
-        """The end for the process of the functions; None where a pipe cannot take the place of its stdout."""
-        return self._own_writer if PIPES_ARE_FILES else None
-
     def begin(self) -> None:
         """Begin to show, once the process has its end of the pipe."""
-        self._own_writer.close()
+        self.writer.close()
         self._thread.start()
 
     def allow_more(self) -> None:

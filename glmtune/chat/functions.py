@@ -28,7 +28,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.files.file_kinds import refuse_irregular
 from glmtune.files.text_encoding import read_utf8
 from glmtune.files.user_paths import user_path
-from glmtune.operating_system import HAS_PROCESS_GROUPS
+from glmtune.operating_system import HAS_PROCESS_GROUPS, PIPES_ARE_FILES
 from glmtune.processes.descendants import end_descendants, end_marked, suspend
 
 from .function_isolation import FunctionOutput, key_variables, tell_hidden, without_variables
@@ -121,8 +121,9 @@ class FunctionWorker:
         """Start the process, which imports the module; returns the schemas of its functions where `describe`."""
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
-        self._output = FunctionOutput(context)
-        arguments = (other_end, self._output.writer, str(self.path), describe, self._mark, self.max_characters)
+        self._output = FunctionOutput(context) if PIPES_ARE_FILES else None
+        writer = self._output.writer if self._output is not None else None
+        arguments = (other_end, writer, str(self.path), describe, self._mark, self.max_characters)
         self._process = context.Process(target=serve_functions, args=arguments, name="glmtune-tools")
         heed = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the new process inherits it: Ctrl-C is not meant for it
         try:
@@ -131,7 +132,8 @@ class FunctionWorker:
         finally:
             signal.signal(signal.SIGINT, heed)
         other_end.close()
-        self._output.begin()
+        if self._output is not None:
+            self._output.begin()
         try:
             told = json.loads(self._connection.recv_bytes(MAX_BYTES))
         except (EOFError, OSError, ValueError):
@@ -161,12 +163,13 @@ class FunctionWorker:
             if self._connection is None:
                 self.start()
             assert self._connection is not None
-            assert self._output is not None
-            self._output.allow_more()
+            if self._output is not None:
+                self._output.allow_more()
             self._connection.send((name, arguments))
             if self._connection.poll(self.time_limit_seconds):
                 observation = self._connection.recv_bytes(MAX_BYTES).decode(errors="replace")
-                self._output.catch_up()
+                if self._output is not None:
+                    self._output.catch_up()
                 return observation
         except GlmtuneError as error:
             return error_text(error.what)
@@ -191,7 +194,7 @@ class FunctionWorker:
         """Kill the process and its children; returns the exit code that it had."""
         process, connection, output = self._process, self._connection, self._output
         self._process = self._connection = self._output = None
-        if process is None or connection is None or output is None:
+        if process is None or connection is None:
             return None
         connection.close()
         process.join(0.1)  # one that died by itself tells its own exit code
@@ -205,7 +208,8 @@ class FunctionWorker:
         process.kill()
         process.join()
         end_marked(self._mark)
-        output.close()
+        if output is not None:
+            output.close()
         return code
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from written_answers import Written
 
-from glmtune.chat import function_isolation
+from glmtune.chat import function_isolation, functions
 from glmtune.chat.function_isolation import key_variables
 from glmtune.chat.functions import FunctionWorker, Tools, load_tools
 from glmtune.chatformat.replies import ToolCall
@@ -174,6 +174,17 @@ def test_a_function_that_tampers_with_what_it_is_called_by_harms_no_other_call(h
     assert result == "unasked" if how == "unasked" else "`tamper` ended its process" in result
     assert call(worker, "add") == "2"
     worker.close()
+
+
+def test_where_a_pipe_is_no_file_functions_print_to_stderr(
+    module: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    monkeypatch.setattr(functions, "PIPES_ARE_FILES", False)
+    worker = FunctionWorker(module, 30)
+    assert call(worker, "say", text="雾", how="print") == "said"
+    worker.close()
+    told = capfd.readouterr()
+    assert (told.out, told.err) == ("", "雾\n")
 
 
 def test_what_is_printed_between_calls_is_shown(worker: FunctionWorker, capsys) -> None:
