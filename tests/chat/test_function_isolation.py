@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ import pytest
 from written_answers import Written
 
 from glmtune.chat import function_isolation, functions
-from glmtune.chat.function_isolation import key_variables
+from glmtune.chat.function_isolation import FunctionOutput, key_variables
 from glmtune.chat.functions import FunctionWorker, Tools, load_tools
 from glmtune.chatformat.replies import ToolCall
 
@@ -185,6 +186,15 @@ def test_where_a_pipe_is_no_file_functions_print_to_stderr(
     worker.close()
     told = capfd.readouterr()
     assert (told.out, told.err) == ("", "雾\n")
+
+
+def test_what_was_printed_before_a_result_is_shown_before_it(capsys) -> None:
+    output = FunctionOutput(multiprocessing.get_context("spawn"))
+    os.write(output.writer.fileno(), "雾".encode())
+    output.catch_up()  # nothing else shows anything yet
+    assert capsys.readouterr().err == "雾\n"
+    output.begin()
+    output.close()
 
 
 def test_what_is_printed_between_calls_is_shown(worker: FunctionWorker, capsys) -> None:
