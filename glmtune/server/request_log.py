@@ -120,7 +120,7 @@ class RequestLog:
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
-            if not _takes_more():
+            if not takes_more():
                 self._num_lost += 1
                 continue
             if self._num_lost:
@@ -144,7 +144,7 @@ def _line(method: str, path: str, request: _Request) -> str:
     return " ".join(parts)
 
 
-def _takes_more() -> bool:
+def takes_more() -> bool:
     """Whether stderr takes a line without making this thread wait for somebody who reads."""
     try:
         number = sys.stderr.fileno()

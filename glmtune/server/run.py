@@ -150,7 +150,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         socket.getaddrinfo(host, None)  # whose error tells of a name that leads nowhere
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        # What is accepted inherits it: else the end of an answer waits 40 ms for the client to confirm its beginning.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except (OSError, OverflowError) as error:
         reason = _reason(error)
         raise GlmtuneError(
@@ -202,6 +205,8 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     """Serve until a signal comes; answers that are being written get some time to end."""
     import uvicorn
 
+    from .request_log import takes_more
+
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """End when all answers are written, or when their time is over: the rest is told so."""
@@ -231,7 +236,8 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     finally:
         engine.stop()
         atexit.unregister(engine.stop)
-    say("the server has ended")
+    if takes_more():  # a full pipe would hold up the end
+        say("the server has ended")
 
 
 @contextmanager

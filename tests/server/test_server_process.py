@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from glmtune.errors import GlmtuneError
-from glmtune.server.run import Limits, serve
+from glmtune.server.run import Limits, _listen, serve
 
 
 @contextmanager
@@ -179,6 +179,13 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded() -> None:
         f"cannot listen at 127.0.0.1:{port}: Address already in use\n"
         "hint: choose another `--port`, or end what listens there"
     )
+
+
+def test_what_is_accepted_sends_at_once() -> None:
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_name_that_leads_nowhere_is_told_in_the_words_of_the_system() -> None:
