@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
+from typing import Any
 
 from glmtune.errors import shown
 from glmtune.notebook import NotebookLine, interrupts_without_traceback, is_notebook
@@ -41,6 +42,13 @@ def put(text: str, *, end: str = "\n") -> None:
 def put_json(text: str) -> None:
     """Print JSON to stdout: as it is into a file or pipe; the same with harmless escapes on a terminal."""
     print(visible_json(text) if sys.stdout.isatty() else text, flush=True)
+
+
+def show_printed(text: str) -> None:
+    """Show on stderr what another program prints, as it comes, with all written out that a terminal would obey."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(shown(text, ANSWER_KEEPS), end="", file=sys.stderr, flush=True)
 
 
 def is_watched() -> bool:
@@ -131,7 +139,14 @@ _format_warning = warnings.formatwarning
 
 
 class _ShownRecord(logging.LogRecord):
-    """What a library logs, often with names and texts of others in it."""
+    """What a library logs, often with names and texts of others in it, in the message and in the traceback below it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.exc_info and self.exc_info[0] is not None:
+            # Where it is there already, no formatter writes it itself.
+            lines = traceback.format_exception(*self.exc_info)
+            self.exc_text = shown("".join(lines).removesuffix("\n"), ANSWER_KEEPS)
 
     def getMessage(self) -> str:
         return shown(super().getMessage(), ANSWER_KEEPS)

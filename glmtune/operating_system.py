@@ -16,6 +16,9 @@ HAS_PROCESS_GROUPS = {"setsid", "killpg"} <= vars(os).keys() and "SIGKILL" in va
 CAN_SUSPEND = os.name == "nt" or "SIGSTOP" in vars(signal)
 """Whether another process can be held up and be killed by psutil; Windows does it without signals."""
 
+PIPES_ARE_FILES = os.name != "nt"
+"""Whether the end of a pipe between two processes is a number of a file, which may take the place of stdout."""
+
 CAN_LEAD_WORKERS = HAS_PROCESS_GROUPS and "SIGUSR1" in vars(signal)
 """Whether one process can start the workers of a run and pass on the signals that end it."""
 

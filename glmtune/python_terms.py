@@ -31,6 +31,7 @@ ARGUMENTS = {
     "--accept-changes": "accept_changes",
     "--adapter": "adapters",
     "--allow-sending": "allow_sending",
+    "--allowed-host": "allowed_hosts",
     "--api-key": "api_key",
     "--backend": "backend",
     "--base-model": "base_model",
@@ -38,6 +39,7 @@ ARGUMENTS = {
     "--checkpoint": "checkpoint_step",
     "--column": "columns",
     "--combine": "combine",
+    "--cors-origin": "cors_origins",
     "--deepspeed": "overrides",
     "--dry-run": "dry_run",
     "--dtype": "dtype",
@@ -64,7 +66,7 @@ ARGUMENTS = {
 """Options that are arguments of these functions, or fields of `Limits` and `GenerationConfig`."""
 
 FLAGS = ("--accept-changes", "--allow-sending", "--combine", "--dry-run", "--strict", "--trust-remote-code", "--verify")
-LISTS = ("--adapter", "--set")
+LISTS = ("--adapter", "--allowed-host", "--cors-origin", "--set")
 """Options that may stand several times, for an argument that is a list."""
 
 TERMINAL_ONLY = {("init", "--from")}

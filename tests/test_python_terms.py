@@ -24,7 +24,7 @@ PACKAGE = Path(glmtune.__file__).parent
 TERMINAL_ONLY = [
     "glmtune init --from",  # of other tools' files
     *("glmtune chat", "glmtune config", "glmtune data formats", "glmtune data inspect", "glmtune demo", "glmtune env"),
-    *("--api-key-env", "--max-tool-rounds", "--url"),  # of `chat`
+    *("--api-key-env", "--max-tool-rounds", "--tool-env", "--url"),  # of `chat`
     *("--input", "--prompt"),  # of `infer`, which a list of prompts stands for
     *("--nproc", "--use_deepspeed", "--use_fsdp", "--fsdp_version", "--json"),  # one process; other programs' own
 ]

@@ -15,7 +15,7 @@ from glmtune.files.user_paths import user_path
 from glmtune.text.text_table import format_table
 
 from .chat_session import Chat
-from .functions import Tools, load_tools
+from .functions import Tools
 
 NOTHING = '""'
 """Takes away what a command had set."""
@@ -62,11 +62,7 @@ def system(chat: Chat, argument: str) -> None:
 def tools(chat: Chat, argument: str) -> None:
     """Load tools, or list them."""
     if argument:
-        loaded = (
-            Tools()
-            if argument == NOTHING
-            else load_tools(user_path(argument), time_limit_seconds=chat.tool_timeout_seconds)
-        )
+        loaded = Tools() if argument == NOTHING else chat.load_tools(user_path(argument))
         chat.tools.close()
         chat.tools = loaded
     say(*described(chat.tools).split("\n"))

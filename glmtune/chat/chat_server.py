@@ -7,12 +7,17 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.errors import GlmtuneError, RunFailure, require
 
 from .chat_session import BEGIN_ANEW, Answers, Event, Message
 
+LONGEST_REASON = 1000
+"""Characters of an error: some servers send pages."""
+ELSEWHERE = "x-glmtune-elsewhere"
+"""Header under which the address of another server is kept, where nobody follows it."""
 DEFAULT_KEY = "OPENAI_API_KEY"
 
 
@@ -39,8 +44,9 @@ def server_answers(
     key = os.environ.get(api_key_env or DEFAULT_KEY)
     if not key and api_key_env is not None:
         raise GlmtuneError(f"the environment variable `{api_key_env}` of `--api-key-env` is not set")
-    client = openai.OpenAI(base_url=url, api_key=key or "none")
+    transport = openai.DefaultHttpxClient(event_hooks={"response": [_stay]})
     with _errors_explained(openai, url):
+        client = openai.OpenAI(base_url=url, api_key=key or "none", http_client=transport)
         name = model or _first_model(client, url)
     request = _request_options(options, thinking)
     num_requests = 0
@@ -64,11 +70,26 @@ def server_answers(
     return answer
 
 
+def _stay(response: Any) -> None:
+    """Keep a redirect to another server, which would get key and conversation, from being followed."""
+    target = response.headers.get("location")
+    if response.has_redirect_location and not _is_same_server(str(response.url), target):
+        response.headers[ELSEWHERE] = response.headers.pop("location")
+
+
+def _is_same_server(url: str, target: str) -> bool:
+    try:
+        here, there = (urlsplit(each) for each in (url, urljoin(url, target)))
+        return (here.scheme, here.hostname, here.port) == (there.scheme, there.hostname, there.port)
+    except ValueError:
+        return False
+
+
 def _first_model(client: Any, url: str) -> str:
     """Return the name of the first model that the server lists."""
     try:
-        names: list[str] = [each.id for each in client.models.list()]
-    except AttributeError:  # of the text that openai takes a page for
+        names = [each.id for each in client.models.list() if isinstance(each.id, str)]
+    except (AttributeError, TypeError):  # of the text that openai takes a page for
         raise GlmtuneError(
             f"the server at `{url}` does not speak OpenAI's protocol",
             fix="give the URL up to `/v1`, such as `http://localhost:8000/v1`",
@@ -137,7 +158,7 @@ def _events(chunks: Iterator[Any]) -> Generator[Event]:
     if reason is None:
         raise ValueError("the answer has no end")
     for name, arguments in (calls[place] for place in sorted(calls)):
-        yield _call(name, arguments.strip() or "{}")
+        yield _call(_whole(name), _whole(arguments).strip() or "{}")
     if reason == "length":
         yield CutOff()
 
@@ -148,7 +169,7 @@ def _call(name: str, arguments: str) -> ToolCall | Delta:
         is_object = isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):
         is_object = False
-    return ToolCall(name=name, arguments=arguments) if is_object else Delta(text=_whole(f"{name}\n{arguments}"))
+    return ToolCall(name=name, arguments=arguments) if is_object else Delta(text=f"{name}\n{arguments}")
 
 
 def _whole(text: str) -> str:
@@ -163,6 +184,10 @@ def _errors_explained(openai: Any, url: str) -> Iterator[None]:
 
     try:
         yield
+    except httpx2.InvalidURL as error:
+        raise GlmtuneError(
+            f"`--url` is `{url}`, which is no address: {error}", fix="such as `--url http://localhost:8000/v1`"
+        ) from None
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
         reason = str(error.__cause__ or error)
         raise RunFailure(
@@ -174,16 +199,32 @@ def _errors_explained(openai: Any, url: str) -> Iterator[None]:
             401: "set the key in the environment variable that `--api-key-env` names",
             404: "mend `--url`, which ends with `/v1`, or `--model`",
         }
-        too_long = error.code == "context_length_exceeded"
+        elsewhere = error.response.headers.get(ELSEWHERE)
+        if elsewhere is not None:
+            raise RunFailure(
+                f"the server at `{url}` sends us to another one, `{_cut(elsewhere)}`, which is not asked",
+                fix="where you trust that one, give its address up to `/v1` as `--url`",
+            ) from None
+        reason = _reason(error)
+        is_too_long = error.code == "context_length_exceeded" or "context length" in reason or error.status_code == 413
         raise RunFailure(
-            f"the server at `{url}` refuses ({error.status_code}): {_reason(error)}",
-            fix=BEGIN_ANEW if too_long else fix.get(error.status_code),
+            f"the server at `{url}` refuses ({error.status_code}): {reason}",
+            fix=BEGIN_ANEW if is_too_long else fix.get(error.status_code),
         ) from None
     except (openai.OpenAIError, ValueError) as error:
-        raise RunFailure(f"the server at `{url}` broke off: {error}", fix="`/retry` asks again") from None
+        raise RunFailure(f"the server at `{url}` broke off: {_cut(str(error))}", fix="`/retry` asks again") from None
+    except (AttributeError, TypeError, RecursionError) as error:  # openai checks no types of what it is sent
+        raise RunFailure(
+            f"what the server at `{url}` sends is not OpenAI's protocol: {_cut(str(error))}", fix="`/retry` asks again"
+        ) from None
 
 
 def _reason(error: Any) -> str:
     """Return the message of OpenAI's error object, or what the server has sent in its place."""
     body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.message)
+    return _cut(str(body.get("message") or error.message))
+
+
+def _cut(text: str) -> str:
+    """Return a server's text at a length that leaves something else on the screen."""
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}... ({len(text):,} characters)"

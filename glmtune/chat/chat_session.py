@@ -13,15 +13,17 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
+from glmtune.text.visible_text import visible
 
 from .chat_terminal import ChatTerminal
 from .function_worker import error_text
-from .functions import Tools, call_problem
+from .functions import Tools, call_problem, load_tools
 
 Message = dict[str, Any]
 Event = Delta | ToolCall | CutOff
@@ -42,12 +44,15 @@ class Chat:
     terminal: ChatTerminal
     tools: Tools = field(default_factory=Tools)
     system: str = ""
-    tool_timeout_seconds: float = 30.0
+    load_tools: Callable[[Path], Tools] = load_tools
+    """Reads a file of tools for this chat."""
     max_tool_rounds: int = 8
     history: list[Message] = field(default_factory=list)
     """Without the system message."""
     num_calls: int = 0
     """So far; calls are numbered, for an observation to name its call by."""
+    taken_back: str = ""
+    """What is to be told of a question that has got no answer."""
 
     def close(self) -> None:
         """End what runs for the tools."""
@@ -74,6 +79,24 @@ class Chat:
         self._answer()
 
     def _answer(self) -> None:
+        """Answer the last question, or take back all that has come after it and raise: it may be too long to go on."""
+        begin = len(self.history)
+        try:
+            self._answer_with_tools()
+        except GlmtuneError:
+            self.taken_back = "the question got no answer: the next one takes its place"
+            if len(self.history) > begin:
+                self.taken_back += ", and what tools have answered to it is forgotten"
+            del self.history[begin:]
+            raise
+
+    def tell_taken_back(self) -> None:
+        """Say what an error has taken out of the conversation, once."""
+        if self.taken_back:
+            notice(self.taken_back)
+            self.taken_back = ""
+
+    def _answer_with_tools(self) -> None:
         """Let the model answer, and call tools in between."""
         for _ in range(self.max_tool_rounds):
             calls = self._write_answer()
@@ -144,7 +167,8 @@ class Chat:
         try:
             while waiting:
                 function = waiting[0]["function"]
-                self.terminal.show_aside(f"-> {function['name']} {_on_one_line(function['arguments'])}")
+                arguments = _shortened(_on_one_line(function["arguments"]))
+                self.terminal.show_aside(visible(f"-> {_shortened(function['name'])} {arguments}", "\t"))
                 text = self._result(**function)
                 self._observe(waiting.pop(0), text)
             return True
@@ -166,9 +190,13 @@ class Chat:
         return self.terminal.read(f"what `{name}` answers> ") or '""'
 
     def _observe(self, call: Message, text: str) -> None:
-        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
-        self.terminal.show_aside(f"<- {shown}")
+        # No line of it begins where ours do.
+        self.terminal.show_aside("<- " + _shortened(text).replace("\n", "\n   "))
         self.history.append({"role": "tool", "tool_call_id": call["id"], "content": text})
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
 
 
 def _on_one_line(arguments: str) -> str:

@@ -31,7 +31,7 @@ class ChatTerminal:
 
     def read(self, prompt: str) -> str:
         """Return what is typed next, one or several lines; raises `EOFError` at the end of the input."""
-        text = self._read(prompt)
+        text = self._read(visible(prompt))
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -61,7 +61,8 @@ class ChatTerminal:
     def _put(self, text: str, stream: TextIO, style: str = "{}") -> None:
         if self._unfinished is not stream:
             self.end_line()
-        shown = visible(text, ANSWER_KEEPS) if stream.isatty() else text
+        # Into a file or pipe goes an answer as it is; stderr is for eyes, sooner or later.
+        shown = text if stream is sys.stdout and not stream.isatty() else visible(text, ANSWER_KEEPS)
         print(style.format(shown), end="", file=stream, flush=True)
         self._unfinished = None if text.endswith("\n") else stream
 

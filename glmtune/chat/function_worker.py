@@ -27,23 +27,29 @@ from glmtune.operating_system import HAS_PROCESS_GROUPS
 from glmtune.processes.descendants import MARK, adopt_orphans, end_descendants
 from glmtune.processes.own_path import SAFE_PATH
 
+LONGEST_MESSAGE = 2000
+"""Characters of an exception."""
+
 Functions = dict[str, Callable[..., Any]]
 
 
-def serve_functions(connection: Connection, path: str, describe: bool, mark: str) -> None:
+def serve_functions(
+    connection: Connection, output: Connection | None, path: str, describe: bool, mark: str, max_characters: int
+) -> None:
     """Import the module at `path`, then answer every `(name, arguments)` with the text of an observation.
 
-    The first thing sent is JSON: the schemas of the functions where `describe`, or what is wrong with the module. All
-    that the functions start bears the `mark`, and ends with this process.
+    The first thing sent is JSON: the schemas of the functions where `describe`, or what is wrong with the module. What
+    the functions print goes into `output`, or to stderr. All that they start bears the `mark`, and ends with this
+    process. An observation has at most `max_characters`, and says so where it was longer.
     """
-    _stand_apart(mark)
+    _stand_apart(mark, output)
     try:
-        _serve(connection, path, describe)
+        _serve(connection, path, describe, max_characters)
     finally:
         end_descendants(os.getpid())
 
 
-def _serve(connection: Connection, path: str, describe: bool) -> None:
+def _serve(connection: Connection, path: str, describe: bool, max_characters: int) -> None:
     try:
         module = import_file(path)
         functions = functions_of(module, path)
@@ -56,20 +62,27 @@ def _serve(connection: Connection, path: str, describe: bool) -> None:
         try:
             name, arguments = connection.recv()
             observation = observe(functions[name], json.loads(arguments), path)
-            connection.send_bytes(observation.encode(errors="replace"))
-        except (EOFError, BrokenPipeError):
+            connection.send_bytes(cut(observation, max_characters).encode(errors="replace"))
+        except (EOFError, OSError):  # the chat has ended, or a function has closed what was not its own
             return
 
 
-def _stand_apart(mark: str) -> None:
-    """Keep Ctrl-C for the chat, and stdout for its answers; lead a group, so that what a function starts ends, too."""
+def _stand_apart(mark: str, output: Connection | None) -> None:
+    """Leave Ctrl-C, stdin and the terminal to the chat; lead a group, so that what a function starts ends, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if HAS_PROCESS_GROUPS:
         os.setsid()
     adopt_orphans()
     os.environ[MARK] = mark
     os.environ.pop(SAFE_PATH, None)  # what the functions start may import from its own folder
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    if nothing > 0:
+        os.close(nothing)
+    if output is not None:
+        os.dup2(output.fileno(), 2)
+        output.close()
+    os.dup2(2, 1)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     threading.Thread(target=_end_with_the_chat, daemon=True).start()
 
@@ -177,6 +190,13 @@ def observe(function: Callable[..., Any], arguments: dict[str, Any], path: str) 
         return error_text(f"the result is no JSON: {error}")
 
 
+def cut(text: str, max_characters: int) -> str:
+    """Return an observation that fits into a conversation; where some of it is left out, the model reads that, too."""
+    if len(text) <= max_characters:
+        return text
+    return f"{text[:max_characters]}\n[cut off: the first {max_characters:,} of {len(text):,} characters]"
+
+
 def error_text(message: str) -> str:
     """Return the observation that tells a model of an error."""
     return json.dumps({"error": message}, ensure_ascii=False)
@@ -190,7 +210,8 @@ def _with_members(function: Callable[..., Any], arguments: dict[str, Any]) -> di
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return words if len(words) <= LONGEST_MESSAGE else f"{words[:LONGEST_MESSAGE]}..."
 
 
 def _place(error: BaseException, path: str) -> str | None:

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -28,11 +28,16 @@ from glmtune.errors import GlmtuneError
 from glmtune.files.file_kinds import refuse_irregular
 from glmtune.files.text_encoding import read_utf8
 from glmtune.files.user_paths import user_path
-from glmtune.operating_system import HAS_PROCESS_GROUPS
+from glmtune.operating_system import HAS_PROCESS_GROUPS, PIPES_ARE_FILES
 from glmtune.processes.descendants import end_descendants, end_marked, suspend
 
+from .function_isolation import FunctionOutput, key_variables, tell_hidden, without_variables
 from .function_worker import error_text, serve_functions
 
+MAX_RESULT_CHARACTERS = 20_000
+"""Of a function. A result that is longer than the context ends every answer to it."""
+MAX_BYTES = 1 << 26
+"""Of what the process of the functions says at once: one that writes to where it must not may claim any length."""
 SECONDS_TO_END = 2.0
 """Time for a module to clean up when the chat ends."""
 
@@ -54,10 +59,24 @@ class Tools:
             self.worker.close()
 
 
-def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
+def load_tools(
+    path: Path,
+    *,
+    time_limit_seconds: float = 30.0,
+    max_characters: int = MAX_RESULT_CHARACTERS,
+    shown_variables: Collection[str] = (),
+    hidden_variables: Collection[str] = (),
+) -> Tools:
     """Return the functions of a Python module, or the schemas of a JSON file.
 
     To load a module is to run it: its public functions become the tools.
+
+    Args:
+        path: Of the module or file.
+        time_limit_seconds: Longest time that a call may take.
+        max_characters: Longest result; what is beyond is cut off, with a note in it.
+        shown_variables: Of the environment, that the functions may have although they are named like keys.
+        hidden_variables: That they may not have although they are not.
     """
     path = user_path(path)
     refuse_irregular(path, "write the tools to a file first, and name that")
@@ -65,7 +84,9 @@ def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
         found = "is a folder" if path.is_dir() else "does not exist"
         raise GlmtuneError(f"`{path}` {found}; expected a Python module or a JSON file of tools")
     if path.suffix == ".py":
-        worker = FunctionWorker(path, time_limit_seconds)
+        keys = key_variables(kept=shown_variables, more=hidden_variables)
+        worker = FunctionWorker(path, time_limit_seconds, max_characters=max_characters, keys=keys)
+        tell_hidden(keys)
         return Tools(schemas=worker.start(describe=True), source=path, worker=worker)
     if path.suffix != ".json":
         raise GlmtuneError(f"`{path}` is neither a Python module (`.py`) nor a JSON file (`.json`) of tools")
@@ -79,29 +100,43 @@ def load_tools(path: Path, *, time_limit_seconds: float = 30.0) -> Tools:
 class FunctionWorker:
     """The process in which the functions of a module run; where it is lost, the next call starts it anew."""
 
-    def __init__(self, path: Path, time_limit_seconds: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        time_limit_seconds: float,
+        *,
+        max_characters: int = MAX_RESULT_CHARACTERS,
+        keys: Collection[str] = (),
+    ) -> None:
         self.path = path
         self.time_limit_seconds = time_limit_seconds
+        self.max_characters = max_characters
+        self._keys = keys
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
+        self._output: FunctionOutput | None = None
         self._mark = uuid.uuid4().hex
 
     def start(self, *, describe: bool = False) -> list[dict[str, Any]]:
         """Start the process, which imports the module; returns the schemas of its functions where `describe`."""
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
-        self._process = context.Process(
-            target=serve_functions, args=(other_end, str(self.path), describe, self._mark), name="glmtune-tools"
-        )
+        self._output = FunctionOutput(context) if PIPES_ARE_FILES else None
+        writer = self._output.writer if self._output is not None else None
+        arguments = (other_end, writer, str(self.path), describe, self._mark, self.max_characters)
+        self._process = context.Process(target=serve_functions, args=arguments, name="glmtune-tools")
         heed = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the new process inherits it: Ctrl-C is not meant for it
         try:
-            self._process.start()
+            with without_variables(self._keys):
+                self._process.start()
         finally:
             signal.signal(signal.SIGINT, heed)
         other_end.close()
+        if self._output is not None:
+            self._output.begin()
         try:
-            told = json.loads(self._connection.recv_bytes())
-        except EOFError:
+            told = json.loads(self._connection.recv_bytes(MAX_BYTES))
+        except (EOFError, OSError, ValueError):
             code = self._end()
             raise GlmtuneError(
                 f"the module ended its process while it was imported (exit code {code})", where=str(self.path)
@@ -123,12 +158,19 @@ class FunctionWorker:
             arguments: JSON text of an object.
         """
         try:
+            if self._connection is not None and self._connection.poll(0):
+                self._end()  # it has died, or says what it was not asked for
             if self._connection is None:
                 self.start()
             assert self._connection is not None
+            if self._output is not None:
+                self._output.allow_more()
             self._connection.send((name, arguments))
             if self._connection.poll(self.time_limit_seconds):
-                return self._connection.recv_bytes().decode()
+                observation = self._connection.recv_bytes(MAX_BYTES).decode(errors="replace")
+                if self._output is not None:
+                    self._output.catch_up()
+                return observation
         except GlmtuneError as error:
             return error_text(error.what)
         except (EOFError, OSError):
@@ -150,8 +192,8 @@ class FunctionWorker:
 
     def _end(self) -> int | None:
         """Kill the process and its children; returns the exit code that it had."""
-        process, connection = self._process, self._connection
-        self._process = self._connection = None
+        process, connection, output = self._process, self._connection, self._output
+        self._process = self._connection = self._output = None
         if process is None or connection is None:
             return None
         connection.close()
@@ -166,6 +208,8 @@ class FunctionWorker:
         process.kill()
         process.join()
         end_marked(self._mark)
+        if output is not None:
+            output.close()
         return code
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from .chat_commands import run_command
 from .chat_server import server_answers
 from .chat_session import Chat
 from .chat_terminal import ChatTerminal
-from .functions import Tools, load_tools
+from .functions import MAX_RESULT_CHARACTERS, Tools, load_tools
 
 STOP = ("stop", "/stop")
 
@@ -28,6 +30,8 @@ def chat(
     tools: Path | None = None,
     tool_timeout_seconds: float = 30.0,
     max_tool_rounds: int = 8,
+    max_tool_result: int = MAX_RESULT_CHARACTERS,
+    tool_env: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Chat until the input ends.
@@ -41,13 +45,22 @@ def chat(
         tools: A Python module, whose functions are really called, or a JSON file of schemas.
         tool_timeout_seconds: Longest time that a call may take.
         max_tool_rounds: Rounds of calls before an answer.
+        max_tool_result: Characters of the longest result; what is beyond is cut off.
+        tool_env: Variables of the environment that functions may have although they are named like keys.
         options: As `local_answers` and `server_answers` take them.
     """
     if (model is None) == (url is None):
         found = "neither a model nor `--url` is given" if url is None else "both a model and `--url` are given"
         raise GlmtuneError(found, fix="give a checkpoint, or the URL of a server: `--url http://localhost:8000/v1`")
     terminal = ChatTerminal()
-    with closing(load_tools(tools, time_limit_seconds=tool_timeout_seconds) if tools else Tools()) as offered:
+    load = partial(
+        load_tools,
+        time_limit_seconds=tool_timeout_seconds,
+        max_characters=max_tool_result,
+        shown_variables=tool_env,
+        hidden_variables=[api_key_env] if api_key_env else (),
+    )
+    with closing(load(tools) if tools else Tools()) as offered:
         if url is None:
             from .chat_model import local_answers  # torch takes seconds, which a chat with a server need not wait for
 
@@ -59,7 +72,7 @@ def chat(
             terminal=terminal,
             tools=offered,
             system=system or "",
-            tool_timeout_seconds=tool_timeout_seconds,
+            load_tools=load,
             max_tool_rounds=max_tool_rounds,
         )
         with closing(talk):  # it may have loaded other tools by its end
@@ -85,6 +98,7 @@ def run_chat(talk: Chat) -> None:
         except GlmtuneError as error:
             talk.terminal.end_line()
             say(*f"error: {error}".split("\n"))
+            talk.tell_taken_back()
 
 
 def respond(talk: Chat, line: str) -> None:

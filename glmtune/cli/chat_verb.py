@@ -45,6 +45,14 @@ def chat(
     ] = None,
     tool_timeout: Annotated[float, typer.Option(help="Seconds that a call may take.", min=0.01, max=86400)] = 30.0,
     max_tool_rounds: Annotated[int, typer.Option(help="Rounds of calls before an answer.", min=1)] = 8,
+    max_tool_result: Annotated[
+        int,
+        typer.Option(help="Characters of a function's result; what is beyond is cut off.", min=1),
+    ] = 20_000,
+    tool_env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Let the functions have this variable, although it is named like a key."),
+    ] = None,
     sampling: SamplingOptions,
     thinking: Thinking = None,
     seed: Seed = None,
@@ -75,6 +83,8 @@ def chat(
         tools=tools,
         tool_timeout_seconds=tool_timeout,
         max_tool_rounds=max_tool_rounds,
+        max_tool_result=max_tool_result,
+        tool_env=tool_env or (),
         seed=seed,
         thinking=thinking,
         **options,

@@ -26,6 +26,21 @@ def serve(
             "`GLMTUNE_API_KEY` in the environment is not seen."
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Answer to this name or address, too; 421 to others."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Let pages of this origin ask from a browser: http://localhost:3000."),
+    ] = None,
+    request_log: Annotated[
+        bool,
+        typer.Option(
+            "--request-log/--no-request-log",
+            help="Print a line for each request: its path, status, time and tokens, nothing of its contents.",
+        ),
+    ] = True,
     backend: Annotated[
         str, typer.Option(help="`vllm`, `transformers`, or `auto`: vLLM where it is installed and there is a GPU.")
     ] = "auto",
@@ -57,6 +72,9 @@ def serve(
         name=name,
         adapters=adapter or (),
         api_key=api_key,
+        allowed_hosts=allowed_host or (),
+        cors_origins=cors_origin or (),
+        log_requests=request_log,
         backend=backend,
         vllm_args=vllm_args,
         limits=Limits(

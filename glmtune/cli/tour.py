@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.config.run_config import RunConfig, config_from_mapping
-from glmtune.console import say
+from glmtune.console import put, say
 from glmtune.demo.rows import FOLDERS, LIVELY, PLAIN, write_rows
 from glmtune.demo.trained import COMMON, FIRST_TRAINING, LENGTHS
 from glmtune.errors import GlmtuneError
@@ -68,7 +68,7 @@ def run_tour(output: Path) -> None:
     _headline("asking")
     print(QUESTION)
     for name, model in (("full SFT", base), ("LoRA", output / "lora"), ("P-Tuning v2", output / "ptuning_v2")):
-        print(f"  {name}: {generate(str(model), [QUESTION])[0]}")
+        put(f"  {name}: {generate(str(model), [QUESTION])[0]}")
 
     _headline("BLEU-4 and ROUGE on held-out rows, 0 to 100")
     print(format_table(["model", "style", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "loss"], table))

@@ -64,6 +64,9 @@ def serve(
     name: str | None = None,
     adapters: Sequence[str] = (),
     api_key: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    cors_origins: Sequence[str] = (),
+    log_requests: bool = True,
     backend: str = "auto",
     vllm_args: str = "",
     limits: Limits | None = None,
@@ -81,6 +84,9 @@ def serve(
         name: What requests call the model.
         adapters: `NAME=PATH` of others on the same base model.
         api_key: What clients must send; `$GLMTUNE_API_KEY` by default.
+        allowed_hosts: Names and addresses that clients may call this server by, beside `host` and those of loopback.
+        cors_origins: Origins whose pages may ask from a browser.
+        log_requests: Print a line for each request.
         backend: `transformers`, `vllm`, or `auto`.
         vllm_args: More options for vLLM, written as in a shell.
         limits: What the server takes on.
@@ -89,6 +95,11 @@ def serve(
     """
     for package in ("fastapi", "uvicorn", "openai"):
         require(package, extra="serve")
+    from .hosts import guard, read_origins
+    from .request_log import logged
+
+    origins = read_origins(cors_origins)
+    guarded = guard(host=host, allowed_hosts=allowed_hosts, origins=origins)
     api_key = api_key or os.environ.get(API_KEY_VARIABLE) or None
     note_untested_versions()
     source = find_model(checkpoint, base_model=base_model)
@@ -106,9 +117,12 @@ def serve(
             port=port,
             max_length=limits.max_length,
             max_rows=limits.max_rows,
+            origins=origins,
             trust_remote_code=trust_remote_code,
             more=_split(vllm_args),
         )
+        if allowed_hosts:
+            notice("`--allowed-host` is left out: vLLM answers to any name")
         run_vllm(command, api_key)
     if vllm_args:
         raise GlmtuneError(
@@ -121,7 +135,8 @@ def serve(
         address = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
         say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
-        _run(application, engine, listener, limits)
+        with logged(guarded(application), is_on=log_requests) as application:
+            _run(application, engine, listener, limits)
 
 
 def _split(options: str) -> list[str]:
@@ -133,14 +148,24 @@ def _split(options: str) -> list[str]:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
+        socket.getaddrinfo(host, None)  # whose error tells of a name that leads nowhere
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        # What is accepted inherits it: else the end of an answer waits 40 ms for the client to confirm its beginning.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except (OSError, OverflowError) as error:
-        # `strerror` itself says the address once more.
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        reason = _reason(error)
         raise GlmtuneError(
             f"cannot listen at {host}:{port}: {reason}", fix="choose another `--port`, or end what listens there"
         ) from None
+
+
+def _reason(error: OSError | OverflowError) -> str:
+    """Return the system's words; the error's own say the address once more."""
+    if isinstance(error, socket.gaierror):  # a name that leads nowhere, which has numbers of its own
+        return str(error.strerror)
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
 
 @quiet_libraries()
@@ -180,6 +205,8 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     """Serve until a signal comes; answers that are being written get some time to end."""
     import uvicorn
 
+    from .request_log import takes_more
+
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """End when all answers are written, or when their time is over: the rest is told so."""
@@ -209,7 +236,8 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     finally:
         engine.stop()
         atexit.unregister(engine.stop)
-    say("the server has ended")
+    if takes_more():  # a full pipe would hold up the end
+        say("the server has ended")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from glmtune.generation.sampling import Sampling
 from .api_errors import ApiError
 from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Token
 from .models import ServedModels
+from .request_log import log_tokens
 from .requests import ChatRequest, CompletionRequest, NamedToolChoice, Request
 
 RETRY_AFTER_SECONDS = 1
@@ -192,13 +193,15 @@ class Service:
                 code="rate_limit_exceeded",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             ) from None
-        return Choices(
+        choices = Choices(
             jobs=jobs,
             readers=[reader() for _ in jobs],
             queue=queue,
             num_prompt_tokens=sum(map(len, prompts)),
             takes_one_call=isinstance(request, ChatRequest) and not request.parallel_tool_calls,
         )
+        log_tokens(choices)
+        return choices
 
     def _check_model(self, name: str) -> None:
         if name not in self.models.lanes:

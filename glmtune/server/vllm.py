@@ -82,6 +82,7 @@ def vllm_command(
     port: int,
     max_length: int | None,
     max_rows: int,
+    origins: Sequence[str] = (),
     trust_remote_code: bool = False,
     more: Sequence[str] = (),
 ) -> list[str]:
@@ -95,6 +96,7 @@ def vllm_command(
         port: Port there.
         max_length: Tokens of prompt and answer together; the model's own limit where it is None.
         max_rows: Answers written at once.
+        origins: Those whose pages may ask from a browser.
         trust_remote_code: Whether to run code that the model brings along.
         more: Further options of vLLM, which override what is above.
     """
@@ -110,6 +112,7 @@ def vllm_command(
     settings_file = _write_file(json.dumps(settings, indent=2, sort_keys=True) + "\n", "generation_config.json")
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", source.base]
     command += ["--host", host, "--port", str(port), "--max-num-seqs", str(max_rows)]
+    command += ["--allowed-origins", json.dumps(list(origins))]  # pages of any, if nothing were said
     # Where the checkpoint is an adapter, the base model goes by its own name.
     command += ["--served-model-name", name if source.adapter is None else source.base]
     command += ["--tokenizer", source.tokenizer, "--generation-config", str(settings_file.parent)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile_text import ORDERS, is_harmless
 from written_answers import Written
 
 from glmtune.chat.chat_model import local_answers
@@ -163,6 +164,85 @@ def test_an_error_leaves_the_history_and_the_question_can_be_asked_again(talk: T
 def test_a_question_without_an_answer_is_left_out_when_the_next_one_comes(talk: Talk) -> None:
     answers = Written([GlmtuneError("too long")], "hi")
     assert talk(answers, "a long story", "hello").history == [HELLO, HI]
+
+
+def test_a_turn_whose_tools_have_filled_the_context_is_taken_back(talk: Talk, tools: Tools, capsys) -> None:
+    asked = [Delta(text="I add."), call("add", a=1, b=2)]
+    answers = Written("hi", asked, [GlmtuneError("too long")], asked, "3", asked, [GlmtuneError("too long")], "bye")
+    chat = talk(answers, "hello", "add", "/retry", "again", "thanks", tools=tools)
+    assert answers.asked[3] == [HELLO, HI, {"role": "user", "content": "add"}]
+    assert answers.asked[-1] == [*chat.history[:6], {"role": "user", "content": "thanks"}]
+    assert [message["content"] for message in chat.history] == [
+        "hello",
+        "hi",
+        "add",
+        "I add.",
+        "3",
+        "3",
+        "thanks",
+        "bye",
+    ]
+    note = "note: the question got no answer: the next one takes its place"
+    assert capsys.readouterr().err.count(
+        f"error: too long\n{note}, and what tools have answered to it is forgotten\n"
+    ) == 2  # fmt: skip
+
+
+def test_a_question_that_is_too_long_for_the_model_is_taken_back(talk: Talk, demo_model: str, capsys) -> None:
+    answers = local_answers(demo_model, max_new_tokens=2)
+    chat = talk(answers, "x " * 9000, "类型#卫衣")
+    assert [message["role"] for message in chat.history] == ["user", "assistant"]
+    assert "note: the question got no answer: the next one takes its place\n" in capsys.readouterr().err
+
+
+def test_a_result_that_fills_the_context_is_taken_back(
+    talk: Talk, demo_model: str, schemas: list[dict[str, Any]], capsys
+) -> None:
+    model = local_answers(demo_model, max_new_tokens=2)
+
+    def answers(messages, tools):
+        """Let the model answer all but the first question, to which it knows no call."""
+        is_first = messages[-1]["content"] == "add"
+        return Written([call("add", a=1, b=2)])(messages, tools) if is_first else model(messages, tools)
+
+    chat = talk(answers, "add", "库存" * 9000, "类型#卫衣", tools=Tools(schemas=schemas))
+    assert chat.history[0] == {"role": "user", "content": "类型#卫衣"}
+    told = capsys.readouterr().err
+    assert told.count("error: ") == 1
+    assert "and what tools have answered to it is forgotten\n" in told
+
+
+HOSTILE_RESULT = "a\nerror: forged\n\x1b[2J\u202e"
+
+
+def test_no_line_of_a_result_looks_like_ours(talk: Talk, schemas, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "results.py"
+    path.write_text(f"def add() -> str:\n    return {HOSTILE_RESULT!r}\n", encoding="utf-8")
+    tools = Tools(schemas=[{"type": "function", "function": {"name": "add"}}], worker=FunctionWorker(path, 30))
+    chat = talk(Written([call("add")], "hm"), "add", tools=tools)
+    assert chat.history[2]["content"] == HOSTILE_RESULT
+    assert "<- a\n   error: forged\n   \\x1b[2J\\u202e\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("order", "shown"), ORDERS.values(), ids=ORDERS)
+def test_names_and_arguments_of_calls_steer_no_terminal(order: str, shown: str, talk: Talk, capsys) -> None:
+    schemas = [{"type": "function", "function": {"name": order, "description": order}}]
+    asked = ToolCall(name=order, arguments=json.dumps({}))
+    unknown = ToolCall(name=f"{order}\nerror: forged", arguments=json.dumps({order: order}, ensure_ascii=False))
+    talk(Written([asked, unknown], "b"), "a", "c", "/tools", tools=Tools(schemas=schemas))
+    told = capsys.readouterr().err
+    assert is_harmless(told)
+    assert f"-> {shown} {{}}\n" in told
+    assert f"what `{shown}` answers> c\n" in told
+    assert f"-> {shown}\\nerror: forged {{" in told
+
+
+def test_a_call_of_great_length_is_shown_in_part(talk: Talk, capsys) -> None:
+    asked = ToolCall(name="f" * 5000, arguments=json.dumps({"a": "b" * 5000}))
+    talk(Written([asked], "hm"), "a")
+    assert f'-> {"f" * 2000}... (5,000 characters) {{"a": "{"b" * 1993}... (5,009 characters)\n' in (
+        capsys.readouterr().err
+    )
 
 
 def test_an_answer_without_text_is_told_and_not_kept(talk: Talk, capsys) -> None:

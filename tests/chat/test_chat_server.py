@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
+from hostile_text import ORDERS, is_harmless
 from written_server import OpenAIServer, chunk, texts
 
 from glmtune.chat.chat_server import server_answers
 from glmtune.chat.functions import Tools
 from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.errors import GlmtuneError, RunFailure
+from glmtune.text.visible_text import visible
 
 ASK = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "f", "description": "Do.", "parameters": {"type": "object"}}}
+
+
+class Terminal(io.StringIO):
+    """A stdout that somebody looks at."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def part(index: int | None, **function: str) -> dict[str, Any]:
@@ -119,6 +130,16 @@ def test_a_server_that_is_not_there_is_told(monkeypatch) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"), [("http://a\x1b[2J/v1", "Invalid non-printable"), ("http://a:b", "Invalid port")]
+)
+def test_an_address_that_is_none_is_told(url: str, reason: str) -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        server_answers(url)
+    assert str(caught.value).startswith(f"`--url` is `{visible(url)}`, which is no address: {reason}")
+    assert str(caught.value).endswith("\nhint: such as `--url http://localhost:8000/v1`")
+
+
 def test_a_server_without_models_is_told(server: OpenAIServer) -> None:
     server.models = {"object": "list", "data": []}
     with pytest.raises(GlmtuneError) as caught:
@@ -147,6 +168,116 @@ def test_what_a_server_refuses_is_told(status: int, error: dict[str, Any], messa
     with pytest.raises(RunFailure) as caught:
         list(server_answers(server.url)(ASK, []))
     assert str(caught.value) == f"the server at `{server.url}` refuses {message}"
+
+
+def test_a_page_in_the_place_of_an_error_leaves_the_screen_alone(server: OpenAIServer) -> None:
+    server.answers = [(403, {"error": {"message": "<html>" + "x" * 100_000}})]
+    with pytest.raises(RunFailure) as caught:
+        list(server_answers(server.url)(ASK, []))
+    assert str(caught.value).endswith(f"refuses (403): <html>{'x' * 994}... (100,006 characters)")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [(413, {"message": "too large"}), (400, {"message": "This model's maximum context length is 8192 tokens."})],
+)
+def test_a_conversation_that_a_server_finds_too_long_has_a_way_out(error: Any, server: OpenAIServer) -> None:
+    server.answers = [(error[0], {"error": error[1]})]
+    with pytest.raises(RunFailure) as caught:
+        list(server_answers(server.url)(ASK, []))
+    assert caught.value.fix == "`clear` begins a new conversation"
+
+
+@pytest.mark.parametrize(("order", "shown"), ORDERS.values(), ids=ORDERS)
+def test_what_a_server_sends_steers_no_terminal(
+    order: str, shown: str, talk, server: OpenAIServer, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    server.answers = [
+        (400, {"error": {"message": order}}),
+        (400, f"<p>{order}".encode()),
+        [{"error": {"message": order}}],
+        texts(f"a{order}"),
+        [chunk(reasoning_content=order), *texts("a")],
+        [part(0, name=order, arguments=json.dumps({order: order}, ensure_ascii=False)), chunk("tool_calls")],
+        texts("b"),
+        [part(0, name="f", arguments=f"a{order}"), chunk("tool_calls")],
+    ]
+    talk(server_answers(server.url), *"abcdefg", tools=Tools(schemas=[TOOL]))
+    told = capsys.readouterr().err
+    assert server.answers == []
+    assert is_harmless(terminal.getvalue())
+    assert is_harmless(told)
+    assert f"refuses (400): {shown}\n" in told
+    assert terminal.getvalue().startswith(f"a{shown}\n")
+    assert f"-> {shown} " in told
+
+
+REDIRECTS = {"another port": "http://127.0.0.1:{port}/v1", "another name": "http://localhost:{own}/v1"}
+REDIRECTS |= {"another scheme": "https://127.0.0.1:{own}/v1", "no address": "http://[::1", "no host": "//x\x1b[2J/v1"}
+
+
+@pytest.mark.parametrize("target", REDIRECTS.values(), ids=REDIRECTS)
+def test_a_redirect_to_another_server_is_told_and_not_followed(target: str, server: OpenAIServer) -> None:
+    with OpenAIServer() as other:
+        threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        target = target.format(port=other.server_address[1], own=server.server_address[1])
+        answers = server_answers(server.url)
+        server.answers = [(307, {}, target)]
+        with pytest.raises(RunFailure) as caught:
+            list(answers(ASK, []))
+        server.models_are_at = target
+        with pytest.raises(RunFailure, match="which is not asked"):
+            server_answers(server.url)
+        other.shutdown()
+    assert str(caught.value) == (
+        f"the server at `{server.url}` sends us to another one, `{visible(target)}`, which is not asked\n"
+        "hint: where you trust that one, give its address up to `/v1` as `--url`"
+    )
+    assert (other.requests, other.keys) == ([], [])
+    assert len(server.requests) == 1
+
+
+def test_a_redirect_to_the_same_server_is_followed(server: OpenAIServer) -> None:
+    server.models_are_at = "/elsewhere"
+    server.answers = [(307, {}, "/v1/chat/completions"), texts("a")]
+    assert list(server_answers(server.url)(ASK, [])) == [Delta(text="a")]
+
+
+WRONG_TYPES = {
+    "no delta": None,
+    "content in parts": {"content": [{"text": "a"}]},
+    "a numbered content": {"content": 5},
+    "calls of no type": {"tool_calls": 5},
+    "a call at no place": {"tool_calls": [{"index": {}, "function": {"name": "f"}}]},
+    "a name that is a number": {"tool_calls": [{"index": 0, "function": {"name": 5}}]},
+}
+"""What stands in the place of a delta."""
+
+
+@pytest.mark.parametrize("choices", ["abc", 5, *([{"index": 0, "delta": wrong}] for wrong in WRONG_TYPES.values())])
+def test_a_server_that_sends_other_types_is_told_and_the_chat_goes_on(
+    choices: Any, talk, server: OpenAIServer, capsys
+) -> None:
+    server.answers = [[chunk() | {"choices": choices}, chunk("stop")], texts("here I am")]
+    chat = talk(server_answers(server.url), "hello", "hello")
+    assert [message["content"] for message in chat.history] == ["hello", "here I am"]
+    assert f"error: what the server at `{server.url}` sends is not OpenAI's protocol: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("models", [{"data": [{"id": None}]}, {"data": [{"id": 5}]}, {"data": []}])
+def test_models_without_names_are_none(models: Any, server: OpenAIServer) -> None:
+    server.models = models
+    with pytest.raises(GlmtuneError, match="lists no model"):
+        server_answers(server.url)
+
+
+def test_halves_of_characters_do_not_stay_in_the_conversation(talk, server: OpenAIServer) -> None:
+    call = part(0, name="\ud83d", arguments='{"a": "\ud83d"}')
+    server.answers = [[chunk(content="\ud83d"), call, chunk("tool_calls")], texts("a"), texts("b")]
+    chat = talk(server_answers(server.url), "hello", "hello")
+    assert chat.history[-1]["content"] == "b"
 
 
 def test_a_page_in_the_place_of_a_list_of_models_is_told(server: OpenAIServer) -> None:

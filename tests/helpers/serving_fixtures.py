@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,22 @@ def tool_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def running(
-    checkpoint: str | Path, *, adapters: list[str] | None = None, api_key: str | None = None, **limits: Any
+    checkpoint: str | Path,
+    *,
+    adapters: list[str] | None = None,
+    api_key: str | None = None,
+    origins: Sequence[str] = (),
+    log_requests: bool = False,
+    **limits: Any,
 ) -> Iterator[str]:
     """Serve in this process as `glmtune serve` does; yields the URL."""
     pytest.importorskip("fastapi", reason="needs the `serve` extra")
     uvicorn = pytest.importorskip("uvicorn", reason="needs the `serve` extra")
     from glmtune.server.api import create_app
     from glmtune.server.engine import Engine
+    from glmtune.server.hosts import guard
     from glmtune.server.models import find_adapters, load_models
+    from glmtune.server.request_log import logged
     from glmtune.server.service import Service
 
     source = find_model(checkpoint)
@@ -85,21 +93,23 @@ def running(
     engine = Engine(models.lanes, stops, keeps_last_logits=models.keeps_last_logits, **chosen)
     service = Service(models, engine, max_length=max_length)
     app = create_app(service, api_key=api_key, max_request_bytes=max_request_bytes, created=0)
+    guarded = guard(host="127.0.0.1", origins=origins)(app)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    engine.start()
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        engine.stop()
-        listener.close()
+    with logged(guarded, is_on=log_requests) as application:
+        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        engine.start()
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            engine.stop()
+            listener.close()
 
 
 @pytest.fixture(scope="module")

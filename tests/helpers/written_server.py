@@ -9,7 +9,10 @@ from typing import Any
 
 
 class OpenAIServer(ThreadingHTTPServer):
-    """Speaks OpenAI's protocol, with answers that are written ahead: a list of chunks, or a status and a body."""
+    """Speaks OpenAI's protocol, with answers that are written ahead: a list of chunks, or a status and a body.
+
+    A third part of the latter is the address that a redirect leads to.
+    """
 
     daemon_threads = True
 
@@ -19,6 +22,8 @@ class OpenAIServer(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.models: Any = {"object": "list", "data": [{"id": "tiny", "object": "model"}]}
+        self.models_are_at: str | None = None
+        """Where a request for the models is sent on to."""
         self.has_hung_up = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
@@ -43,9 +48,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments: Any) -> None:
         pass
 
-    def _send(self, status: int, body: Any) -> None:
+    def _send(self, status: int, body: Any, location: str | None = None) -> None:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
+        if location is not None:
+            self.send_header("Location", location)
         self.send_header("Content-Type", "text/html" if isinstance(body, bytes) else "application/json")
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
@@ -53,6 +60,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.keys.append(self.headers["Authorization"])
+        if self.server.models_are_at is not None and self.path == "/v1/models":
+            self._send(307, {}, self.server.models_are_at)
+            return
+        if self.server.models_are_at == self.path:
+            self._send(200, self.server.models)
+            return
         self._send(200 if self.path == "/v1/models" else 404, self.server.models)
 
     def do_POST(self) -> None:

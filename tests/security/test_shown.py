@@ -96,6 +96,13 @@ def test_what_libraries_log_and_warn_of_is_written_out(text: str, shown: str, mo
         show_harmlessly()
         record = logging.getLogger("library").makeRecord("library", 30, "f.py", 1, "loading %s", (text,), None)
         assert record.getMessage() == f"loading {shown}"
+        try:
+            raise ValueError(f"a{text}")
+        except ValueError:
+            failed = logging.getLogger("library").makeRecord("library", 40, "f.py", 1, "it fails", (), sys.exc_info())
+        told = logging.Formatter().format(failed)
+        assert is_harmless(told)
+        assert told.endswith(f"ValueError: a{shown}")
         assert f"UserWarning: {shown}\n" in warnings.formatwarning(text, UserWarning, "f.py", 1)
     finally:
         logging.setLogRecordFactory(factory)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from glmtune.errors import GlmtuneError
-from glmtune.server.run import Limits, serve
+from glmtune.server.run import Limits, _listen, serve
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def never_ending(demo_tokenizer: Any) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_at_sigterm_answers_are_finished_first(demo_tokenizer: Any) -> None:
-    with program() as (process, port):
+    with program("--no-request-log") as (process, port):
         asked = begin(port, max_tokens=150, logit_bias=never_ending(demo_tokenizer))
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
@@ -82,11 +82,23 @@ def test_what_is_not_finished_in_time_is_told_so(demo_tokenizer: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_key_may_come_from_the_environment() -> None:
-    with program(GLMTUNE_API_KEY="secret") as (_, port):
-        connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=60)
-        connection.request("GET", "/v1/models")
-        assert connection.getresponse().status == 401
+def test_it_asks_for_its_name_and_its_key_lets_a_page_in_and_keeps_a_log() -> None:
+    page = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST"}
+    options = ("--cors-origin", page["Origin"], "--allowed-host", "gpu1")
+    with program(*options, GLMTUNE_API_KEY="secret") as (process, port):
+        for method, headers, status in (
+            ("GET", {}, 401),  # the key comes from the environment
+            ("GET", {"Authorization": "Bearer secret"}, 200),
+            ("GET", {"Host": "gpu1", "Authorization": "Bearer secret"}, 200),
+            ("GET", {"Host": "evil.example", "Authorization": "Bearer secret"}, 421),
+            ("OPTIONS", page, 200),
+        ):
+            connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=60)
+            connection.request(method, "/v1/models?key=secret", headers=headers)
+            assert connection.getresponse().status == status
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert re.fullmatch(rf"{method} /v1/models {status} \d+\.\d\d s\n", line), line
 
 
 IN_A_THREAD = """
@@ -99,7 +111,7 @@ IN_A_LOOP = """
 import asyncio
 from glmtune import serve
 async def cell():
-    serve("demo", port=0)
+    serve("demo", port=0, log_requests=False)
     await asyncio.sleep(0)
 try:
     asyncio.run(cell())
@@ -167,6 +179,19 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded() -> None:
         f"cannot listen at 127.0.0.1:{port}: Address already in use\n"
         "hint: choose another `--port`, or end what listens there"
     )
+
+
+def test_what_is_accepted_sends_at_once() -> None:
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_name_that_leads_nowhere_is_told_in_the_words_of_the_system() -> None:
+    with pytest.raises(GlmtuneError) as caught:
+        serve("demo", host="no name\x1b[2J", port=1)
+    assert re.match(r"cannot listen at no name\\x1b\[2J:1: (?!Unknown error)\w", str(caught.value))
 
 
 def test_a_limit_beyond_the_model_is_told() -> None:

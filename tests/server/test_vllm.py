@@ -50,7 +50,7 @@ def test_the_command_names_adapters_stops_and_the_reader_of_calls(lora: Path, de
     assert template.read_text(encoding="utf-8").endswith("%}\n{{ '' }}" + tokenizer.chat_template)
     assert command == [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", demo_model,
-        "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
+        "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16", "--allowed-origins", "[]",
         "--served-model-name", demo_model, "--tokenizer", str(lora), "--generation-config", str(settings),
         "--enable-auto-tool-choice", "--tool-call-parser", "glm4_role_line",
         "--exclude-tools-when-tool-choice-none", "--tool-parser-plugin", str(vllm.PLUGIN),
