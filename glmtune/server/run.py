@@ -8,11 +8,9 @@ import os
 import shlex
 import signal
 import socket
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -35,10 +33,6 @@ BATCH_TOKENS = 65536
 """Keys and values of GLM-4-9B take 40 kB a token in bfloat16: 2.7 GB."""
 
 
-SECONDS_TO_TELL = 5
-"""For the last words to those whose answers are broken off."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one server takes on."""
@@ -53,7 +47,9 @@ class Limits:
     """Answers that may wait for their turn."""
     max_request_bytes: int = 4 * 1024 * 1024
     shutdown_seconds: int = 30
-    """How long answers may still be written once the server is told to end."""
+    """From a signal to the end: answers may still be written meanwhile, but for the last seconds."""
+    strict_fields: bool = False
+    """Whether a field of a request that nothing reads is an error; otherwise a note tells of it, once."""
 
 
 def serve(
@@ -171,7 +167,11 @@ def _load(
     )
     service = Service(models, engine, max_length=max_length)
     application = create_app(
-        service, api_key=api_key, max_request_bytes=limits.max_request_bytes, created=int(time.time())
+        service,
+        api_key=api_key,
+        max_request_bytes=limits.max_request_bytes,
+        created=int(time.time()),
+        is_strict=limits.strict_fields,
     )
     return application, engine
 
@@ -180,49 +180,35 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     """Serve until a signal comes; answers that are being written get some time to end."""
     import uvicorn
 
+    from .connections import server_settings
+    from .ending import Ending, signals_taken
+
+    is_beside_loop = _is_in_loop()
+    ending = Ending(engine.end, seconds=limits.shutdown_seconds, may_exit=not is_beside_loop)
+
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """End when all answers are written, or when their time is over: the rest is told so."""
-            if not self.should_exit:
-                timer = threading.Timer(limits.shutdown_seconds, engine.end)
-                timer.daemon = True
-                timer.start()
-            super().handle_exit(sig, frame)
+            self.should_exit = True
+            ending.begin(sig)
 
-    config = uvicorn.Config(
-        application,
-        log_level="warning",
-        access_log=False,
-        ws="none",
-        timeout_graceful_shutdown=limits.shutdown_seconds + SECONDS_TO_TELL,
-    )
-    server = Server(config)
+    server = Server(server_settings(application, timeout_graceful_shutdown=limits.shutdown_seconds))
     engine.start()
     # In a thread that dies with the program nothing below is reached: torch would abort the process.
     atexit.register(engine.stop)
-    try:
-        with _sigterm_as_an_end():
-            if _is_in_loop():
+    with signals_taken(server.handle_exit):
+        try:
+            if is_beside_loop:
                 _run_beside_loop(server, listener)
             else:
                 server.run(sockets=[listener])
-    finally:
-        engine.stop()
-        atexit.unregister(engine.stop)
+        finally:
+            engine.stop()
+            atexit.unregister(engine.stop)
+            ending.over()
     say("the server has ended")
-
-
-@contextmanager
-def _sigterm_as_an_end() -> Iterator[None]:
-    """Let SIGTERM be no failure: uvicorn sends itself the signal once more when it has ended."""
-    if threading.current_thread() is not threading.main_thread():  # signals are not for others
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    if ending.signal == signal.SIGINT:
+        signal.raise_signal(signal.SIGINT)  # whoever called has a way of its own to end at it
 
 
 def _is_in_loop() -> bool:
@@ -236,5 +222,5 @@ def _is_in_loop() -> bool:
 
 def _run_beside_loop(server: uvicorn.Server, listener: socket.socket) -> None:
     """Serve in another thread, and wait; signals come to this one."""
-    with server.capture_signals(), ThreadPoolExecutor(1, thread_name_prefix="server") as threads:
+    with ThreadPoolExecutor(1, thread_name_prefix="server") as threads:
         threads.submit(server.run, sockets=[listener]).result()

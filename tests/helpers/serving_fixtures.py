@@ -66,6 +66,7 @@ def running(
     pytest.importorskip("fastapi", reason="needs the `serve` extra")
     uvicorn = pytest.importorskip("uvicorn", reason="needs the `serve` extra")
     from glmtune.server.api import create_app
+    from glmtune.server.connections import server_settings
     from glmtune.server.engine import Engine
     from glmtune.server.models import find_adapters, load_models
     from glmtune.server.service import Service
@@ -82,11 +83,12 @@ def running(
     chosen |= limits
     stops = models.base.generation_config.eos_token_id
     max_length, max_request_bytes = chosen.pop("max_length"), chosen.pop("max_request_bytes")
+    is_strict = chosen.pop("strict_fields", False)
     engine = Engine(models.lanes, stops, keeps_last_logits=models.keeps_last_logits, **chosen)
     service = Service(models, engine, max_length=max_length)
-    app = create_app(service, api_key=api_key, max_request_bytes=max_request_bytes, created=0)
+    app = create_app(service, api_key=api_key, max_request_bytes=max_request_bytes, created=0, is_strict=is_strict)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+    server = uvicorn.Server(server_settings(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     engine.start()
     thread.start()
