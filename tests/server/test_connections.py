@@ -27,9 +27,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, name, 0.4)
 
 
-def connect(url: str) -> socket.socket:
+def connect(url: str, *, receive_buffer: int | None = None) -> socket.socket:
     host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    connection = socket.socket()
+    connection.settimeout(10)
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.connect((host, int(port)))
+    return connection
 
 
 def seconds_until_closed(connection: socket.socket, *, drop: bytes = b"") -> float:
@@ -78,9 +83,9 @@ def test_an_answer_that_takes_long_is_waited_for(url: str, short: None) -> None:
 def test_who_reads_nothing_is_not_waited_for(tool_model: Path, serve_in_thread, short: None) -> None:
     """`/tokenize` answers with more than the buffers of a connection hold, so that writing stops."""
     with serve_in_thread(tool_model, max_length=10**6, max_request_bytes=10**7) as url:
-        body = json.dumps({"prompt": "@" * 400_000, "return_token_strs": True}).encode()
+        body = json.dumps({"prompt": "裙" * 600_000, "return_token_strs": True}).encode()
         path = HEAD.replace(b"/v1/chat/completions", b"/tokenize")
-        with connect(url) as connection:
+        with connect(url, receive_buffer=4096) as connection:
             connection.sendall(path + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             time.sleep(2)
             received = b""
