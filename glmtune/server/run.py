@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import os
 import shlex
 import signal
@@ -206,6 +207,9 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
             engine.stop()
             atexit.unregister(engine.stop)
             ending.over()
+    if ending.signal is not None and ending.may_exit:
+        # Python looks through all objects once more when it ends, which takes seconds where torch is in memory.
+        gc.freeze()
     say("the server has ended")
     if ending.signal == signal.SIGINT:
         signal.raise_signal(signal.SIGINT)  # whoever called has a way of its own to end at it
