@@ -18,6 +18,7 @@ def draws(sampling: Sampling, number: int = 4000, prompt: tuple[int, ...] = ()) 
     """Return the shares of the tokens in many draws of rows of their own."""
     samplers = [Sampler(sampling, prompt) for _ in range(number)]
     tokens = choose_tokens(samplers, LOGITS.expand(number, -1).clone())
+    assert all(sampler.failure is None for sampler in samplers)
     return torch.bincount(tokens, minlength=5) / number
 
 
@@ -91,6 +92,7 @@ def test_a_bias_moves_a_token() -> None:
 def test_an_opening_is_written_before_the_answer_is_free() -> None:
     sampler = Sampler(Sampling(openings=((3, 4), (2, 2, 1))), ())
     assert [int(choose_tokens([sampler], LOGITS[None].clone())) for _ in range(5)] == [2, 2, 1, 0, 0]
+    assert sampler.failure is None
 
 
 def test_an_opening_may_be_drawn() -> None:
