@@ -59,13 +59,23 @@ ARGUMENTS = {
     "--push": "push_to",
     "--set": "overrides",
     "--strict": "strict",
+    "--strict-fields": "strict_fields",
     "--trust-remote-code": "trust_remote_code",
     "--verify": "verify",
     "--vllm-args": "vllm_args",
 }
 """Options that are arguments of these functions, or fields of `Limits` and `GenerationConfig`."""
 
-FLAGS = ("--accept-changes", "--allow-sending", "--combine", "--dry-run", "--strict", "--trust-remote-code", "--verify")
+FLAGS = (
+    "--accept-changes",
+    "--allow-sending",
+    "--combine",
+    "--dry-run",
+    "--strict",
+    "--strict-fields",
+    "--trust-remote-code",
+    "--verify",
+)
 LISTS = ("--adapter", "--allowed-host", "--cors-origin", "--set")
 """Options that may stand several times, for an argument that is a list."""
 

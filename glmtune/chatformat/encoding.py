@@ -14,7 +14,7 @@ The rules, for GLM-4 (`[gMASK]<sop><|user|>\n...<|assistant|>\n...`):
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -187,14 +187,23 @@ class Encoder:
             length = sum([len(ids) for ids, _ in parts])
             yield parts if limit is None or length <= limit else self._shortened(parts, length, limit, conversation)
 
-    def encode_prompt(self, conversation: Conversation, *, thinking: bool | None = None) -> list[int]:
+    def encode_prompt(
+        self,
+        conversation: Conversation,
+        *,
+        thinking: bool | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Return the ids that inference starts from: the conversation and the template's generation prompt.
 
-        `thinking` switches reasoning on or off where the template knows how; None leaves it alone.
+        `thinking` switches reasoning on or off where the template knows how, None leaves it alone; `variables` are
+        others of the template's own.
         """
         if conversation.messages[-1].role == "assistant":
             raise RowError("the last message is the assistant's; a prompt ends with the user or an observation")
-        pieces = self._piece_tokenizer.pieces(self.renderer.prompt_stretches(conversation, thinking=thinking))
+        switch = {} if thinking is None else {"enable_thinking": thinking}
+        stretches = self.renderer.prompt_stretches(conversation, variables={**switch, **(variables or {})})
+        pieces = self._piece_tokenizer.pieces(stretches)
         encoded: Iterator[Sequence[int]] = iter(
             self._piece_tokenizer.ids([piece.text for piece in pieces if not piece.ids])
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -147,14 +147,14 @@ class ChatRenderer:
         return rendered
 
     def stretches(
-        self, conversation: Conversation, weights: Sequence[float], *, thinking: bool | None = None
+        self, conversation: Conversation, weights: Sequence[float], *, variables: Mapping[str, Any] | None = None
     ) -> list[Stretch]:
         """Return the conversation's text, cut before and behind every answer.
 
         Args:
             conversation: What to render.
             weights: Of every message in the loss; above 0 for assistant messages only.
-            thinking: What the template is told of reasoning; None leaves it alone.
+            variables: What the template is told besides, such as `enable_thinking`.
 
         Raises:
             RowError: The template refuses or leaves out a message.
@@ -163,7 +163,7 @@ class ChatRenderer:
         if self.facts.hidden_reasoning and weights[-1]:
             return self._pieces_behind_prompt(conversation, weights)
         guard = self.controls.guard_for(conversation)
-        options = self._options(conversation, guard, thinking)
+        options = self._options(conversation, guard, variables)
         messages, ends = self._template_messages(conversation, guard)
         whole = self._render_row(messages, **options)
         self._check_shown(conversation)
@@ -187,15 +187,17 @@ class ChatRenderer:
         ]
         return self._cut(whole, answers, guard)
 
-    def prompt_stretches(self, conversation: Conversation, *, thinking: bool | None = None) -> list[Stretch]:
+    def prompt_stretches(
+        self, conversation: Conversation, *, variables: Mapping[str, Any] | None = None
+    ) -> list[Stretch]:
         """Return the text that inference starts from, cut exactly as training cuts it.
 
-        `thinking` switches reasoning on or off where the template knows `enable_thinking`; None leaves it alone.
+        `variables` are what the template is told besides, such as `enable_thinking`.
         """
-        stretches = self.stretches(conversation, [0.0] * len(conversation.messages), thinking=thinking)
+        stretches = self.stretches(conversation, [0.0] * len(conversation.messages), variables=variables)
         guard = self.controls.guard_for(conversation)
         messages, _ = self._template_messages(conversation, guard)
-        options = self._options(conversation, guard, thinking)
+        options = self._options(conversation, guard, variables)
         text = self._render_row(messages, add_generation_prompt=True, **options)
         shown = "".join(stretch.text for stretch in stretches)
         if not text.startswith(shown):
@@ -231,19 +233,21 @@ class ChatRenderer:
         messages, _ = self._template_messages(conversation, "")
         return self._render_row(messages, **self._options(conversation, ""))
 
-    def _options(self, conversation: Conversation, guard: str, thinking: bool | None = None) -> dict[str, Any]:
+    def _options(
+        self, conversation: Conversation, guard: str, variables: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Return the template's variables: the tools, where it takes one list of them for the whole conversation."""
-        switch = {} if thinking is None else {"enable_thinking": thinking}
+        variables = dict(variables or {})
         offers = [message.tools for message in conversation.messages if message.tools]
         if not offers or self.facts.takes_message_tools:
-            return switch
+            return variables
         if not self.facts.takes_tools_argument:
             raise RowError("the row offers tools, which this model's chat template does not show")
         roles = [message.role for message in conversation.messages]
         first = next(index for index, message in enumerate(conversation.messages) if message.tools)
         if "assistant" in roles[:first] or set(offers) != {offers[0]}:
             raise RowError("the row offers other tools later on; this model's chat template takes one list for all")
-        return {"tools": self.controls.guarded(json.loads(offers[0]), guard), **switch}
+        return {"tools": self.controls.guarded(json.loads(offers[0]), guard), **variables}
 
     def _check_shown(self, conversation: Conversation) -> None:
         """Raise `RowError` where the template leaves out a message without a word."""

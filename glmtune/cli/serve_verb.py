@@ -56,7 +56,13 @@ def serve(
     ] = None,
     max_queue: Annotated[int, typer.Option(help="Answers that may wait; 429 beyond.", min=0)] = 256,
     max_request_bytes: Annotated[int, typer.Option(help="Longest request; 413 beyond.", min=1)] = 4 * 1024 * 1024,
-    shutdown_seconds: Annotated[int, typer.Option(help="For answers being written when the server ends.", min=0)] = 30,
+    shutdown_seconds: Annotated[
+        int, typer.Option(help="From a signal to the end; answers go on meanwhile.", min=0)
+    ] = 30,
+    strict_fields: Annotated[
+        bool,
+        typer.Option("--strict-fields", help="Refuse requests with fields that nothing reads, not just tell once."),
+    ] = False,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -84,6 +90,7 @@ def serve(
             max_waiting=max_queue,
             max_request_bytes=max_request_bytes,
             shutdown_seconds=shutdown_seconds,
+            strict_fields=strict_fields,
         ),
         base_model=base_model,
         trust_remote_code=trust_remote_code,

@@ -70,6 +70,8 @@ class Completion:
     index: int
     prompt: Sequence[int]
     max_new_tokens: int
+    stops: Collection[int] | None = None
+    """Ids that end the answer; None for those of the batch."""
     written: list[int] = field(default_factory=list)
     """Ids, without the stop token."""
     is_done: bool = False
@@ -199,6 +201,7 @@ class ContinuousBatch:
         self.num_unfinished = len(self.waiting)
         self.finished_lengths: list[int] = []
         self.rows: list[Completion] = []
+        self.coming_in: list[Completion] = []  # being read: where that fails, those in the batch are as they were
         self.cache: Any = None
         self.num_prefix = 0
         self.tokens = torch.empty((0, 1), dtype=torch.long, device=model.device)  # (B, 1), the last of each row
@@ -215,29 +218,34 @@ class ContinuousBatch:
         return self._num_to_take([row for row in self.rows if not row.is_done]) > 0
 
     def drop(self, row: Completion) -> None:
-        """Give a row up, in the batch or waiting."""
+        """Give a row up, in the batch or waiting, in the same time however many wait."""
         if not row.is_done:
             row.is_done = True
             self.num_unfinished -= 1
-        if row in self.waiting:
-            self.waiting.remove(row)
+
+    def is_idle(self) -> bool:
+        """Whether there is nothing to write."""
+        self._pass_over_dropped()
+        return not self.waiting and all(row.is_done for row in self.rows)
 
     def clear(self) -> None:
         """Give up all rows in the batch, and their keys and values, whatever state a failure left them in."""
         for row in self.rows:
             self.drop(row)
-        self.rows, self.cache = [], None
+        self.rows, self.coming_in, self.cache = [], [], None
         self.tokens, self.lengths = self.tokens[:0], self.lengths[:0]
 
-    def take_in(self) -> list[Completion]:
-        """Let prompts come in and write the first token of each; returns the answers that ended with it."""
+    def take_in(self, most: int | None = None) -> list[Completion]:
+        """Let prompts come in, `most` of them, and write the first token of each; returns the answers that ended so."""
         self._let_go()
-        new = [self.waiting.popleft() for _ in range(self._num_to_take(self.rows))]
+        new = self._next_prompts(self._num_to_take(self.rows) if most is None else most)
         if not new:  # it is another process that has room
             self._read([Completion(-1, [0], 1)])
             return []
+        self.coming_in = new
         logits, cache = self._read(new)
         tokens = self._choose(new, logits)
+        self.coming_in = []
         width = max([*(row.length - 1 for row in self.rows), *(row.length for row in new)])
         self._align(cache, width)
         if self.rows:
@@ -303,9 +311,10 @@ class ContinuousBatch:
         for row, token in zip(rows, tokens.squeeze(1).tolist()):
             if row.is_done:
                 continue
-            if token not in self.stops:
+            is_stop = token in (self.stops if row.stops is None else row.stops)
+            if not is_stop:
                 row.written.append(token)
-            row.is_done = token in self.stops or len(row.written) >= row.max_new_tokens
+            row.is_done = is_stop or len(row.written) >= row.max_new_tokens
             if row.is_done:
                 insort(self.finished_lengths, len(row.written))
                 if len(self.finished_lengths) > MAX_LENGTHS:
@@ -316,15 +325,31 @@ class ContinuousBatch:
 
     def _num_to_take(self, active: Sequence[Completion]) -> int:
         """Return how many of the waiting prompts there is room for, beside the active rows."""
+        self._pass_over_dropped()
         widest = max(map(self._expected_width, active), default=0)
         number = 0
         for row in self.waiting:
+            if row.is_done:
+                continue
             widest = max(widest, self._expected_width(row))
             num_rows = len(active) + number + 1
             if num_rows > 1 and (num_rows * widest > self.max_tokens or num_rows > self.max_rows):
                 break
             number += 1
         return number
+
+    def _next_prompts(self, number: int) -> list[Completion]:
+        """Return so many of the prompts that wait, or all; they wait no more."""
+        new: list[Completion] = []
+        while self.waiting and len(new) < number:
+            row = self.waiting.popleft()
+            if not row.is_done:
+                new.append(row)
+        return new
+
+    def _pass_over_dropped(self) -> None:
+        while self.waiting and self.waiting[0].is_done:
+            self.waiting.popleft()
 
     def _expected_width(self, row: Completion) -> int:
         """Return how many tokens the row is expected to hold at its end; before any is finished, the most it may."""

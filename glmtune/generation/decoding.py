@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +17,9 @@ from glmtune.family import ASSISTANT
 
 INCOMPLETE = "\ufffd"
 """What decoders write for bytes that are no character, such as the beginning of one."""
+
+MOST_HELD = 16
+"""Tokens that wait for the end of a character, which has four bytes at most; what goes on longer never becomes one."""
 
 
 def border_of(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -62,7 +66,7 @@ class TextStream:
         """Return the text that is certain now."""
         self._ids.append(token)
         text = self._text(self._ids)
-        if text.endswith(INCOMPLETE):
+        if text.endswith(INCOMPLETE) and len(self._ids) - self._num_shown < MOST_HELD:
             return ""
         return self._give(text)
 
@@ -173,6 +177,7 @@ def token_text(tokenizer: Any, token: int) -> tuple[str, list[int]]:
     return text, list(text.encode())
 
 
+@cache
 def _byte_values() -> dict[str, int]:
     """Return the byte that each letter of a byte-level vocabulary stands for (GPT-2's table)."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]

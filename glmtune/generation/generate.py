@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
@@ -34,6 +35,9 @@ from .decoding import AnswerReader, border_of, decode_answer
 
 Messages = Sequence[Mapping[str, Any]]
 """Of one prompt, in OpenAI's or GLM-4's form."""
+
+EMPTY = "\ufdd0"
+"""The content of a message that is empty on purpose: a noncharacter, which no text holds."""
 
 EXPECTED_PROMPTS = "expected a text, a list of messages, or a list of prompts"
 ROW_KEYS = ("prompt", "messages", "conversations", "instruction")
@@ -245,7 +249,8 @@ def encode_messages(
     messages: Sequence[Mapping[str, Any]],
     *,
     tools: Sequence[Mapping[str, Any]] | None,
-    thinking: bool | None,
+    thinking: bool | None = None,
+    variables: Mapping[str, Any] | None = None,
     leaves_out_answer: bool = False,
 ) -> list[int]:
     """Return the ids that ask for an answer, exactly as training would have written the conversation before it.
@@ -255,6 +260,7 @@ def encode_messages(
         messages: In OpenAI's or GLM-4's form.
         tools: Schemas of the functions that are offered.
         thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
+        variables: Others that the chat template is told.
         leaves_out_answer: Whether messages of the assistant at the end are left out; otherwise they are an error.
 
     Raises:
@@ -268,7 +274,8 @@ def encode_messages(
         raise RowError("the prompt has no message to answer")
     if asked[-1].role == "assistant":
         raise RowError("the last message is the assistant's; expected one to answer")
-    return encoder.encode_prompt(Conversation(messages=asked), thinking=thinking)
+    asked = tuple(replace(message, content="") if message.content == EMPTY else message for message in asked)
+    return encoder.encode_prompt(Conversation(messages=asked), thinking=thinking, variables=variables)
 
 
 def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:

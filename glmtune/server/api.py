@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
+import re
+import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from openai.types import Model
-from pydantic import BaseModel, ValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .api_errors import ApiError, error_object
-from .requests import NEUTRAL, ChatRequest, CompletionRequest
-from .requests import Request as ApiRequest
-from .responses import stream_chat, stream_completion, whole_chat, whole_completion
-from .service import Choices, Service
+from glmtune import __version__
 
-AnyRequest = TypeVar("AnyRequest", bound=ApiRequest)
-Result = TypeVar("Result")
+from .api_errors import ApiError, error_object
+from .reading import RequestReader
+from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from .responses import stream_chat, stream_completion, until_error, whole_chat, whole_completion
+from .service import Choices, Service
 
 OPEN_PATHS = {"/health"}
 """Paths that need no key: whoever watches the server has none."""
+READ = ["GET", "HEAD"]
+REQUEST_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
+"""What a client may call its request; any other gets a name of ours."""
+VALUES, VALUES_PER_TOKEN = 200_000, 4
+"""Entries that the JSON of a request may have, and more for each token of the context: ids and texts hold commas."""
 
 
-def create_app(service: Service, *, api_key: str | None, max_request_bytes: int, created: int) -> Any:
+def create_app(
+    service: Service, *, api_key: str | None, max_request_bytes: int, created: int, is_strict: bool = False
+) -> Any:
     """Return the application.
 
     Args:
@@ -37,41 +45,61 @@ def create_app(service: Service, *, api_key: str | None, max_request_bytes: int,
         api_key: What clients must send as a bearer token; None lets everybody in.
         max_request_bytes: Longest body of a request.
         created: When the models were loaded, in seconds since 1970.
+        is_strict: Whether a field that nothing reads is an error.
     """
     app = FastAPI(title="glmtune", openapi_url=None)
-    models = [Model(id=name, created=created, object="model", owned_by="glmtune") for name in service.models.lanes]
+    reader = RequestReader(max_values=VALUES + VALUES_PER_TOKEN * service.max_length, is_strict=is_strict)
+    models = [
+        Model.model_validate(
+            {"id": name, "created": created, "object": "model", "owned_by": "glmtune"}
+            | {"max_model_len": service.context_tokens(name)}
+        )
+        for name in service.models.lanes
+    ]
 
-    @app.get("/health")
+    @app.api_route("/health", methods=READ)
     async def health() -> Response:
         is_alive = service.engine.is_alive
         return JSONResponse({"status": "ok" if is_alive else "stopped"}, status_code=200 if is_alive else 503)
 
-    @app.get("/v1/models")
+    @app.api_route("/version", methods=READ)
+    async def version() -> Response:
+        return JSONResponse({"version": __version__})
+
+    @app.api_route("/v1/models", methods=READ)
     async def list_models() -> Response:
         return JSONResponse({"object": "list", "data": [model.model_dump() for model in models]})
 
-    @app.get("/v1/models/{name:path}")
+    @app.api_route("/v1/models/{name:path}", methods=READ)
     async def one_model(name: str) -> Response:
-        found = next((model for model in models if model.id == name), None)
-        if found is None:
-            raise ApiError(f"the model `{name}` does not exist", status=404, param="model", code="model_not_found")
-        return JSONResponse(found.model_dump())
+        service.check_model(name)
+        return JSONResponse(next(model for model in models if model.id == name).model_dump())
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: HttpRequest) -> Response:
-        request = await _read(http, ChatRequest)
-        choices = service.start_chat(request)
+        request = await reader.read(http, ChatRequest)
+        choices = await service.start_chat(request)
         if request.stream:
             return _stream(stream_chat(service, request, choices))
         return await _whole(http, choices, whole_chat(service, request, choices))
 
     @app.post("/v1/completions")
     async def completions(http: HttpRequest) -> Response:
-        request = await _read(http, CompletionRequest)
-        choices = service.start_completion(request)
+        request = await reader.read(http, CompletionRequest)
+        choices = await service.start_completion(request)
         if request.stream:
             return _stream(stream_completion(service, request, choices))
         return await _whole(http, choices, whole_completion(service, request, choices))
+
+    @app.post("/tokenize")
+    async def tokenize(http: HttpRequest) -> Response:
+        request = await reader.read(http, TokenizeRequest)
+        return JSONResponse(await asyncio.to_thread(service.tokenized, request))
+
+    @app.post("/detokenize")
+    async def detokenize(http: HttpRequest) -> Response:
+        request = await reader.read(http, DetokenizeRequest)
+        return JSONResponse({"prompt": await asyncio.to_thread(service.detokenized, request)})
 
     @app.exception_handler(ApiError)
     async def refuse(http: HttpRequest, error: ApiError) -> Response:
@@ -79,8 +107,12 @@ def create_app(service: Service, *, api_key: str | None, max_request_bytes: int,
 
     @app.exception_handler(HTTPException)
     async def refuse_path(http: HttpRequest, error: HTTPException) -> Response:
-        message = f"{http.method} {http.url.path}: {error.detail}"
+        message = f"{http.method} {http.url.path[:200]}: {error.detail}"
         return JSONResponse(error_object(message, status=error.status_code), status_code=error.status_code)
+
+    @app.exception_handler(ClientDisconnect)
+    async def leave(http: HttpRequest, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it
 
     @app.exception_handler(Exception)
     async def fail(http: HttpRequest, error: Exception) -> Response:
@@ -90,7 +122,7 @@ def create_app(service: Service, *, api_key: str | None, max_request_bytes: int,
 
 
 class Doorkeeper:
-    """Refuses requests before they are read: without the key, or too long."""
+    """Refuses requests before they are read: without the key, or too long. Every answer says which request it is to."""
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, max_request_bytes: int) -> None:
         self.app = app
@@ -102,9 +134,17 @@ class Doorkeeper:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        sent = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
         error = self._refusal(scope["path"], headers)
         if error is not None:
-            await JSONResponse(error.body, status_code=error.status, headers=error.headers)(scope, receive, send)
+            await JSONResponse(error.body, status_code=error.status, headers=error.headers)(scope, receive, named)
             return
         num_bytes = 0
 
@@ -116,7 +156,7 @@ class Doorkeeper:
                 raise self._too_long()
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, counted, named)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
         if self.api_key is not None and path not in OPEN_PATHS:
@@ -133,42 +173,16 @@ class Doorkeeper:
         return ApiError(f"the request is longer than {self.max_request_bytes} bytes", status=413)
 
 
-async def _read(http: HttpRequest, kind: type[AnyRequest]) -> AnyRequest:
-    """Return the request, or raise what its client is told."""
-    # Pages of other sites may send forms and plain text here without asking; for JSON a browser asks first.
-    if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError("expected `Content-Type: application/json`", status=415)
-    try:
-        return kind.model_validate(json.loads(await http.body()))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ValidationError):
-            raise _explained(error) from None
-        raise ApiError(f"the request is not JSON: {error}") from None
-
-
-def _explained(error: ValidationError) -> ApiError:
-    """Return the first of the mistakes, in OpenAI's words where it has some."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "constrained-")))
-    if first["type"] == "extra_forbidden" and place in NEUTRAL:
-        message = f"`{place}` is not answered here: leave it out, or send {json.dumps(NEUTRAL[place])}"
-        return ApiError(message, param=place, code="unsupported_value")
-    if first["type"] == "extra_forbidden":
-        return ApiError(f"Unrecognized request argument supplied: {place}", param=place, code="unknown_parameter")
-    if first["type"] == "missing":
-        return ApiError(f"Missing required parameter: `{place}`", param=place, code="missing_required_parameter")
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    return ApiError(f"`{place}`: {message}" if place else message, param=place or None)
-
-
 def _stream(events: Any) -> Response:
     # Proxies would collect the events otherwise.
     return StreamingResponse(
-        events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        until_error(events),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-async def _whole(http: HttpRequest, choices: Choices, answer: Awaitable[BaseModel]) -> Response:
+async def _whole(http: HttpRequest, choices: Choices, answer: Awaitable[str]) -> Response:
     """Return the whole answer; where the client hangs up meanwhile, give it up."""
     writing = asyncio.ensure_future(answer)
     watching = asyncio.ensure_future(_gone(http))
@@ -176,7 +190,7 @@ async def _whole(http: HttpRequest, choices: Choices, answer: Awaitable[BaseMode
         await asyncio.wait({writing, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not writing.done():
             return Response(status_code=499)  # nobody reads it
-        return Response((await writing).model_dump_json(exclude_unset=True), media_type="application/json")
+        return Response(await writing, media_type="application/json")
     finally:
         choices.cancel()
         writing.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from glmtune.console import say
 from glmtune.generation.continuous_batching import Completion, ContinuousBatch
-from glmtune.generation.sampling import Logprobs, Sampler, Sampling, choose_tokens
+from glmtune.generation.sampling import Logprobs, NoNumbers, Sampler, Sampling, choose_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,8 @@ class Job:
     """Called in the engine's thread."""
     waits_for_end: bool = False
     """Whether the tokens are told all at once at the end: each time wakes the thread that talks to clients."""
+    stops: Collection[int] | None = None
+    """Ids that end the answer; None for the model's own."""
     is_cancelled: bool = field(default=False, init=False)
     """Set by whoever no longer wants the answer; nothing more is reported then."""
     num_reported: int = field(default=0, init=False)
@@ -174,12 +176,8 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            while self._take_jobs():
-                for name, batch in self._batches.items():
-                    try:
-                        self._attend(name, batch)
-                    except Exception as error:  # whatever it is: the server goes on, and those who wait are told
-                        self._fail(name, batch, error)
+            while self._goes_on():
+                pass
         finally:
             with self._wake:  # from here on `submit` takes nothing in
                 self._is_ending = True
@@ -187,6 +185,20 @@ class Engine:
                 self._jobs, self._inbox = {}, []
             for job in left:
                 _tell(job, JobFailure(reason="the server is shutting down", is_shutdown=True))
+
+    def _goes_on(self) -> bool:
+        """Attend to all lanes once; False at the end. Whatever is thrown, those whom it concerns are told."""
+        try:
+            if not self._take_jobs():
+                return False
+            for name, batch in self._batches.items():
+                try:
+                    self._attend(name, batch)
+                except BaseException as error:  # what is written in Rust throws no `Exception`
+                    self._fail(name, batch, error)
+        except BaseException as error:
+            self._fail_all(error)
+        return True
 
     def _take_jobs(self) -> bool:
         """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
@@ -196,16 +208,20 @@ class Engine:
             if self._is_ending:
                 return False
             for job in self._inbox:
+                if job.max_new_tokens < 1:
+                    _tell(job, End(is_cut=True))
+                    continue
                 self._last_index += 1
                 self._jobs[self._last_index] = job
-                self._batches[job.lane].waiting.append(Completion(self._last_index, job.prompt, job.max_new_tokens))
+                row = Completion(self._last_index, job.prompt, job.max_new_tokens, job.stops)
+                self._batches[job.lane].waiting.append(row)
             self._inbox = []
         return True
 
     def _attend(self, name: str, batch: ContinuousBatch) -> None:
         """Do for a lane what there is to do, at most two forward passes."""
         self._drop_cancelled(batch)
-        if batch.waiting or any(not row.is_done for row in batch.rows):
+        if not batch.is_idle():
             self._advance(name, batch)
         elif batch.rows:
             batch.clear()
@@ -215,30 +231,41 @@ class Engine:
         self.lanes[name].activate()
         with torch.no_grad():
             if batch.has_room():
-                self._report(batch, batch.take_in())
+                self._let_in(batch)
             if any(not row.is_done for row in batch.rows):
                 self._report(batch, batch.write())
+
+    def _let_in(self, batch: ContinuousBatch, most: int | None = None) -> None:
+        """Let prompts come in; where they cannot be read together, each of them is tried alone."""
+        try:
+            self._report(batch, batch.take_in(most))
+        except BaseException as error:
+            together, batch.coming_in = batch.coming_in, []
+            if not together:
+                raise
+            if len(together) == 1:
+                self._fail_rows(batch, together, error)
+                return
+            batch.waiting.extendleft(reversed(together))
+            for _ in together:
+                self._let_in(batch, most=1)
 
     def _report(self, batch: ContinuousBatch, ended: Sequence[Completion]) -> None:
         for row in batch.rows:
             if (job := self._jobs.get(row.index)) is not None and not job.waits_for_end:
-                self._report_tokens(row)
+                self._report_tokens(row, job)
         for row in ended:
-            self._report_tokens(row)
-            job = self._jobs.pop(row.index, None)
-            if job is not None:
+            if (job := self._jobs.pop(row.index, None)) is not None:
+                self._report_tokens(row, job)
                 _tell(job, End(is_cut=len(row.written) >= row.max_new_tokens))
 
-    def _report_tokens(self, row: Completion) -> None:
-        job = self._jobs.get(row.index)
-        if job is None:
-            return
+    def _report_tokens(self, row: Completion, job: Job) -> None:
         for place in range(job.num_reported, len(row.written)):
             logprobs = job.sampler.logprobs[place] if job.sampler.logprobs else None
             _tell(job, Token(id=row.written[place], logprobs=logprobs))
         job.num_reported = len(row.written)
 
-    def _fail(self, name: str, batch: ContinuousBatch, error: Exception) -> None:
+    def _fail(self, name: str, batch: ContinuousBatch, error: BaseException) -> None:
         """Give up what was in the batch, or just coming in; what waits is tried, unless nothing else is left."""
         waiting = {row.index for row in batch.waiting}
         own = [index for index, job in self._jobs.items() if job.lane == name]
@@ -247,10 +274,30 @@ class Engine:
             failed = own
             batch.waiting.clear()
         batch.clear()
-        reason = "the model ran out of memory" if isinstance(error, torch.OutOfMemoryError) else "the model failed"
-        for index in failed:
-            _tell(self._jobs.pop(index), JobFailure(reason=reason))
-        _report_error(f"{len(failed)} answers failed: {type(error).__name__}: {error}")
+        self._tell_failure(failed, error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        """Give up everything: what went wrong belongs to no lane."""
+        with self._wake:
+            inbox, self._inbox = self._inbox, []
+        for job in inbox:
+            _tell(job, JobFailure(reason=_reason(error)))
+        for batch in self._batches.values():
+            batch.waiting.clear()
+            batch.clear()
+        self._tell_failure(list(self._jobs), error, num_others=len(inbox))
+
+    def _fail_rows(self, batch: ContinuousBatch, rows: Sequence[Completion], error: BaseException) -> None:
+        """Give rows up for what concerns no others."""
+        for row in rows:
+            batch.drop(row)
+        self._tell_failure([row.index for row in rows], error)
+
+    def _tell_failure(self, indices: Sequence[int], error: BaseException, *, num_others: int = 0) -> None:
+        for index in indices:
+            if (job := self._jobs.pop(index, None)) is not None:
+                _tell(job, JobFailure(reason=_reason(error)))
+        _report_error(f"{len(indices) + num_others} answers failed: {type(error).__name__}: {error}")
 
     def _drop_cancelled(self, batch: ContinuousBatch) -> None:
         for row in [*batch.rows, *batch.waiting]:
@@ -260,7 +307,12 @@ class Engine:
                 batch.drop(row)
 
     def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
-        return choose_tokens([self._sampler(row) for row in rows], logits)
+        samplers = [self._sampler(row) for row in rows]
+        tokens = choose_tokens(samplers, logits)
+        for row, sampler in zip(rows, samplers):
+            if sampler.failure is not None and (job := self._jobs.get(row.index)) is not None:
+                self._fail_rows(self._batches[job.lane], [row], sampler.failure)
+        return tokens
 
     def _sampler(self, row: Completion) -> Sampler:
         """Return the row's sampler; a row that nobody waits for goes along until there is room to leave it out."""
@@ -274,9 +326,16 @@ def _tell(job: Job, event: Event) -> None:
         return
     try:
         job.on_event(event)
-    except Exception as error:  # whatever it is: it is not the model's, nor that of others in the batch
+    except BaseException as error:  # whatever it is: it is not the model's, nor that of others in the batch
         job.is_cancelled = True
         _report_error(f"an answer has lost its reader: {type(error).__name__}: {error}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return what a client is told of an error: nothing of the machine that it happened on."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the model ran out of memory"
+    return "the model computed no numbers" if isinstance(error, NoNumbers) else "the model failed"
 
 
 def _report_error(text: str) -> None:

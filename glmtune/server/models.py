@@ -21,7 +21,6 @@ from glmtune.modeling.adapting.adapter_config import adapter_config
 from glmtune.modeling.adapting.starts import check_saved_start
 from glmtune.modeling.context import check_vocabulary
 from glmtune.modeling.finding.model_source import DEMO, ModelSource, find_model
-from glmtune.modeling.finite import watch_logits
 from glmtune.modeling.library_errors import WHILE_BUILDING, reason_of
 from glmtune.modeling.loading import check_adapter, load_adapter, load_model, load_tokenizer
 
@@ -89,7 +88,6 @@ def load_models(
         )
     loaded = load_model(ModelSource(base=source.base), trust_remote_code=trust_remote_code)
     base: Any = loaded.model
-    watch_logits(base)
     reason = reason_against_continuous_batching(
         base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id)
     )

@@ -1,4 +1,4 @@
-"""What a request may hold: OpenAI's fields that are answered, and nothing else is let through in silence."""
+"""What a request may hold: OpenAI's fields, those that vLLM's clients send besides, and bounds for every number."""
 
 from __future__ import annotations
 
@@ -8,25 +8,55 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 IGNORED = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "verbosity",
+    "verbosity", "prediction", "web_search_options", "request_id", "priority", "cache_salt",
 }  # fmt: skip
-"""Fields about accounts and OpenAI's own machines: they change nothing of the answer."""
+"""Fields about accounts and about machines of others: they change nothing of the answer."""
 
 NEUTRAL: dict[str, Any] = {
     "response_format": {"type": "text"},
     "modalities": ["text"],
-    "parallel_tool_calls": True,
-    "best_of": 1,
     "echo": False,
     "suffix": "",
+    "add_generation_prompt": True,
+    "continue_final_message": False,
+    "prompt_logprobs": 0,
+    "use_beam_search": False,
+    "length_penalty": 1.0,
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,
+    "include_stop_str_in_output": False,
 }
 """Fields that are not answered, and the value that asks for nothing, which some clients send."""
+
+NOT_ANSWERED = {
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "logits_processors",
+}
+"""Fields whose every value asks for something that an answer without it would not be."""
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1000
+MAX_STOP_IDS = 128
+MAX_BIASES = 1024
+MAX_TEMPLATE_KEYS = 64
+MOST = 2**31 - 1
+"""Of a number whose own bound is the model's."""
 
-Stop = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MAX_STOPS)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+Stop = Annotated[list[Text], Field(max_length=MAX_STOPS, fail_fast=True)]
+Ids = Annotated[list[int], Field(fail_fast=True)]
+"""A list of wrong entries is told by its first one."""
+ManyIds = Annotated[list[Ids], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+StopIds = Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(max_length=MAX_STOP_IDS, fail_fast=True)]
+Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class StreamOptions(BaseModel):
@@ -39,24 +69,30 @@ class StreamOptions(BaseModel):
 class Request(BaseModel):
     """What both endpoints take."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    """OpenAI's goes up to 2."""
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    """Not OpenAI's; vLLM's name for it. 0 and -1 set no limit."""
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stop | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    """Not OpenAI's; vLLM's name for it."""
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+
+    # Not OpenAI's; vLLM's names for them.
+    top_k: Annotated[int, Field(ge=-1, le=MOST)] | None = None
+    """0 and -1 set no limit."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    stop_token_ids: StopIds | None = None
+    ignore_eos: bool = False
+    min_tokens: Count = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -71,20 +107,29 @@ class Request(BaseModel):
         }
         if isinstance(kept.get("stop"), str):
             kept["stop"] = [kept["stop"]]
+        # Before each of them is looked at.
+        for key, most in (("logit_bias", MAX_BIASES), ("chat_template_kwargs", MAX_TEMPLATE_KEYS)):
+            if isinstance(kept.get(key), dict) and len(kept[key]) > most:
+                raise ValueError(f"`{key}` has more than {most} entries")
         return kept
+
+    @property
+    def num_candidates(self) -> int:
+        """Answers that are written for each prompt."""
+        return self.n
 
 
 class NamedFunction(BaseModel):
     """The function that must be called."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
     name: str
 
 
 class NamedToolChoice(BaseModel):
     """`tool_choice` that names a function."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
     type: Literal["function"]
     function: NamedFunction
 
@@ -92,23 +137,74 @@ class NamedToolChoice(BaseModel):
 class ChatRequest(Request):
     """`/v1/chat/completions`."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, fail_fast=True)]
+    max_completion_tokens: Count | None = None
+    tools: Objects | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    functions: Objects | None = None
+    """What `tools` were called before; a call comes as `function_call` then, and there is one at most."""
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
     parallel_tool_calls: bool = True
     """Whether an answer may hold several calls; otherwise it ends with the first."""
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    chat_template_kwargs: dict[Literal["enable_thinking"], bool] | None = None
-    """Not OpenAI's; vLLM's name for it."""
+    reasoning_effort: Annotated[str, Field(max_length=100)] | None = None
+    """A variable of the chat template."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Not OpenAI's; vLLM's name for variables of the chat template."""
+
+    @model_validator(mode="after")
+    def read_older_names(self) -> ChatRequest:
+        """Put `functions` into the place of `tools`."""
+        if self.functions is not None:
+            if self.tools is not None:
+                raise ValueError("`functions` is an older name of `tools`: send one of them")
+            self.tools = [{"type": "function", "function": function} for function in self.functions]
+            self.parallel_tool_calls = False
+            if isinstance(self.function_call, NamedFunction):
+                self.tool_choice = NamedToolChoice(type="function", function=self.function_call)
+            else:
+                self.tool_choice = self.function_call
+        return self
+
+    @property
+    def has_functions(self) -> bool:
+        """Whether calls are to come in their older form."""
+        return self.functions is not None
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The most tokens of an answer; None leaves it to the server."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the chat template is told besides the messages."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return {**effort, **(self.chat_template_kwargs or {})}
 
 
 class CompletionRequest(Request):
     """`/v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | Ids | ManyIds
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    """Answers that are written, of which the `n` likeliest are told."""
+
+    @model_validator(mode="after")
+    def check_best_of(self) -> CompletionRequest:
+        """Refuse what cannot be chosen from."""
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(f"`best_of` is {self.best_of}, fewer than `n`, {self.n}")
+        if self.best_of is not None and self.best_of > self.n and self.stream:
+            raise ValueError("`best_of` is known at the end: it cannot be streamed")
+        return self
+
+    @property
+    def num_candidates(self) -> int:
+        """Answers that are written for each prompt."""
+        return self.best_of or self.n
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
@@ -118,3 +214,32 @@ class CompletionRequest(Request):
         if self.prompt and isinstance(self.prompt[0], int):
             return [self.prompt]
         return self.prompt  # type: ignore[return-value]
+
+
+class TokenizeRequest(BaseModel):
+    """`/tokenize`: a text, or a conversation as `/v1/chat/completions` takes it."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str | None = None
+    prompt: str | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+    messages: Objects | None = None
+    tools: Objects | None = None
+    add_generation_prompt: Literal[True] = True
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def check_one(self) -> TokenizeRequest:
+        """Refuse both, and none."""
+        if (self.prompt is None) == (not self.messages):
+            raise ValueError("expected `prompt`, or `messages`")
+        return self
+
+
+class DetokenizeRequest(BaseModel):
+    """`/detokenize`."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str | None = None
+    tokens: Ids

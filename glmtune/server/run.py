@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import os
 import shlex
 import signal
 import socket
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -35,10 +34,6 @@ BATCH_TOKENS = 65536
 """Keys and values of GLM-4-9B take 40 kB a token in bfloat16: 2.7 GB."""
 
 
-SECONDS_TO_TELL = 5
-"""For the last words to those whose answers are broken off."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one server takes on."""
@@ -53,7 +48,9 @@ class Limits:
     """Answers that may wait for their turn."""
     max_request_bytes: int = 4 * 1024 * 1024
     shutdown_seconds: int = 30
-    """How long answers may still be written once the server is told to end."""
+    """From a signal to the end: answers may still be written meanwhile, but for the last seconds."""
+    strict_fields: bool = False
+    """Whether a field of a request that nothing reads is an error; otherwise a note tells of it, once."""
 
 
 def serve(
@@ -95,8 +92,8 @@ def serve(
     """
     for package in ("fastapi", "uvicorn", "openai"):
         require(package, extra="serve")
-    from .hosts import guard, read_origins
-    from .request_log import logged
+    from .middleware.hosts import guard, read_origins
+    from .middleware.request_log import logged
 
     origins = read_origins(cors_origins)
     guarded = guard(host=host, allowed_hosts=allowed_hosts, origins=origins)
@@ -196,7 +193,11 @@ def _load(
     )
     service = Service(models, engine, max_length=max_length)
     application = create_app(
-        service, api_key=api_key, max_request_bytes=limits.max_request_bytes, created=int(time.time())
+        service,
+        api_key=api_key,
+        max_request_bytes=limits.max_request_bytes,
+        created=int(time.time()),
+        is_strict=limits.strict_fields,
     )
     return application, engine
 
@@ -205,52 +206,40 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     """Serve until a signal comes; answers that are being written get some time to end."""
     import uvicorn
 
-    from .request_log import takes_more
+    from .ending import Ending, signals_taken
+    from .middleware.connections import server_settings
+    from .middleware.request_log import takes_more
+
+    is_beside_loop = _is_in_loop()
+    ending = Ending(engine.end, seconds=limits.shutdown_seconds, may_exit=not is_beside_loop)
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """End when all answers are written, or when their time is over: the rest is told so."""
-            if not self.should_exit:
-                timer = threading.Timer(limits.shutdown_seconds, engine.end)
-                timer.daemon = True
-                timer.start()
-            super().handle_exit(sig, frame)
+            self.should_exit = True
+            ending.begin(sig)
 
-    config = uvicorn.Config(
-        application,
-        log_level="warning",
-        access_log=False,
-        ws="none",
-        timeout_graceful_shutdown=limits.shutdown_seconds + SECONDS_TO_TELL,
-    )
-    server = Server(config)
+    server = Server(server_settings(application, timeout_graceful_shutdown=limits.shutdown_seconds))
     engine.start()
     # In a thread that dies with the program nothing below is reached: torch would abort the process.
     atexit.register(engine.stop)
-    try:
-        with _sigterm_as_an_end():
-            if _is_in_loop():
+    with signals_taken(server.handle_exit):
+        try:
+            if is_beside_loop:
                 _run_beside_loop(server, listener)
             else:
                 server.run(sockets=[listener])
-    finally:
-        engine.stop()
-        atexit.unregister(engine.stop)
+        finally:
+            engine.stop()
+            atexit.unregister(engine.stop)
+            ending.over()
+    if ending.signal is not None and ending.may_exit:
+        # Python looks through all objects once more when it ends, which takes seconds where torch is in memory.
+        gc.freeze()
     if takes_more():  # a full pipe would hold up the end
         say("the server has ended")
-
-
-@contextmanager
-def _sigterm_as_an_end() -> Iterator[None]:
-    """Let SIGTERM be no failure: uvicorn sends itself the signal once more when it has ended."""
-    if threading.current_thread() is not threading.main_thread():  # signals are not for others
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    if ending.signal == signal.SIGINT:
+        signal.raise_signal(signal.SIGINT)  # whoever called has a way of its own to end at it
 
 
 def _is_in_loop() -> bool:
@@ -264,5 +253,5 @@ def _is_in_loop() -> bool:
 
 def _run_beside_loop(server: uvicorn.Server, listener: socket.socket) -> None:
     """Serve in another thread, and wait; signals come to this one."""
-    with server.capture_signals(), ThreadPoolExecutor(1, thread_name_prefix="server") as threads:
+    with ThreadPoolExecutor(1, thread_name_prefix="server") as threads:
         threads.submit(server.run, sockets=[listener]).result()

@@ -6,26 +6,27 @@ import asyncio
 import contextlib
 import hashlib
 import random
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from glmtune.chatformat.encoding import Encoder
-from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall, reply_layout
-from glmtune.data.conversation import RowError
-from glmtune.generation.decoding import AnswerReader, border_of
-from glmtune.generation.generate import encode_messages
+from glmtune import __version__
+from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall
+from glmtune.console import say
+from glmtune.generation.decoding import AnswerReader, token_text
 from glmtune.generation.sampling import Sampling
 
 from .api_errors import ApiError
 from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Token
+from .middleware.request_log import log_tokens
 from .models import ServedModels
-from .request_log import log_tokens
-from .requests import ChatRequest, CompletionRequest, NamedToolChoice, Request
+from .prompts import PromptWriter, overlong
+from .requests import MAX_CHOICES, ChatRequest, CompletionRequest, DetokenizeRequest, Request, TokenizeRequest
 
 RETRY_AFTER_SECONDS = 1
-TOKENS_AT_ONCE = 256
-"""A whole answer may come at once; after so many of its tokens others get their turn."""
+SECONDS_AT_ONCE = 0.005
+"""A whole answer may come at once; after so long others get their turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,115 +76,91 @@ class Service:
         self.models = models
         self.engine = engine
         self.max_length = max_length
-        self.encoder = Encoder(models.tokenizer, models.family, use_skeletons=False)
-        self.layout = reply_layout(self.encoder.renderer)
-        self.border = border_of(models.tokenizer)
+        self.prompts = PromptWriter(models, max_length=max_length)
+        self.fingerprint = _fingerprint(models)
+        self._described: dict[int, tuple[str, list[int]]] = {}
 
-    def start_chat(self, request: ChatRequest) -> Choices:
+    async def start_chat(self, request: ChatRequest) -> Choices:
         """Begin to answer a conversation."""
-        self._check_model(request.model)
-        tools = None if request.tool_choice == "none" else request.tools
-        thinking = (request.chat_template_kwargs or {}).get("enable_thinking")
-        prompt = self._encode(request.messages, tools, thinking)
-        wanted = request.max_completion_tokens or request.max_tokens
-        sampling = replace(
-            self._sampling(request),
-            num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            openings=self._openings(request),
-        )
-        stops = request.stop or []
+        return await self._start(request, self._prepared_chat)
 
-        def reader() -> AnswerReader:
-            reply = ReplyReader(self.layout, tools or [])
-            return AnswerReader(self.models.tokenizer, stops=stops, reader=reply, border=self.border)
-
-        return self._start(request, [prompt], wanted, sampling, reader, param="messages")
-
-    def start_completion(self, request: CompletionRequest) -> Choices:
+    async def start_completion(self, request: CompletionRequest) -> Choices:
         """Begin to go on with texts."""
-        self._check_model(request.model)
-        prompts = [
-            list(prompt) if not isinstance(prompt, str) else self.models.tokenizer(prompt)["input_ids"]
-            for prompt in request.prompts
-        ]
-        num_tokens = len(self.models.tokenizer)
-        if not prompts or not all(prompts):
-            raise ApiError("`prompt` is empty", param="prompt")
-        if any(token not in range(num_tokens) for prompt in prompts for token in prompt):
-            raise ApiError(f"`prompt` holds ids that the model does not have: they go from 0 to {num_tokens - 1}")
-        sampling = replace(self._sampling(request), num_logprobs=request.logprobs)
-        stops = request.stop or []
-
-        def reader() -> AnswerReader:
-            return AnswerReader(self.models.tokenizer, stops=stops)
-
-        return self._start(request, prompts, request.max_tokens or 16, sampling, reader, param="prompt")
+        return await self._start(request, self._prepared_completion)
 
     async def follow(self, choices: Choices) -> AsyncIterator[Update]:
         """Yield what becomes certain of each choice, until all are finished; closed, it gives the rest up."""
         num_open = len(choices.jobs)
         has_calls = [False] * num_open
+        turn_ends = time.monotonic() + SECONDS_AT_ONCE
         try:
             while num_open:
+                has_waited = choices.queue.empty()
                 number, event = await choices.queue.get()
-                reader = choices.readers[number]
-                if reader.num_tokens % TOKENS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                tokens: list[Token] = []
-                finish_reason = None
+                if time.monotonic() > turn_ends:
+                    if not has_waited:
+                        await asyncio.sleep(0)
+                    turn_ends = time.monotonic() + SECONDS_AT_ONCE
                 if choices.jobs[number].is_cancelled:
                     continue
                 if isinstance(event, JobFailure):
                     raise ApiError(event.reason, status=503 if event.is_shutdown else 500)
-                if isinstance(event, End):
-                    events = reader.end()
-                    finish_reason = "length" if event.is_cut else "stop"
-                else:
-                    events = reader.add(event.id)
-                    tokens = [event] if event.logprobs is not None else []
-                    if reader.is_stopped:
-                        choices.jobs[number].is_cancelled = True
-                        finish_reason = "stop"
-                if choices.takes_one_call and (calls := [found for found in events if isinstance(found, ToolCall)]):
-                    events = events[: events.index(calls[0]) + 1]
-                    choices.jobs[number].is_cancelled = True
-                    finish_reason = "stop"
-                has_calls[number] |= any(isinstance(found, ToolCall) for found in events)
-                if finish_reason is not None:
+                update = _read(choices, number, event)
+                has_calls[number] |= any(isinstance(found, ToolCall) for found in update.events)
+                if update.finish_reason is not None:
                     num_open -= 1
-                    if has_calls[number] and finish_reason == "stop":
-                        finish_reason = "tool_calls"
-                if events or tokens or finish_reason:
-                    yield Update(choice=number, events=events, tokens=tokens, finish_reason=finish_reason)
+                    if has_calls[number] and update.finish_reason == "stop":
+                        update = replace(update, finish_reason="tool_calls")
+                if update.events or update.tokens or update.finish_reason:
+                    yield update
         finally:
             choices.cancel()
 
-    def _start(
-        self,
-        request: Request,
-        prompts: Sequence[list[int]],
-        wanted: int | None,
-        sampling: Sampling,
-        reader: Any,
-        param: str,
-    ) -> Choices:
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        jobs: list[Job] = []
-        for prompt in prompts:
-            max_new_tokens = self._max_new_tokens(request.model, len(prompt), wanted, param)
-            for number in range(request.n):
-                index = len(jobs)
+    def check_model(self, name: str) -> None:
+        """Raise where no model is called so."""
+        if name not in self.models.lanes:
+            known = ", ".join(f"`{known}`" for known in self.models.lanes)
+            raise ApiError(
+                f"the model `{name[:100]}` does not exist; this server has {known}",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
 
-                def on_event(event: Event, index: int = index) -> None:
-                    with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                        loop.call_soon_threadsafe(queue.put_nowait, (index, event))
+    def context_tokens(self, model: str) -> int:
+        """Return how many tokens prompt and answer of a model may have together on this server."""
+        return min(self.max_length, self.models.context_tokens(model))
 
-                own = replace(sampling, seed=answer_seed(request.seed, number))
-                waits = not (request.stream or request.stop)
-                jobs.append(Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits))
+    def token_text(self, token: int) -> tuple[str, list[int]]:
+        """Return a token's text and its bytes."""
+        if token not in self._described:
+            self._described[token] = token_text(self.models.tokenizer, token)
+        return self._described[token]
+
+    def tokenized(self, request: TokenizeRequest) -> dict[str, Any]:
+        """Return the ids of a text or a conversation, as vLLM's path of that name does."""
+        model = next(iter(self.models.lanes)) if request.model is None else request.model
+        self.check_model(model)
+        if request.prompt is not None:
+            ids = self.prompts.of_text(request.prompt, add_special_tokens=request.add_special_tokens)
+        else:
+            ids = self.prompts.of_chat(request.messages or [], request.tools, request.chat_template_kwargs)
+        texts = self.models.tokenizer.convert_ids_to_tokens(ids) if request.return_token_strs else None
+        return {"count": len(ids), "max_model_len": self.context_tokens(model), "tokens": ids, "token_strs": texts}
+
+    def detokenized(self, request: DetokenizeRequest) -> str:
+        """Return the text of ids, control tokens included."""
+        if request.model is not None:
+            self.check_model(request.model)
+        self.prompts.check_ids(request.tokens, "tokens")
+        return str(self.models.tokenizer.decode(request.tokens, clean_up_tokenization_spaces=False))
+
+    async def _start(self, request: Any, prepared: Callable[[Any, asyncio.AbstractEventLoop], Choices]) -> Choices:
+        """Prepare the answers in a thread, since it takes long, and hand them to the engine."""
+        self.check_model(request.model)
+        choices = await asyncio.to_thread(prepared, request, asyncio.get_running_loop())
         try:
-            self.engine.submit(jobs)
+            self.engine.submit(choices.jobs)
         except Ended:
             raise ApiError("the server is shutting down", status=503) from None
         except Busy:
@@ -193,53 +170,82 @@ class Service:
                 code="rate_limit_exceeded",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             ) from None
-        choices = Choices(
+        log_tokens(choices)
+        return choices
+
+    def _prepared_chat(self, request: ChatRequest, loop: asyncio.AbstractEventLoop) -> Choices:
+        tools = None if request.tool_choice == "none" else request.tools
+        self._check_number(1, request)
+        prompt = self.prompts.of_chat(request.messages, tools, request.variables)
+        sampling = replace(
+            self._sampling(request),
+            num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            openings=self.prompts.openings(request),
+        )
+
+        def reader() -> AnswerReader:
+            reply = ReplyReader(self.prompts.layout, tools or [])
+            border = self.prompts.border
+            return AnswerReader(self.models.tokenizer, stops=request.stop or [], reader=reply, border=border)
+
+        choices = self._choices(request, [prompt], request.wanted_tokens, sampling, reader, "messages", loop)
+        return replace(choices, takes_one_call=not request.parallel_tool_calls)
+
+    def _prepared_completion(self, request: CompletionRequest, loop: asyncio.AbstractEventLoop) -> Choices:
+        self._check_number(len(request.prompts), request)
+        prompts = self.prompts.of_completion(request)
+        num_logprobs = request.logprobs
+        if request.num_candidates > request.n:  # they are what is chosen by
+            num_logprobs = num_logprobs or 0
+        sampling = replace(self._sampling(request), num_logprobs=num_logprobs)
+        wanted = 16 if request.max_tokens is None else request.max_tokens
+
+        def reader() -> AnswerReader:
+            return AnswerReader(self.models.tokenizer, stops=request.stop or [])
+
+        return self._choices(request, prompts, wanted, sampling, reader, "prompt", loop)
+
+    def _check_number(self, num_prompts: int, request: Request) -> None:
+        """Raise where more answers are wanted than one request may have, before anything is made for them."""
+        number, most = num_prompts * request.num_candidates, max(MAX_CHOICES, self.engine.max_waiting)
+        if number > most:
+            raise ApiError(
+                f"the request wants {number} answers, {request.num_candidates} to each of {num_prompts} prompts; "
+                f"expected {most} at most",
+                param="n" if num_prompts == 1 else "prompt",
+            )
+
+    def _choices(
+        self,
+        request: Request,
+        prompts: Sequence[list[int]],
+        wanted: int | None,
+        sampling: Sampling,
+        reader: Callable[[], AnswerReader],
+        param: str,
+        loop: asyncio.AbstractEventLoop,
+    ) -> Choices:
+        queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        jobs: list[Job] = []
+        has_own_stops = request.ignore_eos or bool(request.stop_token_ids)
+        stops = frozenset(sampling.stops) if has_own_stops else None
+        for prompt in prompts:
+            max_new_tokens = self._max_new_tokens(request.model, len(prompt), wanted, param)
+            for number in range(request.num_candidates):
+                index = len(jobs)
+
+                def on_event(event: Event, index: int = index) -> None:
+                    with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                        loop.call_soon_threadsafe(queue.put_nowait, (index, event))
+
+                own = replace(sampling, seed=answer_seed(request.seed, number))
+                waits = not (request.stream or request.stop)
+                jobs.append(Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits, stops=stops))
+        return Choices(
             jobs=jobs,
             readers=[reader() for _ in jobs],
             queue=queue,
             num_prompt_tokens=sum(map(len, prompts)),
-            takes_one_call=isinstance(request, ChatRequest) and not request.parallel_tool_calls,
-        )
-        log_tokens(choices)
-        return choices
-
-    def _check_model(self, name: str) -> None:
-        if name not in self.models.lanes:
-            known = ", ".join(f"`{known}`" for known in self.models.lanes)
-            raise ApiError(
-                f"the model `{name}` does not exist; this server has {known}",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
-
-    def _encode(self, messages: list[dict[str, Any]], tools: Any, thinking: bool | None) -> list[int]:
-        """Return the ids of the prompt, exactly as training would have written the conversation."""
-        facts = self.encoder.renderer.facts
-        is_reasoning_shown = facts.shows_reasoning or bool(facts.hidden_reasoning)
-        messages = [_as_trained(message, is_reasoning_shown=is_reasoning_shown) for message in messages]
-        try:
-            return encode_messages(self.encoder, messages, tools=tools, thinking=thinking)
-        except RowError as error:
-            raise ApiError(str(error), param="messages") from None
-
-    def _openings(self, request: ChatRequest) -> tuple[tuple[int, ...], ...]:
-        """Return what the answer has to begin with, where a call is required."""
-        choice = request.tool_choice
-        if choice in (None, "none", "auto"):
-            return ()
-        names = [tool.get("function", tool).get("name") for tool in request.tools or ()]
-        if isinstance(choice, NamedToolChoice):
-            if choice.function.name not in names:
-                raise ApiError(f"`tools` has no function `{choice.function.name}`", param="tool_choice")
-            names = [choice.function.name]
-        if not names:
-            raise ApiError("`tool_choice` wants a call, but there are no `tools`", param="tool_choice")
-        if self.layout.calls is None:
-            raise ApiError("this model's chat template does not show calls", param="tool_choice")
-        tokenizer = self.models.tokenizer
-        return tuple(
-            tuple(tokenizer(self.layout.opening(str(name)), add_special_tokens=False)["input_ids"]) for name in names
         )
 
     def _sampling(self, request: Request) -> Sampling:
@@ -249,47 +255,55 @@ class Service:
         temperature = request.temperature
         if temperature is None:
             # Who asks for a share of the likely tokens wants them sampled.
-            asks = request.top_p is not None or (request.top_k or 0) > 0
+            asks = request.top_p is not None or (request.top_k or 0) > 0 or request.min_p > 0
             temperature = (1.0 if asks else 0.0) if is_greedy else (1.0 if own.temperature is None else own.temperature)
         bias = request.logit_bias or {}
-        if any(token not in range(len(self.models.tokenizer)) for token in bias):
-            raise ApiError("`logit_bias` names ids that the model does not have", param="logit_bias")
+        self.prompts.check_ids(list(bias), "logit_bias")
+        self.prompts.check_ids(request.stop_token_ids or [], "stop_token_ids")
+        stops = {*([] if request.ignore_eos else own.eos_token_id), *(request.stop_token_ids or [])}
         return Sampling(
             temperature=temperature,
             top_p=_first(request.top_p, own.top_p, 1.0),
             top_k=max(0, _first(request.top_k, own.top_k if own.do_sample else None, 0)),
+            min_p=request.min_p,
             frequency_penalty=request.frequency_penalty,
             presence_penalty=request.presence_penalty,
             repetition_penalty=_first(request.repetition_penalty, own.repetition_penalty, 1.0),
             logit_bias=bias,
+            min_tokens=request.min_tokens,
+            stops=sorted(stops),
         )
 
     def _max_new_tokens(self, model: str, num_prompt: int, wanted: int | None, param: str) -> int:
-        max_length = min(self.max_length, self.models.context_tokens(model))
+        max_length = self.context_tokens(model)
         room = max_length - num_prompt
-        if room < 1 or (wanted or 0) > room:
-            asked = f" and {wanted} for the answer" if wanted else ""
-            raise ApiError(
-                f"this server takes {max_length} tokens of prompt and answer together; "
-                f"the prompt has {num_prompt}{asked}",
-                param=param if room < 1 else "max_tokens",
-                code="context_length_exceeded",
-            )
-        return wanted or min(room, self.models.base.generation_config.max_new_tokens or room)
+        if room < 0 or room < (1 if wanted is None else wanted):
+            raise overlong(max_length, num_prompt, param, wanted=0 if room < 1 else wanted or 0)
+        if wanted is not None:
+            return wanted
+        return min(room, self.models.base.generation_config.max_new_tokens or room)
 
 
-def _as_trained(message: dict[str, Any], *, is_reasoning_shown: bool) -> dict[str, Any]:
-    """Return a message without what clients send, but no model of its kind has met in training.
-
-    Some send the reasoning of former answers back, which a template without reasoning cannot write; and a function
-    that returns nothing has an empty result, whose JSON is `null`.
-    """
-    role = message.get("role")
-    if role == "assistant" and not is_reasoning_shown:
-        return {key: value for key, value in message.items() if key != "reasoning_content"}
-    if role in ("tool", "function", "observation") and message.get("content") in (None, "", []):
-        return {**message, "content": "null"}
-    return message
+def _read(choices: Choices, number: int, event: Token | End) -> Update:
+    """Return what an event makes certain of a choice; what cannot be decoded is an error of its request alone."""
+    reader, job = choices.readers[number], choices.jobs[number]
+    finish_reason = None
+    tokens = [event] if isinstance(event, Token) and event.logprobs is not None else []
+    try:
+        events = reader.add(event.id) if isinstance(event, Token) else reader.end()
+    except BaseException as error:  # what is written in Rust throws no `Exception`
+        say(f"error: an answer could not be decoded: {type(error).__name__}: {error}")
+        raise ApiError("the answer could not be decoded", status=500) from None
+    if isinstance(event, End):
+        finish_reason = "length" if event.is_cut else "stop"
+    elif reader.is_stopped:
+        job.is_cancelled = True
+        finish_reason = "stop"
+    if choices.takes_one_call and (calls := [found for found in events if isinstance(found, ToolCall)]):
+        events = events[: events.index(calls[0]) + 1]
+        job.is_cancelled = True
+        finish_reason = "stop"
+    return Update(choice=number, events=events, tokens=tokens, finish_reason=finish_reason)
 
 
 def answer_seed(seed: int | None, number: int) -> int:
@@ -297,6 +311,12 @@ def answer_seed(seed: int | None, number: int) -> int:
     if seed is None:
         return random.getrandbits(63)
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:8], "big")
+
+
+def _fingerprint(models: ServedModels) -> str:
+    """Return what changes where answers may: with the version, and what the base model and its settings are."""
+    facts = [__version__, models.base.config.to_json_string(), models.base.generation_config.to_json_string()]
+    return f"fp_{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:12]}"
 
 
 def _first(*values: Any) -> Any:

@@ -100,3 +100,13 @@ def test_the_bytes_of_a_token_are_told_where_its_text_is_no_character(demo_token
     ids = demo_tokenizer("🙂", add_special_tokens=False)["input_ids"]
     assert len(ids) == 4
     assert bytes(byte for token in ids for byte in token_text(demo_tokenizer, token)[1]).decode() == "🙂"
+
+
+def test_bytes_that_never_become_a_character_are_given_out(demo_tokenizer: Any) -> None:
+    """Otherwise each token would decode all those before it once more."""
+    begin = demo_tokenizer("裙", add_special_tokens=False)["input_ids"][0]
+    broken = next(token for token in range(len(demo_tokenizer)) if demo_tokenizer.decode([token] * 3) == "\ufffd" * 3)
+    stream = TextStream(demo_tokenizer)
+    pieces = [stream.add(token) for token in [begin, *[broken] * 100]]
+    assert len(max(pieces, key=len)) < 40
+    assert len("".join(pieces)) > 60

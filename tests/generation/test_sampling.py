@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from glmtune.generation.sampling import Sampler, Sampling, choose_tokens
+from glmtune.generation.sampling import NoNumbers, Sampler, Sampling, choose_tokens
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0])
 CHANCES = LOGITS.softmax(-1)
@@ -18,6 +18,7 @@ def draws(sampling: Sampling, number: int = 4000, prompt: tuple[int, ...] = ()) 
     """Return the shares of the tokens in many draws of rows of their own."""
     samplers = [Sampler(sampling, prompt) for _ in range(number)]
     tokens = choose_tokens(samplers, LOGITS.expand(number, -1).clone())
+    assert all(sampler.failure is None for sampler in samplers)
     return torch.bincount(tokens, minlength=5) / number
 
 
@@ -91,6 +92,7 @@ def test_a_bias_moves_a_token() -> None:
 def test_an_opening_is_written_before_the_answer_is_free() -> None:
     sampler = Sampler(Sampling(openings=((3, 4), (2, 2, 1))), ())
     assert [int(choose_tokens([sampler], LOGITS[None].clone())) for _ in range(5)] == [2, 2, 1, 0, 0]
+    assert sampler.failure is None
 
 
 def test_an_opening_may_be_drawn() -> None:
@@ -116,3 +118,53 @@ def test_each_row_gets_as_many_top_logprobs_as_it_asks_for() -> None:
     expected = [(place, pytest.approx(math.log(chance))) for place, chance in enumerate(CHANCES.tolist())]
     for sampler, number in zip(samplers, numbers):
         assert [list(logprobs.top) for logprobs in sampler.logprobs] == ([] if number is None else [expected[:number]])
+
+
+def test_min_p_leaves_what_has_a_share_of_the_likeliest_ones_chance() -> None:
+    # 0.636, 0.234, 0.086, ...: a third of the first leaves the second, half of it does not.
+    kept = CHANCES[:2] / CHANCES[:2].sum()
+    torch.testing.assert_close(draws(Sampling(temperature=1, min_p=1 / 3))[:2], kept, atol=0.03, rtol=0)
+    assert draws(Sampling(temperature=1, min_p=1 / 3))[2:].sum() == 0
+    assert draws(Sampling(temperature=1, min_p=0.5)).tolist() == [1, 0, 0, 0, 0]
+
+
+def test_an_answer_does_not_end_before_it_may() -> None:
+    sampler = Sampler(Sampling(min_tokens=2, stops=(0, 1)), ())
+    assert [int(choose_tokens([sampler], LOGITS[None].clone())) for _ in range(4)] == [2, 2, 0, 0]
+
+
+def test_a_limit_beyond_the_vocabulary_is_none() -> None:
+    torch.testing.assert_close(draws(Sampling(temperature=1, top_k=2**70)), CHANCES, atol=0.03, rtol=0)
+    sampler = Sampler(Sampling(num_logprobs=20), ())
+    choose_tokens([sampler], LOGITS[None].clone())
+    assert len(sampler.logprobs[0].top) == 5
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_row_without_a_highest_logit_fails_alone(number: float) -> None:
+    wanted = Sampling(temperature=1.5, seed=7, num_logprobs=1)
+
+    def tokens(rows: torch.Tensor) -> tuple[list[int], list[Sampler]]:
+        samplers = [Sampler(wanted, ()) for _ in rows]
+        return choose_tokens(samplers, rows.clone()).tolist(), samplers
+
+    rows = LOGITS.expand(3, -1).clone()
+    expected, _ = tokens(rows)
+    if number == -math.inf:
+        rows[1] = number
+    else:
+        rows[1, 3] = number
+    found, samplers = tokens(rows)
+    assert [found[0], found[2]] == [expected[0], expected[2]]
+    assert [isinstance(sampler.failure, NoNumbers) for sampler in samplers] == [False, True, False]
+    assert [len(sampler.logprobs) for sampler in samplers] == [1, 0, 1]
+
+
+def test_what_cannot_be_drawn_leaves_the_others_their_random_numbers() -> None:
+    right, wrong = Sampling(temperature=1.5, seed=7), Sampling(temperature=1.5, min_p=-1.0)
+
+    def tokens(*wants: Sampling) -> list[int]:
+        samplers = [Sampler(want, ()) for want in wants]
+        return [int(choose_tokens(samplers, LOGITS.expand(len(wants), -1).clone())[0]) for _ in range(20)]
+
+    assert tokens(right, wrong) == tokens(right)

@@ -73,9 +73,10 @@ def running(
     uvicorn = pytest.importorskip("uvicorn", reason="needs the `serve` extra")
     from glmtune.server.api import create_app
     from glmtune.server.engine import Engine
-    from glmtune.server.hosts import guard
+    from glmtune.server.middleware.connections import server_settings
+    from glmtune.server.middleware.hosts import guard
+    from glmtune.server.middleware.request_log import logged
     from glmtune.server.models import find_adapters, load_models
-    from glmtune.server.request_log import logged
     from glmtune.server.service import Service
 
     source = find_model(checkpoint)
@@ -90,13 +91,14 @@ def running(
     chosen |= limits
     stops = models.base.generation_config.eos_token_id
     max_length, max_request_bytes = chosen.pop("max_length"), chosen.pop("max_request_bytes")
+    is_strict = chosen.pop("strict_fields", False)
     engine = Engine(models.lanes, stops, keeps_last_logits=models.keeps_last_logits, **chosen)
     service = Service(models, engine, max_length=max_length)
-    app = create_app(service, api_key=api_key, max_request_bytes=max_request_bytes, created=0)
+    app = create_app(service, api_key=api_key, max_request_bytes=max_request_bytes, created=0, is_strict=is_strict)
     guarded = guard(host="127.0.0.1", origins=origins)(app)
     listener = socket.create_server(("127.0.0.1", 0))
     with logged(guarded, is_on=log_requests) as application:
-        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", ws="none"))
+        server = uvicorn.Server(server_settings(application))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         engine.start()
         thread.start()

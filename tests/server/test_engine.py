@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from glmtune.generation import continuous_batching
-from glmtune.generation.sampling import Sampling
+from glmtune.generation.continuous_batching import Completion
+from glmtune.generation.sampling import Sampler, Sampling
 from glmtune.server.engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Lane, Token
 
 
@@ -25,7 +26,7 @@ class Model:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder)
         self.config, self.device = self.model.config, self.model.device
         self.prepare_inputs_for_generation = self.model.prepare_inputs_for_generation
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.seconds = 0.0
         self.num_read = 0
         """Rows of prompts."""
@@ -300,21 +301,177 @@ def test_who_has_just_asked_is_told_of_the_end_and_later_ones_are_refused(engine
         engine.submit([job()[0]])
 
 
-def test_a_thread_that_ends_by_force_tells_who_waits(
-    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+class Panic(BaseException):
+    """As what is written in Rust throws, and `SystemExit`: no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [Panic("panic"), SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_the_thread_survives_whatever_a_model_throws(
+    engine: Engine, model: Model, error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("threading.excepthook", lambda arguments: None)
-    (first, told), (second, events) = job(1000), job(lane="b")
-    engine.submit([first])
+    model.seconds = 0.01
+    (first, told), (second, events) = job(1000), job(30, lane="b")
+    engine.submit([first, second])
     assert isinstance(told.get(timeout=20), Token)
-    model.seconds = 0.1
-    engine.submit([second])
-    model.error = SystemExit()  # type: ignore[assignment]
-    assert last(told) == JobFailure(reason="the server is shutting down", is_shutdown=True)
-    last(events)
-    assert not engine.is_alive
-    with pytest.raises(Ended):
-        engine.submit([job()[0]])
+    model.error = error
+    assert last(told) == JobFailure(reason="the model failed")
+    assert len(answer(events)) == 30
+    again, events = job()
+    engine.submit([again])
+    assert len(answer(events)) == 3
+    assert f"error: 1 answers failed: {type(error).__name__}: {error}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), Panic("panic")], ids=repr)
+def test_the_thread_survives_a_failure_that_belongs_to_no_lane(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take, errors = engine._take_jobs, [error]
+
+    def broken() -> bool:
+        goes_on = take()
+        if errors:
+            raise errors.pop()
+        return goes_on
+
+    monkeypatch.setattr(engine, "_take_jobs", broken)
+    (first, told), (second, events) = job(), job(lane="b")
+    engine.submit([first, second])
+    engine.submit([job()[0]])
+    assert last(told) == last(events) == JobFailure(reason="the model failed")
+    again, events = job()
+    engine.submit([again])
+    assert len(answer(events)) == 3
+    assert f" answers failed: {type(error).__name__}: {error}\n" in capsys.readouterr().err
+
+
+def test_a_prompt_that_cannot_be_read_fails_alone(engine: Engine, model: Model, monkeypatch) -> None:
+    """Also where others come in together with it, and while others are being written."""
+    call = Model.__call__
+
+    def refuses(self: Model, **inputs: Any) -> Any:
+        if (inputs["input_ids"] == 9).any():
+            raise torch.OutOfMemoryError("too much")
+        return call(self, **inputs)
+
+    monkeypatch.setattr(Model, "__call__", refuses)
+    model.seconds = 0.02
+    running, told = job(40)
+    engine.submit([running])
+    assert isinstance(told.get(timeout=20), Token)
+    alone, expected = job(5)
+    bad: queue.Queue[Event] = queue.Queue()
+    (one, events), killer = job(5), Job("a", [9, 9, 9, 9], 5, Sampling(), bad.put)
+    engine.submit([one, killer, alone])
+    assert last(bad) == JobFailure(reason="the model ran out of memory")
+    assert answer(events) == answer(expected)
+    assert len(answer(told)) == 39
+
+
+class Broken(Sampler):
+    """A sampler that throws at its third token."""
+
+    place = "adjust"
+    error: BaseException = RuntimeError("broken")
+    is_plain = False
+
+    def adjust(self, logits: torch.Tensor) -> None:
+        super().adjust(logits)
+        self._throw("adjust")
+
+    def note(self, token: int) -> None:
+        super().note(token)
+        self._throw("note")
+
+    def _throw(self, place: str) -> None:
+        if place == self.place and self.num_chosen >= 2:
+            raise self.error
+
+
+def numbers(**wrong: Any) -> Callable[[Job], None]:
+    def change(job: Job) -> None:
+        job.sampler = Sampler(Sampling(**{"temperature": 1.0, **wrong}), job.prompt)
+
+    return change
+
+
+def breaking(place: str, error: BaseException) -> Callable[[Job], None]:
+    def change(job: Job) -> None:
+        job.sampler = Broken(Sampling(temperature=1.0, seed=3), job.prompt)
+        job.sampler.place, job.sampler.error = place, error
+
+    return change
+
+
+WRONG = {
+    "top_k": numbers(top_k="many"),
+    "min_p": numbers(min_p=-1.0),
+    "repetition penalty": numbers(repetition_penalty=1e-300),
+    "NaN": numbers(logit_bias={5: float("nan")}),
+    "infinity": numbers(logit_bias={5: float("inf")}),
+    "no token is left": numbers(logit_bias=dict.fromkeys(range(2000), -float("inf"))),
+    "an id beyond the vocabulary": numbers(logit_bias={10**9: 1.0}),
+    "an exception": breaking("adjust", RuntimeError("broken")),
+    "a panic": breaking("adjust", Panic("panic")),
+    "an exception behind it": breaking("note", RuntimeError("broken")),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("is_running", [False, True])
+def test_an_answer_whose_token_cannot_be_chosen_fails_alone(
+    engine: Engine, model: Model, wrong: str, is_running: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def innocent() -> tuple[Job, queue.Queue[Event]]:
+        events: queue.Queue[Event] = queue.Queue()
+        return Job("a", [5, 6, 7], 12, Sampling(temperature=1.0, seed=5), events.put), events
+
+    alone, expected = innocent()
+    engine.submit([alone])
+    right = answer(expected)
+    (one, events), (bad, told) = innocent(), job(12)
+    WRONG[wrong](bad)
+    jobs = [bad, one]
+    model.seconds = 0.005
+    if is_running:
+        engine.submit([one])
+        first = events.get(timeout=20)
+        assert first == Token(id=right[0])
+        right = right[1:]
+        jobs = [bad]
+    engine.submit(jobs)
+    assert isinstance(last(told), JobFailure)
+    assert answer(events) == right
+    assert engine.is_alive
+    assert "error: 1 answers failed: " in capsys.readouterr().err
+
+
+def test_dropping_takes_the_same_time_however_many_wait(engine: Engine, model: Model) -> None:
+    batch = engine._batches["a"]
+    batch.waiting.extend(rows := [Completion(number, [5], 1) for number in range(100_000)])
+    started = time.monotonic()
+    for row in reversed(rows):
+        batch.drop(row)
+    assert batch.is_idle()
+    assert time.monotonic() - started < 1
+    assert not batch.waiting
+
+
+def test_a_stop_of_the_requests_own_ends_its_answer_alone(engine: Engine) -> None:
+    free, told = job(6)
+    engine.submit([free])
+    written = answer(told)
+    stopped, events = job(6, stops=frozenset({written[2]}))
+    free, told = job(6)
+    engine.submit([stopped, free])
+    assert answer(events) == written[: written.index(written[2])]
+    assert answer(told) == written
+
+
+def test_an_answer_of_no_tokens_ends_at_once(engine: Engine) -> None:
+    made, told = job(0)
+    engine.submit([made])
+    assert told.get(timeout=20) == End(is_cut=True)
 
 
 def test_a_cancelled_answer_that_waits_gives_up_its_place_at_once(engine: Engine, model: Model) -> None:

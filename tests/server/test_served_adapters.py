@@ -99,8 +99,8 @@ def test_a_trained_prefix_takes_its_part_of_the_context(
     with serve_in_thread(tool_model, adapters=options, max_length=context) as url:
         for name, room in rooms.items():
             assert refusal(url, name, 10, room - 9) == (
-                f"this server takes {room} tokens of prompt and answer together; the prompt has 10 and {room - 9} for "
-                "the answer"
+                f"This model's maximum context length is {room} tokens. However, you requested {room + 1} tokens (10 "
+                f"in the prompt, {room - 9} in the completion). Please reduce the length of the prompt or completion."
             )
         assert refusal(url, "prefix", context - 5, 1) is None
     # A limit of the server's own, far below the context, holds for all alike.

@@ -26,9 +26,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
+from glmtune.server.api_errors import ApiError
 from glmtune.text.visible_text import visible
-
-from .api_errors import ApiError
 
 HOST = re.compile(r"(?:\[([0-9a-f:.]+)(?:%[^\[\]]*)?\]|([^\s/:?#@\[\]]+))(?::\d*)?", re.IGNORECASE)
 """An address or a name, and a port behind it, as `Host` has them."""

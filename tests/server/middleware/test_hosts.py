@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 
 from glmtune.errors import GlmtuneError
 from glmtune.server.api import Doorkeeper
-from glmtune.server.hosts import guard, read_origins
+from glmtune.server.middleware.hosts import guard, read_origins
 from glmtune.server.run import serve
 
 PAGE = "http://localhost:3000"

@@ -18,7 +18,7 @@ import pytest
 from serving_rows import PLAIN
 
 from glmtune.server import request_log
-from glmtune.server.request_log import log_tokens, logged
+from glmtune.server.middleware.request_log import log_tokens, logged
 
 ASKED, TOLD = next(iter(PLAIN.items()))
 LINE = re.compile(r"(\S+) (\S+) (\d+|failed) \d+\.\d\d s(?: (\d+)\+(\d+) tokens)?( \(not whole\))?")
