@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from glmtune.server import connections
+from glmtune.server.middleware import connections
 
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HALF_OPEN = {
     "nothing": b"",
     "half of a request line": b"GET /hea",
-    "headers without an end": b"GET /health HTTP/1.1\r\nHost: a\r\n",
+    "headers without an end": b"GET /health HTTP/1.1\r\nHost: localhost\r\n",
     "half of a body": HEAD + b"Content-Length: 100\r\n\r\n{",
     "half of a second request": b"GET /hea",
 }
@@ -61,7 +61,7 @@ def test_a_request_that_is_never_finished_is_not_waited_for(
 ) -> None:
     with connect(url) as connection:
         if kind == "half of a second request":
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
         connection.sendall(HALF_OPEN[kind])
         drop = b"a" if is_dripping and kind != "nothing" else b""

@@ -17,7 +17,7 @@ import openai
 import pytest
 from serving_rows import PLAIN
 
-from glmtune.server import request_log
+from glmtune.server.middleware import request_log
 from glmtune.server.middleware.request_log import log_tokens, logged
 
 ASKED, TOLD = next(iter(PLAIN.items()))
