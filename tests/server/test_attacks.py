@@ -64,7 +64,8 @@ def raw(data: bytes, *, num_connections: int = 1) -> Attack:
 
 
 UPLOAD = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n{"
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 9000\r\n\r\n{"
 )
 LONG = "裙子颜色 and words, " * 95_000
 
