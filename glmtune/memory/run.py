@@ -125,7 +125,8 @@ def estimate(
         overrides: `key=value` strings on top of the file.
         num_gpus: GPUs to plan for, which need not be here; 0 is for the CPU, None for what this machine has.
         labelled: Share of the tokens that have a label; 1 is the worst case.
-        only_configured: Leave other methods out than the one that the configuration asks for.
+        only_configured: Leave other methods out than the one that the configuration asks for; on a single device
+            other ways to shard, too.
     """
     if not 0 < labelled <= 1:
         raise GlmtuneError(f"the share of labelled tokens is {labelled}; expected a number above 0, at most 1")
@@ -139,7 +140,8 @@ def estimate(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it says of the model is for those who run it
     try:
-        rows = [row for method in methods for row in plan.rows(method, num_devices)]
+        shards = num_devices > 1 or not only_configured
+        rows = [row for method in methods for row in plan.rows(method, num_devices, shards=shards)]
     finally:
         logging.set_verbosity(verbosity)
     return Estimate(
@@ -173,12 +175,13 @@ class _Plan:
         self.num_parameters = 0
         self._counted: dict[Any, tuple[list[Weight], dict[bool, StepMemory]]] = {}
 
-    def rows(self, method: str, num_devices: int) -> list[EstimateRow]:
-        """Return every way to train with a method, the configured one among them."""
+    def rows(self, method: str, num_devices: int, *, shards: bool) -> list[EstimateRow]:
+        """Return every way to train with a method, the configured one among them; it alone, unless one `shards`."""
         arguments = self.config.training_args
         content = self.config.deepspeed
         asked = sharding_of(content, num_devices, self.model_config.get_text_config().hidden_size)
-        shardings = [asked if asked.name == each.name else each for each in self._shardings(asked)]
+        others = self._shardings(asked) if shards else []
+        shardings = [asked if asked.name == each.name else each for each in others]
         if asked not in shardings:
             shardings.append(asked)
         is_configured = method == self.config.method

@@ -18,6 +18,7 @@ from serving_rows import PLAIN
 
 NUM_INNOCENT = 8
 HEALTH_SECONDS = 0.25
+NUM_TRIES = 4
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HEADERS = {"Content-Type": "application/json"}
 MESSAGES = [{"role": "user", "content": "a"}]
@@ -150,6 +151,17 @@ def slowest_health(url: str, is_over: threading.Event) -> float:
 def test_eight_streams_and_health_go_on_under_an_attack(
     name: str, attacked: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    # What holds up `/health` does so each time; another program that wants the processor does not.
+    for _ in range(NUM_TRIES):
+        if slowest_health_under(name, attacked) < HEALTH_SECONDS:
+            break
+    else:
+        pytest.fail(f"`/health` took {HEALTH_SECONDS} s or more in each of {NUM_TRIES} tries")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def slowest_health_under(name: str, attacked: str) -> float:
+    """Return the longest time in seconds that `/health` took; raises where an innocent stream was harmed."""
     attack, statuses = ATTACKS[name]
     is_over = threading.Event()
     with ThreadPoolExecutor(NUM_INNOCENT + 2) as threads:
@@ -162,5 +174,4 @@ def test_eight_streams_and_health_go_on_under_an_attack(
         slowest = health.result(30)
     assert told == list(PLAIN.values()) * (NUM_INNOCENT // len(PLAIN))
     assert set(answered) == statuses
-    assert slowest < HEALTH_SECONDS
-    assert "Traceback" not in capfd.readouterr().err
+    return slowest

