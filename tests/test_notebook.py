@@ -51,6 +51,7 @@ class Cells:
             if kind in ("stream", "error", "display_data", "update_display_data", "execute_result"):
                 shown.append({"kind": kind, **content})
             if stop_at is not None and stop_at in content.get("text", ""):
+                time.sleep(0.5)  # what is printed is shown before the printing has ended, which is no part of ours
                 self.manager.interrupt_kernel()
                 stop_at = None
         raise AssertionError("the cell did not end")
