@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import time
 from pathlib import Path
@@ -87,6 +88,7 @@ def test_who_reads_nothing_is_not_waited_for(tool_model: Path, serve_in_thread, 
         path = HEAD.replace(b"/v1/chat/completions", b"/tokenize")
         with connect(url, receive_buffer=4096) as connection:
             connection.sendall(path + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert select.select([connection], [], [], 60)[0]  # the answer begins
             time.sleep(2)
             received = b""
             while part := connection.recv(1 << 20):
