@@ -167,6 +167,7 @@ class ChatRenderer:
         guard = self.controls.guard_for(conversation)
         options = self._options(conversation, guard, variables)
         messages, ends = self._template_messages(conversation, guard)
+        self._check_tools_shown(conversation)
         whole = self._render_row(messages, **options)
         self._check_shown(conversation)
         if not any(message.role == "assistant" for message in conversation.messages):
@@ -255,8 +256,6 @@ class ChatRenderer:
         """Raise `RowError` where the template leaves out a message without a word."""
         facts = self.facts
         for index, message in enumerate(conversation.messages):
-            if message.tools:
-                self._check_tools_shown(message.tools)
             if message.role == "system" and message.content and not facts.shows_system:
                 kind = "a system message"
             elif message.role == "observation" and not facts.shows_observations:
@@ -274,9 +273,10 @@ class ChatRenderer:
             number = conversation.number_of(index)
             raise RowError(f"message {number} is {kind}, which this model's chat template does not show")
 
-    def _check_tools_shown(self, tools: str) -> None:
-        """Raise `RowError` where the template leaves out a tool that is no function."""
-        for number, tool in enumerate(json.loads(tools)):
+    def _check_tools_shown(self, conversation: Conversation) -> None:
+        """Raise `RowError` where the template leaves out a tool that is no function, or fails on it."""
+        offered = (message.tools for message in conversation.messages if message.tools)
+        for number, tool in enumerate(tool for tools in offered for tool in json.loads(tools)):
             kind = str(tool.get("type"))
             if kind != "function" and kind not in self._shown_types:
                 self._shown_types[kind] = shows_tool(self.render, tool)
