@@ -21,7 +21,7 @@ PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
 CONSTRAINTS = ["constraints.txt", "constraints-lowest.txt"]
 TOOLS = {
     *("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "uv", "ruff", "mypy", "types-pyyaml", "langchain-openai"),
-    *("mkdocs", "mkdocs-material", "mkdocs-static-i18n", "ipykernel", "nbclient", "pytest-timeout"),
+    *("mkdocs", "mkdocs-material", "mkdocs-static-i18n", "nbclient", "pytest-timeout"),
 }
 """Of development: no run of a user's meets them."""
 
