@@ -22,7 +22,8 @@ from glmtune.modeling.adapting.starts import check_saved_start
 from glmtune.modeling.context import check_vocabulary
 from glmtune.modeling.finding.model_source import DEMO, ModelSource, find_model
 from glmtune.modeling.library_errors import WHILE_BUILDING, reason_of
-from glmtune.modeling.loading import check_adapter, load_adapter, load_model, load_tokenizer
+from glmtune.modeling.loading import check_adapter, load_adapter, load_model
+from glmtune.modeling.reading import load_tokenizer
 
 from .engine import Lane
 

@@ -10,7 +10,7 @@ from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 from glmtune.kernels.packing import attention_for, reason_against_packing
 from glmtune.modeling.finding.model_source import ModelSource
-from glmtune.modeling.loading import load_model_config
+from glmtune.modeling.reading import load_model_config
 
 from .arguments import compiling_is_on
 
