@@ -57,7 +57,10 @@ class Inspected:
 
 def open_encoder(model: str, settings: RunConfig | None = None, *, trust_remote_code: bool = False) -> Encoder:
     """Return the encoder for a model, as a configuration asks for it; without one, rows are not cut."""
-    from glmtune.modeling.reading import load_family, load_tokenizer  # torch takes seconds; rows alone do without
+    from glmtune.modeling.config_loading import (  # torch takes seconds; rows alone do without
+        load_family,
+        load_tokenizer,
+    )
 
     source = find_model(model, needs_weights=False)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)

@@ -37,11 +37,11 @@ from glmtune.modeling.finding.model_files import (
 from glmtune.modeling.finding.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, check_weight_files
 from glmtune.tested_versions import note_untested_versions
 
+from .config_loading import from_pretrained, load_model_config, load_tokenizer
 from .context import check_vocabulary
 from .finite import check_finite
 from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
 from .quantization import check_quantized_can_be_read, make_trainable, quantization_options
-from .reading import from_pretrained, load_model_config, load_tokenizer
 
 MISSING = "missing adapter keys"
 """What PEFT warns of, and goes on with numbers of its own."""

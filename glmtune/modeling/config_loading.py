@@ -1,4 +1,4 @@
-"""Reading what describes a model: tokenizer, configuration, family; PEFT and models are not imported for it."""
+"""Loading what describes a model: tokenizer, configuration, family. Neither PEFT nor models are imported for it."""
 
 from __future__ import annotations
 
