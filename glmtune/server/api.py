@@ -21,9 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from glmtune import __version__
 
 from .api_errors import ApiError, error_object
+from .protocols.answer_events import until_error
+from .protocols.chat_completions import stream_chat, whole_chat
+from .protocols.completions import stream_completion, whole_completion
 from .reading import RequestReader
 from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from .responses import stream_chat, stream_completion, until_error, whole_chat, whole_completion
 from .service import Choices, Service
 
 OPEN_PATHS = {"/health"}

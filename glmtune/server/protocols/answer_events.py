@@ -1,0 +1,78 @@
+"""What all protocols share: an answer collected, its head, its usage, and server-sent events."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from glmtune.chatformat.replies import Delta
+from glmtune.console import say
+from glmtune.server.api_errors import ApiError, error_object
+from glmtune.server.engine import Token
+from glmtune.server.requests import Request
+from glmtune.server.service import Choices, Service, Update
+
+DONE = "data: [DONE]\n\n"
+
+
+async def collect(service: Service, choices: Choices) -> list[list[Update]]:
+    collected: list[list[Update]] = [[] for _ in choices.jobs]
+    async for update in service.follow(choices):
+        collected[update.choice].append(update)
+    return collected
+
+
+async def until_error(events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Yield the events of a stream; an error, which can no longer change the status, becomes the last of them."""
+    try:
+        async for event in events:
+            yield event
+    except ApiError as error:
+        yield sent_event(error.body)
+    except Exception as error:  # whatever it is: it ends this answer alone, and its client is told
+        say(f"error: an answer could not be sent: {type(error).__name__}: {error}")
+        yield sent_event(error_object("the server failed", status=500))
+
+
+def head_of(service: Service, request: Request, prefix: str, kind: str) -> dict[str, Any]:
+    """Return what all chunks of an answer share: one id, too."""
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": request.model,
+        "system_fingerprint": service.fingerprint,
+    }
+
+
+def sent_event(value: dict[str, Any]) -> str:
+    """Return a server-sent event."""
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def usage_of(choices: Choices) -> dict[str, int]:
+    prompt, completion = choices.num_prompt_tokens, choices.num_completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def text_of(updates: Sequence[Update], *, is_reasoning: bool = False) -> str:
+    return "".join(
+        found.text
+        for update in updates
+        for found in update.events
+        if isinstance(found, Delta) and found.is_reasoning == is_reasoning
+    )
+
+
+def token_logprob(service: Service, token: Token) -> dict[str, Any]:
+    assert token.logprobs is not None, "tokens without logprobs are not collected"
+
+    def described(number: int, logprob: float) -> dict[str, Any]:
+        text, raw = service.token_text(number)
+        return {"token": text, "bytes": raw, "logprob": logprob}
+
+    top = [described(*other) for other in token.logprobs.top]
+    return {**described(token.id, token.logprobs.token), "top_logprobs": top}
