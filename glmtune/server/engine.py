@@ -16,6 +16,7 @@ import torch
 
 from glmtune.console import say
 from glmtune.generation.continuous_batching import Completion, ContinuousBatch
+from glmtune.generation.prompt_logprobs import PromptLogprobs
 from glmtune.generation.sampling import Logprobs, NoNumbers, Sampler, Sampling, choose_tokens
 
 
@@ -33,6 +34,15 @@ class End:
 
     is_cut: bool
     """Whether the limit of tokens ended it, and not a stop token."""
+    stop_token: Token | None = None
+    """Which one, where likelihoods are wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRead:
+    """What is known of the prompt; comes before the first token, where it is wanted."""
+
+    logprobs: PromptLogprobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +53,7 @@ class JobFailure:
     is_shutdown: bool = False
 
 
-Event = Token | End | JobFailure
+Event = PromptRead | Token | End | JobFailure
 
 
 class Busy(Exception):
@@ -79,8 +89,11 @@ class Job:
     """Whether the tokens are told all at once at the end: each time wakes the thread that talks to clients."""
     stops: Collection[int] | None = None
     """Ids that end the answer; None for the model's own."""
+    num_prompt_logprobs: int | None = None
+    """Most likely tokens to tell beside each of the prompt's; None tells nothing of it."""
     is_cancelled: bool = field(default=False, init=False)
     """Set by whoever no longer wants the answer; nothing more is reported then."""
+    is_prompt_reported: bool = field(default=False, init=False)
     num_reported: int = field(default=0, init=False)
     sampler: Sampler = field(init=False)
 
@@ -208,12 +221,18 @@ class Engine:
             if self._is_ending:
                 return False
             for job in self._inbox:
-                if job.max_new_tokens < 1:
+                if job.max_new_tokens < 1 and job.num_prompt_logprobs is None:
                     _tell(job, End(is_cut=True))
                     continue
                 self._last_index += 1
                 self._jobs[self._last_index] = job
-                row = Completion(self._last_index, job.prompt, job.max_new_tokens, job.stops)
+                row = Completion(
+                    self._last_index,
+                    job.prompt,
+                    job.max_new_tokens,
+                    job.stops,
+                    num_prompt_logprobs=job.num_prompt_logprobs,
+                )
                 self._batches[job.lane].waiting.append(row)
             self._inbox = []
         return True
@@ -257,9 +276,12 @@ class Engine:
         for row in ended:
             if (job := self._jobs.pop(row.index, None)) is not None:
                 self._report_tokens(row, job)
-                _tell(job, End(is_cut=len(row.written) >= row.max_new_tokens))
+                _tell(job, _end_of(row, job))
 
     def _report_tokens(self, row: Completion, job: Job) -> None:
+        if row.prompt_logprobs is not None and not job.is_prompt_reported:
+            _tell(job, PromptRead(logprobs=row.prompt_logprobs))
+            job.is_prompt_reported = True
         for place in range(job.num_reported, len(row.written)):
             logprobs = job.sampler.logprobs[place] if job.sampler.logprobs else None
             _tell(job, Token(id=row.written[place], logprobs=logprobs))
@@ -318,6 +340,14 @@ class Engine:
         """Return the row's sampler; a row that nobody waits for goes along until there is room to leave it out."""
         job = self._jobs.get(row.index)
         return job.sampler if job is not None and not row.is_done else Sampler(Sampling(), ())
+
+
+def _end_of(row: Completion, job: Job) -> End:
+    """Return how an answer ended; the stop token, which is not written, has its likelihood behind the others'."""
+    is_cut = len(row.written) >= row.max_new_tokens
+    if is_cut or row.stop_token is None or len(job.sampler.logprobs) <= len(row.written):
+        return End(is_cut=is_cut)
+    return End(is_cut=False, stop_token=Token(id=row.stop_token, logprobs=job.sampler.logprobs[len(row.written)]))
 
 
 def _tell(job: Job, event: Event) -> None:

@@ -19,7 +19,6 @@ NEUTRAL: dict[str, Any] = {
     "suffix": "",
     "add_generation_prompt": True,
     "continue_final_message": False,
-    "prompt_logprobs": 0,
     "use_beam_search": False,
     "length_penalty": 1.0,
     "skip_special_tokens": True,
@@ -40,6 +39,8 @@ NOT_ANSWERED = {
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS = 2**21
+"""Likelihoods that one request may have told of its prompts: an answer of some 100 MB."""
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1000
 MAX_STOP_IDS = 128
@@ -93,6 +94,8 @@ class Request(BaseModel):
     stop_token_ids: StopIds | None = None
     ignore_eos: bool = False
     min_tokens: Count = 0
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Likely tokens to tell beside each of the prompt's, with their likelihoods."""
 
     @model_validator(mode="before")
     @classmethod
@@ -113,10 +116,22 @@ class Request(BaseModel):
                 raise ValueError(f"`{key}` has more than {most} entries")
         return kept
 
+    @model_validator(mode="after")
+    def check_prompt_logprobs(self) -> Request:
+        """Refuse what no chunk of a stream has a place for."""
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("`prompt_logprobs` cannot be streamed")
+        return self
+
     @property
     def num_candidates(self) -> int:
         """Answers that are written for each prompt."""
         return self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Likely tokens to tell beside each of the prompt's; None tells nothing of it."""
+        return self.prompt_logprobs
 
 
 class NamedFunction(BaseModel):
@@ -189,6 +204,8 @@ class CompletionRequest(Request):
 
     prompt: str | Texts | Ids | ManyIds
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: bool = False
+    """Whether the prompt stands before each answer."""
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     """Answers that are written, of which the `n` likeliest are told."""
 
@@ -205,6 +222,12 @@ class CompletionRequest(Request):
     def num_candidates(self) -> int:
         """Answers that are written for each prompt."""
         return self.best_of or self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Likely tokens to tell beside each of the prompt's, whichever field wants them."""
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((number for number in wanted if number is not None), default=None)
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

@@ -15,14 +15,23 @@ from glmtune import __version__
 from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall
 from glmtune.console import say
 from glmtune.generation.decoding import AnswerReader, token_text
+from glmtune.generation.prompt_logprobs import PromptLogprobs
 from glmtune.generation.sampling import Sampling
 
 from .api_errors import ApiError
-from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Token
+from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, PromptRead, Token
 from .middleware.request_log import log_tokens
 from .models import ServedModels
 from .prompts import PromptWriter, overlong
-from .requests import MAX_CHOICES, ChatRequest, CompletionRequest, DetokenizeRequest, Request, TokenizeRequest
+from .requests import (
+    MAX_CHOICES,
+    MAX_PROMPT_LOGPROBS,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Request,
+    TokenizeRequest,
+)
 
 RETRY_AFTER_SECONDS = 1
 SECONDS_AT_ONCE = 0.005
@@ -38,6 +47,8 @@ class Update:
     tokens: list[Token] = field(default_factory=list)
     """Those with logprobs."""
     finish_reason: str | None = None
+    is_prompt_read: bool = False
+    """Whether the likelihoods of its prompt are there now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +56,16 @@ class Choices:
     """The answers to one request."""
 
     jobs: list[Job]
+    """So many for each prompt, one prompt behind the other."""
     readers: list[AnswerReader]
     queue: asyncio.Queue[tuple[int, Event]]
     num_prompt_tokens: int
     takes_one_call: bool = False
     """Whether each answer ends with its first call, as `parallel_tool_calls: false` wants it."""
+    tells_stop_token: bool = False
+    """Whether the likelihood of the token that ended an answer is told, too."""
+    prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)
+    """By the first choice of each prompt, once they are known."""
 
     @property
     def num_completion_tokens(self) -> int:
@@ -105,6 +121,10 @@ class Service:
                     continue
                 if isinstance(event, JobFailure):
                     raise ApiError(event.reason, status=503 if event.is_shutdown else 500)
+                if isinstance(event, PromptRead):
+                    choices.prompt_logprobs[number] = event.logprobs
+                    yield Update(choice=number, events=[], is_prompt_read=True)
+                    continue
                 update = _read(choices, number, event)
                 has_calls[number] |= any(isinstance(found, ToolCall) for found in update.events)
                 if update.finish_reason is not None:
@@ -188,6 +208,7 @@ class Service:
             border = self.prompts.border
             return AnswerReader(self.models.tokenizer, stops=request.stop or [], reader=reply, border=border)
 
+        self._check_prompt_logprobs([prompt], request)
         choices = self._choices(request, [prompt], request.wanted_tokens, sampling, reader, "messages", loop)
         return replace(choices, takes_one_call=not request.parallel_tool_calls)
 
@@ -203,7 +224,9 @@ class Service:
         def reader() -> AnswerReader:
             return AnswerReader(self.models.tokenizer, stops=request.stop or [])
 
-        return self._choices(request, prompts, wanted, sampling, reader, "prompt", loop)
+        self._check_prompt_logprobs(prompts, request)
+        choices = self._choices(request, prompts, wanted, sampling, reader, "prompt", loop)
+        return replace(choices, tells_stop_token=request.echo)
 
     def _check_number(self, num_prompts: int, request: Request) -> None:
         """Raise where more answers are wanted than one request may have, before anything is made for them."""
@@ -214,6 +237,15 @@ class Service:
                 f"expected {most} at most",
                 param="n" if num_prompts == 1 else "prompt",
             )
+
+    def _check_prompt_logprobs(self, prompts: Sequence[list[int]], request: Request) -> None:
+        """Raise where more likelihoods are wanted of prompts than an answer should hold."""
+        if request.num_prompt_logprobs is None:
+            return
+        number = sum(map(len, prompts)) * (1 + request.num_prompt_logprobs) * request.n
+        if number > MAX_PROMPT_LOGPROBS:
+            message = f"the request wants {number} logprobs of its prompts; expected {MAX_PROMPT_LOGPROBS} at most"
+            raise ApiError(message, param="logprobs" if request.prompt_logprobs is None else "prompt_logprobs")
 
     def _choices(
         self,
@@ -240,7 +272,10 @@ class Service:
 
                 own = replace(sampling, seed=answer_seed(request.seed, number))
                 waits = not (request.stream or request.stop)
-                jobs.append(Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits, stops=stops))
+                job = Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits, stops=stops)
+                if not number:  # once for all answers to the prompt
+                    job.num_prompt_logprobs = request.num_prompt_logprobs
+                jobs.append(job)
         return Choices(
             jobs=jobs,
             readers=[reader() for _ in jobs],
@@ -289,6 +324,8 @@ def _read(choices: Choices, number: int, event: Token | End) -> Update:
     reader, job = choices.readers[number], choices.jobs[number]
     finish_reason = None
     tokens = [event] if isinstance(event, Token) and event.logprobs is not None else []
+    if isinstance(event, End) and event.stop_token is not None and choices.tells_stop_token:
+        tokens = [event.stop_token]
     try:
         events = reader.add(event.id) if isinstance(event, Token) else reader.end()
     except BaseException as error:  # what is written in Rust throws no `Exception`

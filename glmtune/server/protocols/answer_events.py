@@ -76,3 +76,19 @@ def token_logprob(service: Service, token: Token) -> dict[str, Any]:
 
     top = [described(*other) for other in token.logprobs.top]
     return {**described(token.id, token.logprobs.token), "top_logprobs": top}
+
+
+def prompt_logprobs_of(service: Service, choices: Choices, first: int, num_top: int) -> list[dict[str, Any] | None]:
+    """Return how likely the tokens of a prompt are, as vLLM's `prompt_logprobs`; `first` is its first choice."""
+    told: list[dict[str, Any] | None] = [None]
+    ids = choices.jobs[first].prompt
+    for token, (logprobs, rank) in zip(ids[1:], choices.prompt_logprobs[first].listed()):
+        likely = {other: (logprob, place) for place, (other, logprob) in enumerate(logprobs.top[:num_top], 1)}
+        likely[token] = (logprobs.token, rank)
+        told.append(
+            {
+                str(other): {"logprob": logprob, "rank": place, "decoded_token": service.token_text(other)[0]}
+                for other, (logprob, place) in likely.items()
+            }
+        )
+    return told

@@ -16,7 +16,7 @@ from glmtune.chatformat.replies import Delta, ToolCall
 from glmtune.server.requests import ChatRequest
 from glmtune.server.service import Choices, Service, Update
 
-from .answer_events import DONE, collect, head_of, sent_event, text_of, token_logprob, usage_of
+from .answer_events import DONE, collect, head_of, prompt_logprobs_of, sent_event, text_of, token_logprob, usage_of
 
 
 async def whole_chat(service: Service, request: ChatRequest, choices: Choices) -> str:
@@ -34,6 +34,8 @@ async def whole_chat(service: Service, request: ChatRequest, choices: Choices) -
             for number, updates in enumerate(collected)
         ]
         head = head_of(service, request, "chatcmpl", "chat.completion")
+        if request.prompt_logprobs is not None:
+            head["prompt_logprobs"] = prompt_logprobs_of(service, choices, 0, request.prompt_logprobs)
         done = ChatCompletion.model_validate({**head, "choices": told, "usage": usage_of(choices)})
         return done.model_dump_json(exclude_unset=True)
 
