@@ -140,6 +140,8 @@ class ReplyReader:
 
     layout: ReplyLayout
     tools: Sequence[dict[str, Any]] | None = None
+    continued: str | None = None
+    """What of the answer stands in the prompt already; None where it begins behind the prompt."""
     _text: str = field(default="", init=False)
     """Written, and not yet certain to be text, reasoning or a call."""
     _state: str = field(default="start", init=False)
@@ -153,7 +155,11 @@ class ReplyReader:
     _calls: list[ToolCall] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.layout.prompt_opens_reasoning:
+        if self.continued is not None:
+            is_open = self.layout.has_reasoning and OPEN_THOUGHT in self.continued.rpartition(CLOSE_THOUGHT)[2]
+            self._state = "reasoning" if is_open else "text"
+            self._is_fresh[is_open] = False
+        elif self.layout.prompt_opens_reasoning:
             self._state = "reasoning"
 
     @property

@@ -163,6 +163,9 @@ class ChatRequest(Request):
     """Whether an answer may hold several calls; otherwise it ends with the first."""
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """Whether the last message, the assistant's, is the beginning of the answer."""
     reasoning_effort: Annotated[str, Field(max_length=100)] | None = None
     """A variable of the chat template."""
     chat_template_kwargs: dict[str, Any] | None = None
@@ -180,6 +183,17 @@ class ChatRequest(Request):
                 self.tool_choice = NamedToolChoice(type="function", function=self.function_call)
             else:
                 self.tool_choice = self.function_call
+        return self
+
+    @model_validator(mode="after")
+    def check_continued(self) -> ChatRequest:
+        """Refuse what no answer can go on with."""
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError("`continue_final_message` wants `add_generation_prompt: false`")
+        if not (self.continue_final_message or self.add_generation_prompt):
+            raise ValueError("`add_generation_prompt: false` wants `continue_final_message: true`")
+        if self.continue_final_message and self.tool_choice not in (None, "none", "auto"):
+            raise ValueError("`continue_final_message` goes on with a text: `tool_choice` cannot demand a call")
         return self
 
     @property

@@ -22,7 +22,7 @@ from .api_errors import ApiError
 from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, PromptRead, Token
 from .middleware.request_log import log_tokens
 from .models import ServedModels
-from .prompts import PromptWriter, overlong
+from .prompts import PromptWriter, overlong, texts_of_content
 from .requests import (
     MAX_CHOICES,
     MAX_PROMPT_LOGPROBS,
@@ -196,7 +196,9 @@ class Service:
     def _prepared_chat(self, request: ChatRequest, loop: asyncio.AbstractEventLoop) -> Choices:
         tools = None if request.tool_choice == "none" else request.tools
         self._check_number(1, request)
-        prompt = self.prompts.of_chat(request.messages, tools, request.variables)
+        is_continued = request.continue_final_message
+        prompt = self.prompts.of_chat(request.messages, tools, request.variables, continues=is_continued)
+        continued = texts_of_content(request.messages[-1].get("content")) if is_continued else None
         sampling = replace(
             self._sampling(request),
             num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
@@ -204,7 +206,7 @@ class Service:
         )
 
         def reader() -> AnswerReader:
-            reply = ReplyReader(self.prompts.layout, tools or [])
+            reply = ReplyReader(self.prompts.layout, tools or [], continued=continued and "".join(continued))
             border = self.prompts.border
             return AnswerReader(self.models.tokenizer, stops=request.stop or [], reader=reply, border=border)
 
