@@ -13,14 +13,17 @@ from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from openai.types import Model
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glmtune import __version__
 
 from .api_errors import ApiError, error_object
+from .metrics import Metrics
 from .protocols.answer_events import until_error
 from .protocols.chat_completions import stream_chat, whole_chat
 from .protocols.completions import stream_completion, whole_completion
@@ -28,8 +31,8 @@ from .reading import RequestReader
 from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .service import Choices, Service
 
-OPEN_PATHS = {"/health"}
-"""Paths that need no key: whoever watches the server has none."""
+OPEN_PATHS = {"/health", "/metrics"}
+"""Paths that need no key: whoever watches the server has none; vLLM's `/metrics` needs none, either."""
 READ = ["GET", "HEAD"]
 REQUEST_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 """What a client may call its request; any other gets a name of ours."""
@@ -77,6 +80,10 @@ def create_app(
         service.check_model(name)
         return JSONResponse(next(model for model in models if model.id == name).model_dump())
 
+    @app.api_route("/metrics", methods=READ)
+    async def tell_metrics() -> Response:
+        return Response(await asyncio.to_thread(metrics.text), media_type=CONTENT_TYPE_LATEST)
+
     @app.post("/v1/chat/completions")
     async def chat_completions(http: HttpRequest) -> Response:
         request = await reader.read(http, ChatRequest)
@@ -120,14 +127,18 @@ def create_app(
     async def fail(http: HttpRequest, error: Exception) -> Response:
         return JSONResponse(error_object("the server failed", status=500), status_code=500)
 
-    return Doorkeeper(app, api_key=api_key, max_request_bytes=max_request_bytes)
+    metrics = Metrics(service.engine, [route.path for route in app.routes if isinstance(route, Route)])
+    return Doorkeeper(app, api_key=api_key, max_request_bytes=max_request_bytes, on_answer=metrics.answered)
 
 
 class Doorkeeper:
     """Refuses requests before they are read: without the key, or too long. Every answer says which request it is to."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, max_request_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, api_key: str | None, max_request_bytes: int, on_answer: Callable[[str, int], None]
+    ) -> None:
         self.app = app
+        self.on_answer = on_answer
         self.api_key = api_key
         self.max_request_bytes = max_request_bytes
 
@@ -142,6 +153,7 @@ class Doorkeeper:
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                self.on_answer(scope["path"], message["status"])
             await send(message)
 
         error = self._refusal(scope["path"], headers)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -93,12 +95,25 @@ class Job:
     """Most likely tokens to tell beside each of the prompt's; None tells nothing of it."""
     is_cancelled: bool = field(default=False, init=False)
     """Set by whoever no longer wants the answer; nothing more is reported then."""
+    is_complete: bool = field(default=False, init=False)
+    """Set where nothing more is wanted since the answer is there: it ended with a text that the request named."""
+    submitted_at_seconds: float = field(default_factory=time.monotonic, init=False)
     is_prompt_reported: bool = field(default=False, init=False)
     num_reported: int = field(default=0, init=False)
     sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
         self.sampler = Sampler(self.sampling, self.prompt)
+
+
+class Watch(Protocol):
+    """Is told of answers, in the engine's thread."""
+
+    def wrote(self, job: Job, row: Completion) -> None:
+        """A pass has written of this answer, perhaps its stop token."""
+
+    def ended(self, job: Job, reason: str) -> None:
+        """An answer has ended: `stop`, `length`, `abort` or `error`."""
 
 
 class Engine:
@@ -143,6 +158,7 @@ class Engine:
         self._inbox: list[Job] = []
         self._wake = threading.Condition()
         self._is_ending = False
+        self.watch: Watch | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -161,6 +177,17 @@ class Engine:
         rows = [row for batch in self._batches.values() for row in batch.waiting.copy()]
         jobs = [*self._inbox, *(self._jobs.get(row.index) for row in rows)]
         return sum(job is not None and not job.is_cancelled for job in jobs)
+
+    def numbers(self) -> dict[str, tuple[int, int]]:
+        """Return of each lane how many answers are being written, and how many wait."""
+        inbox = Counter(job.lane for job in self._inbox.copy())
+        return {
+            name: (
+                sum(not row.is_done for row in batch.rows.copy()),
+                sum(not row.is_done for row in batch.waiting.copy()) + inbox[name],
+            )
+            for name, batch in self._batches.items()
+        }
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take jobs in, all of them or none; each of them is told its end, whatever happens."""
@@ -197,7 +224,7 @@ class Engine:
                 left = [*self._jobs.values(), *self._inbox]
                 self._jobs, self._inbox = {}, []
             for job in left:
-                _tell(job, JobFailure(reason="the server is shutting down", is_shutdown=True))
+                self._told_end(job, JobFailure(reason="the server is shutting down", is_shutdown=True), "error")
 
     def _goes_on(self) -> bool:
         """Attend to all lanes once; False at the end. Whatever is thrown, those whom it concerns are told."""
@@ -222,7 +249,7 @@ class Engine:
                 return False
             for job in self._inbox:
                 if job.max_new_tokens < 1 and job.num_prompt_logprobs is None:
-                    _tell(job, End(is_cut=True))
+                    self._told_end(job, End(is_cut=True), "length")
                     continue
                 self._last_index += 1
                 self._jobs[self._last_index] = job
@@ -271,12 +298,17 @@ class Engine:
 
     def _report(self, batch: ContinuousBatch, ended: Sequence[Completion]) -> None:
         for row in batch.rows:
-            if (job := self._jobs.get(row.index)) is not None and not job.waits_for_end:
+            if (job := self._jobs.get(row.index)) is None:
+                continue
+            if self.watch is not None:
+                self.watch.wrote(job, row)
+            if not job.waits_for_end:
                 self._report_tokens(row, job)
         for row in ended:
             if (job := self._jobs.pop(row.index, None)) is not None:
                 self._report_tokens(row, job)
-                _tell(job, _end_of(row, job))
+                end = _end_of(row, job)
+                self._told_end(job, end, "length" if end.is_cut else "stop")
 
     def _report_tokens(self, row: Completion, job: Job) -> None:
         if row.prompt_logprobs is not None and not job.is_prompt_reported:
@@ -303,7 +335,7 @@ class Engine:
         with self._wake:
             inbox, self._inbox = self._inbox, []
         for job in inbox:
-            _tell(job, JobFailure(reason=_reason(error)))
+            self._told_end(job, JobFailure(reason=_reason(error)), "error")
         for batch in self._batches.values():
             batch.waiting.clear()
             batch.clear()
@@ -318,7 +350,7 @@ class Engine:
     def _tell_failure(self, indices: Sequence[int], error: BaseException, *, num_others: int = 0) -> None:
         for index in indices:
             if (job := self._jobs.pop(index, None)) is not None:
-                _tell(job, JobFailure(reason=_reason(error)))
+                self._told_end(job, JobFailure(reason=_reason(error)), "error")
         _report_error(f"{len(indices) + num_others} answers failed: {type(error).__name__}: {error}")
 
     def _drop_cancelled(self, batch: ContinuousBatch) -> None:
@@ -327,6 +359,14 @@ class Engine:
             if job is not None and job.is_cancelled:
                 del self._jobs[row.index]
                 batch.drop(row)
+                self._told_end(job, None, "stop" if job.is_complete else "abort")
+
+    def _told_end(self, job: Job, event: End | JobFailure | None, reason: str) -> None:
+        """Tell whoever waits how an answer ended, and whoever counts."""
+        if event is not None:
+            _tell(job, event)
+        if self.watch is not None:
+            self.watch.ended(job, reason)
 
     def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         samplers = [self._sampler(row) for row in rows]

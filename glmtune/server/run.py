@@ -90,7 +90,7 @@ def serve(
         base_model: Where the base model of an adapter is now, if it has moved.
         trust_remote_code: Run code that the model brings along.
     """
-    for package in ("fastapi", "uvicorn", "openai"):
+    for package in ("fastapi", "uvicorn", "openai", "prometheus_client"):
         require(package, extra="serve")
     from .middleware.hosts import guard, read_origins
     from .middleware.request_log import logged

@@ -198,7 +198,7 @@ class Service:
         self._check_number(1, request)
         is_continued = request.continue_final_message
         prompt = self.prompts.of_chat(request.messages, tools, request.variables, continues=is_continued)
-        continued = texts_of_content(request.messages[-1].get("content")) if is_continued else None
+        continued = "".join(texts_of_content(request.messages[-1].get("content"))) if is_continued else None
         sampling = replace(
             self._sampling(request),
             num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
@@ -206,7 +206,7 @@ class Service:
         )
 
         def reader() -> AnswerReader:
-            reply = ReplyReader(self.prompts.layout, tools or [], continued=continued and "".join(continued))
+            reply = ReplyReader(self.prompts.layout, tools or [], continued=continued)
             border = self.prompts.border
             return AnswerReader(self.models.tokenizer, stops=request.stop or [], reader=reply, border=border)
 
@@ -336,11 +336,11 @@ def _read(choices: Choices, number: int, event: Token | End) -> Update:
     if isinstance(event, End):
         finish_reason = "length" if event.is_cut else "stop"
     elif reader.is_stopped:
-        job.is_cancelled = True
+        job.is_complete = job.is_cancelled = True
         finish_reason = "stop"
     if choices.takes_one_call and (calls := [found for found in events if isinstance(found, ToolCall)]):
         events = events[: events.index(calls[0]) + 1]
-        job.is_cancelled = True
+        job.is_complete = job.is_cancelled = True
         finish_reason = "stop"
     return Update(choice=number, events=events, tokens=tokens, finish_reason=finish_reason)
 

@@ -53,9 +53,15 @@ def sent_event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def usage_of(choices: Choices) -> dict[str, int]:
+def usage_of(choices: Choices) -> dict[str, Any]:
+    """Return how many tokens were read and written."""
     prompt, completion = choices.num_prompt_tokens, choices.num_completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
 
 
 def text_of(updates: Sequence[Update], *, is_reasoning: bool = False) -> str:
