@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall
+from glmtune.chatformat.replies import Delta, Found, ReplyReader
 from glmtune.family import ASSISTANT
 
 INCOMPLETE = "\ufffd"
@@ -139,7 +139,7 @@ class AnswerReader:
         """Whether a stop string has been written: nothing more is wanted."""
         return self._stop.is_reached
 
-    def add(self, token: int) -> list[Delta | ToolCall]:
+    def add(self, token: int) -> list[Found]:
         """Take the next token; returns what is certain now."""
         self.num_tokens += 1
         if token == self.border:
@@ -148,7 +148,7 @@ class AnswerReader:
         events = self._feed(self._stop.add(self._text.add(token)))
         return [*events, *self._finish()] if self.is_stopped else events
 
-    def end(self, *, keeps_broken: bool = True) -> list[Delta | ToolCall]:
+    def end(self, *, keeps_broken: bool = True) -> list[Found]:
         """Take the end of the answer; returns what was held back, half a character only where it is to be kept."""
         if self.is_stopped:
             return []
@@ -156,12 +156,12 @@ class AnswerReader:
         text = self._stop.add(rest if keeps_broken else rest.rstrip(INCOMPLETE))
         return [*self._feed(text + self._stop.rest()), *self._finish()]
 
-    def _feed(self, text: str) -> list[Delta | ToolCall]:
+    def _feed(self, text: str) -> list[Found]:
         if self.reader is not None:
             return self.reader.feed(text)
         return [Delta(text=text)] if text else []
 
-    def _finish(self) -> list[Delta | ToolCall]:
+    def _finish(self) -> list[Found]:
         return self.reader.finish() if self.reader is not None else []
 
 

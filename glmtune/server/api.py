@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from glmtune import __version__
 
 from .api_errors import ApiError, error_object
-from .metrics import Metrics
+from .prometheus import Metrics
 from .protocols.answer_events import until_error
 from .protocols.chat_completions import stream_chat, whole_chat
 from .protocols.completions import stream_completion, whole_completion

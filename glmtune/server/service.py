@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from glmtune import __version__
-from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall
+from glmtune.chatformat.call_parts import CallPart
+from glmtune.chatformat.replies import Found, ReplyReader, ToolCall
 from glmtune.console import say
 from glmtune.generation.decoding import AnswerReader, token_text
 from glmtune.generation.prompt_logprobs import PromptLogprobs
@@ -43,7 +44,7 @@ class Update:
     """What has become certain of a choice."""
 
     choice: int
-    events: list[Delta | ToolCall]
+    events: list[Found]
     tokens: list[Token] = field(default_factory=list)
     """Those with logprobs."""
     finish_reason: str | None = None
@@ -126,7 +127,7 @@ class Service:
                     yield Update(choice=number, events=[], is_prompt_read=True)
                     continue
                 update = _read(choices, number, event)
-                has_calls[number] |= any(isinstance(found, ToolCall) for found in update.events)
+                has_calls[number] |= any(isinstance(found, ToolCall | CallPart) for found in update.events)
                 if update.finish_reason is not None:
                     num_open -= 1
                     if has_calls[number] and update.finish_reason == "stop":
@@ -206,7 +207,7 @@ class Service:
         )
 
         def reader() -> AnswerReader:
-            reply = ReplyReader(self.prompts.layout, tools or [], continued=continued)
+            reply = ReplyReader(self.prompts.layout, tools or [], continued=continued, streams_calls=request.stream)
             border = self.prompts.border
             return AnswerReader(self.models.tokenizer, stops=request.stop or [], reader=reply, border=border)
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from glmtune.chatformat.replies import Delta
+from glmtune.chatformat.replies import Delta, Found, ToolCall
 from glmtune.console import say
 from glmtune.server.api_errors import ApiError, error_object
 from glmtune.server.engine import Token
@@ -23,6 +23,11 @@ async def collect(service: Service, choices: Choices) -> list[list[Update]]:
     async for update in service.follow(choices):
         collected[update.choice].append(update)
     return collected
+
+
+def begins_call(found: Found) -> bool:
+    """Whether a piece is the first of a call."""
+    return not found.is_streamed if isinstance(found, ToolCall) else not isinstance(found, Delta) and bool(found.name)
 
 
 async def until_error(events: AsyncIterator[str]) -> AsyncIterator[str]:

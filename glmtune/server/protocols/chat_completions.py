@@ -12,11 +12,21 @@ from typing import Any
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from glmtune.chatformat.replies import Delta, ToolCall
+from glmtune.chatformat.replies import Delta, Found, ToolCall
 from glmtune.server.requests import ChatRequest
 from glmtune.server.service import Choices, Service, Update
 
-from .answer_events import DONE, collect, head_of, prompt_logprobs_of, sent_event, text_of, token_logprob, usage_of
+from .answer_events import (
+    DONE,
+    begins_call,
+    collect,
+    head_of,
+    prompt_logprobs_of,
+    sent_event,
+    text_of,
+    token_logprob,
+    usage_of,
+)
 
 
 async def whole_chat(service: Service, request: ChatRequest, choices: Choices) -> str:
@@ -61,9 +71,10 @@ async def stream_chat(service: Service, request: ChatRequest, choices: Choices) 
         yield chunk({"role": "assistant", "content": ""}, Update(choice=number, events=[]))
     async for update in service.follow(choices):
         for found in update.events:
-            for delta in _deltas(found, num_calls[update.choice], has_functions=request.has_functions):
+            if begins_call(found):
+                num_calls[update.choice] += 1
+            for delta in _deltas(found, num_calls[update.choice] - 1, has_functions=request.has_functions):
                 yield chunk(delta, update)
-            num_calls[update.choice] += isinstance(found, ToolCall)
         if update.finish_reason is not None:
             yield chunk({}, update, is_last=True)
         elif update.tokens:
@@ -97,16 +108,20 @@ def _message(updates: Sequence[Update], *, has_functions: bool) -> dict[str, Any
     return message
 
 
-def _deltas(found: Delta | ToolCall, num_calls: int, *, has_functions: bool) -> list[dict[str, Any]]:
+def _deltas(found: Found, place: int, *, has_functions: bool) -> list[dict[str, Any]]:
     """Return what a piece adds to the message; a call comes as its name first, and its arguments behind."""
     if isinstance(found, Delta):
         return [{"reasoning_content" if found.is_reasoning else "content": found.text}]
-    function = {"name": found.name, "arguments": ""}
-    if has_functions:
-        return [{"function_call": function}, {"function_call": {"arguments": found.arguments}}]
-    begin = {"index": num_calls, "id": _call_id(), "type": "function", "function": function}
-    rest = {"index": num_calls, "function": {"arguments": found.arguments}}
-    return [{"tool_calls": [begin]}, {"tool_calls": [rest]}]
+    deltas: list[dict[str, Any]] = []
+    if begins_call(found):
+        function = {"name": found.name, "arguments": ""}
+        begin = {"index": place, "id": _call_id(), "type": "function", "function": function}
+        deltas.append({"function_call": function} if has_functions else {"tool_calls": [begin]})
+    if found.arguments and not (isinstance(found, ToolCall) and found.is_streamed):
+        part = {"arguments": found.arguments}
+        rest = {"index": place, "function": part}
+        deltas.append({"function_call": part} if has_functions else {"tool_calls": [rest]})
+    return deltas
 
 
 def _call_id() -> str:
