@@ -89,17 +89,18 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = stops
-        self.is_reached = False
+        self.reached: str | None = None
+        """The string that ended the text."""
         self._held = ""
 
     def add(self, text: str) -> str:
         """Return the text that no longer can be the beginning of a stop string."""
         text = self._held + text
-        found = [place for place in (text.find(stop) for stop in self.stops) if place >= 0]
+        found = [(place, stop) for stop in self.stops if (place := text.find(stop)) >= 0]
         if found:
-            self.is_reached = True
+            place, self.reached = min(found, key=lambda each: each[0])
             self._held = ""
-            return text[: min(found)]
+            return text[:place]
         longest = max(map(len, self.stops), default=1)
         size = next(
             (
@@ -137,7 +138,12 @@ class AnswerReader:
     @property
     def is_stopped(self) -> bool:
         """Whether a stop string has been written: nothing more is wanted."""
-        return self._stop.is_reached
+        return self._stop.reached is not None
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that has been written."""
+        return self._stop.reached
 
     def add(self, token: int) -> list[Found]:
         """Take the next token; returns what is certain now."""

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,9 +22,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glmtune import __version__
 
-from .api_errors import ApiError, error_object
+from .api_errors import ApiError
 from .prometheus import Metrics
-from .protocols.answer_events import until_error
+from .protocols.answer_events import named_event, told_in_openais_form, until_error
+from .protocols.anthropic_messages import PATH as MESSAGES
+from .protocols.anthropic_messages import (
+    CountRequest,
+    MessagesRequest,
+    as_chat,
+    error_of,
+    stream_message,
+    whole_message,
+)
 from .protocols.chat_completions import stream_chat, whole_chat
 from .protocols.completions import stream_completion, whole_completion
 from .reading import RequestReader
@@ -89,7 +98,7 @@ def create_app(
         request = await reader.read(http, ChatRequest)
         choices = await service.start_chat(request)
         if request.stream:
-            return _stream(stream_chat(service, request, choices))
+            return _stream(stream_chat(service, request, choices), told_in_openais_form)
         return await _whole(http, choices, whole_chat(service, request, choices))
 
     @app.post("/v1/completions")
@@ -97,8 +106,21 @@ def create_app(
         request = await reader.read(http, CompletionRequest)
         choices = await service.start_completion(request)
         if request.stream:
-            return _stream(stream_completion(service, request, choices))
+            return _stream(stream_completion(service, request, choices), told_in_openais_form)
         return await _whole(http, choices, whole_completion(service, request, choices))
+
+    @app.post(MESSAGES)
+    async def messages(http: HttpRequest) -> Response:
+        request = as_chat(await reader.read(http, MessagesRequest))
+        choices = await service.start_chat(request)
+        if request.stream:
+            return _stream(stream_message(service, request, choices), lambda error: named_event(error_of(error)))
+        return await _whole(http, choices, whole_message(service, request, choices))
+
+    @app.post(f"{MESSAGES}/count_tokens")
+    async def count_tokens(http: HttpRequest) -> Response:
+        request = as_chat(await reader.read(http, CountRequest))
+        return JSONResponse({"input_tokens": await asyncio.to_thread(service.count, request)})
 
     @app.post("/tokenize")
     async def tokenize(http: HttpRequest) -> Response:
@@ -112,12 +134,12 @@ def create_app(
 
     @app.exception_handler(ApiError)
     async def refuse(http: HttpRequest, error: ApiError) -> Response:
-        return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+        return _error(error, http.url.path)
 
     @app.exception_handler(HTTPException)
     async def refuse_path(http: HttpRequest, error: HTTPException) -> Response:
         message = f"{http.method} {http.url.path[:200]}: {error.detail}"
-        return JSONResponse(error_object(message, status=error.status_code), status_code=error.status_code)
+        return _error(ApiError(message, status=error.status_code), http.url.path)
 
     @app.exception_handler(ClientDisconnect)
     async def leave(http: HttpRequest, error: ClientDisconnect) -> Response:
@@ -125,7 +147,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def fail(http: HttpRequest, error: Exception) -> Response:
-        return JSONResponse(error_object("the server failed", status=500), status_code=500)
+        return _error(ApiError("the server failed", status=500), http.url.path)
 
     metrics = Metrics(service.engine, [route.path for route in app.routes if isinstance(route, Route)])
     return Doorkeeper(app, api_key=api_key, max_request_bytes=max_request_bytes, on_answer=metrics.answered)
@@ -158,7 +180,7 @@ class Doorkeeper:
 
         error = self._refusal(scope["path"], headers)
         if error is not None:
-            await JSONResponse(error.body, status_code=error.status, headers=error.headers)(scope, receive, named)
+            await _error(error, scope["path"])(scope, receive, named)
             return
         num_bytes = 0
 
@@ -175,6 +197,8 @@ class Doorkeeper:
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
         if self.api_key is not None and path not in OPEN_PATHS:
             scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+            if not scheme and b"x-api-key" in headers:  # as Anthropic's clients send it
+                scheme, key = b"bearer", headers[b"x-api-key"]
             if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self.api_key.encode()):
                 message = "incorrect API key" if key else "no API key: send it as `Authorization: Bearer KEY`"
                 return ApiError(message, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
@@ -187,10 +211,16 @@ class Doorkeeper:
         return ApiError(f"the request is longer than {self.max_request_bytes} bytes", status=413)
 
 
-def _stream(events: Any) -> Response:
+def _error(error: ApiError, path: str) -> Response:
+    """Return an error in the form that the clients of a path read."""
+    body = error_of(error) if path == MESSAGES or path.startswith(f"{MESSAGES}/") else error.body
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+def _stream(events: AsyncIterator[str], told: Callable[[ApiError], str]) -> Response:
     # Proxies would collect the events otherwise.
     return StreamingResponse(
-        until_error(events),
+        until_error(events, told),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )

@@ -202,6 +202,11 @@ class ChatRequest(Request):
         return self.functions is not None
 
     @property
+    def offered_tools(self) -> list[dict[str, Any]] | None:
+        """The tools that the model is shown."""
+        return None if self.tool_choice == "none" else self.tools
+
+    @property
     def wanted_tokens(self) -> int | None:
         """The most tokens of an answer; None leaves it to the server."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

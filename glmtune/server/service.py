@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import random
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -65,6 +66,7 @@ class Choices:
     """Whether each answer ends with its first call, as `parallel_tool_calls: false` wants it."""
     tells_stop_token: bool = False
     """Whether the likelihood of the token that ended an answer is told, too."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
     prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)
     """By the first choice of each prompt, once they are known."""
 
@@ -100,6 +102,11 @@ class Service:
     async def start_chat(self, request: ChatRequest) -> Choices:
         """Begin to answer a conversation."""
         return await self._start(request, self._prepared_chat)
+
+    def count(self, request: ChatRequest) -> int:
+        """Return how many tokens the prompt of a conversation has."""
+        self.check_model(request.model)
+        return len(self._chat_prompt(request))
 
     async def start_completion(self, request: CompletionRequest) -> Choices:
         """Begin to go on with texts."""
@@ -195,10 +202,10 @@ class Service:
         return choices
 
     def _prepared_chat(self, request: ChatRequest, loop: asyncio.AbstractEventLoop) -> Choices:
-        tools = None if request.tool_choice == "none" else request.tools
+        tools = request.offered_tools
         self._check_number(1, request)
+        prompt = self._chat_prompt(request)
         is_continued = request.continue_final_message
-        prompt = self.prompts.of_chat(request.messages, tools, request.variables, continues=is_continued)
         continued = "".join(texts_of_content(request.messages[-1].get("content"))) if is_continued else None
         sampling = replace(
             self._sampling(request),
@@ -214,6 +221,10 @@ class Service:
         self._check_prompt_logprobs([prompt], request)
         choices = self._choices(request, [prompt], request.wanted_tokens, sampling, reader, "messages", loop)
         return replace(choices, takes_one_call=not request.parallel_tool_calls)
+
+    def _chat_prompt(self, request: ChatRequest) -> list[int]:
+        continues = request.continue_final_message
+        return self.prompts.of_chat(request.messages, request.offered_tools, request.variables, continues=continues)
 
     def _prepared_completion(self, request: CompletionRequest, loop: asyncio.AbstractEventLoop) -> Choices:
         self._check_number(len(request.prompts), request)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from glmtune.chatformat.replies import Delta, Found, ToolCall
 from glmtune.console import say
-from glmtune.server.api_errors import ApiError, error_object
+from glmtune.server.api_errors import ApiError
 from glmtune.server.engine import Token
 from glmtune.server.requests import Request
 from glmtune.server.service import Choices, Service, Update
@@ -30,16 +30,19 @@ def begins_call(found: Found) -> bool:
     return not found.is_streamed if isinstance(found, ToolCall) else not isinstance(found, Delta) and bool(found.name)
 
 
-async def until_error(events: AsyncIterator[str]) -> AsyncIterator[str]:
-    """Yield the events of a stream; an error, which can no longer change the status, becomes the last of them."""
+async def until_error(events: AsyncIterator[str], told: Callable[[ApiError], str]) -> AsyncIterator[str]:
+    """Yield the events of a stream; an error, which can no longer change the status, becomes the last of them.
+
+    `told` makes an event of it.
+    """
     try:
         async for event in events:
             yield event
     except ApiError as error:
-        yield sent_event(error.body)
+        yield told(error)
     except Exception as error:  # whatever it is: it ends this answer alone, and its client is told
         say(f"error: an answer could not be sent: {type(error).__name__}: {error}")
-        yield sent_event(error_object("the server failed", status=500))
+        yield told(ApiError("the server failed", status=500))
 
 
 def head_of(service: Service, request: Request, prefix: str, kind: str) -> dict[str, Any]:
@@ -56,6 +59,16 @@ def head_of(service: Service, request: Request, prefix: str, kind: str) -> dict[
 def sent_event(value: dict[str, Any]) -> str:
     """Return a server-sent event."""
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def told_in_openais_form(error: ApiError) -> str:
+    """Return an error as the event that ends a stream."""
+    return sent_event(error.body)
+
+
+def named_event(value: dict[str, Any]) -> str:
+    """Return a server-sent event that is called as its `type` says."""
+    return f"event: {value['type']}\n{sent_event(value)}"
 
 
 def usage_of(choices: Choices) -> dict[str, Any]:
