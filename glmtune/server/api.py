@@ -24,6 +24,7 @@ from glmtune import __version__
 
 from .api_errors import ApiError
 from .prometheus import Metrics
+from .protocols import openai_responses
 from .protocols.answer_events import named_event, told_in_openais_form, until_error
 from .protocols.anthropic_messages import PATH as MESSAGES
 from .protocols.anthropic_messages import (
@@ -36,6 +37,7 @@ from .protocols.anthropic_messages import (
 )
 from .protocols.chat_completions import stream_chat, whole_chat
 from .protocols.completions import stream_completion, whole_completion
+from .protocols.openai_responses import ResponsesRequest, error_event, stream_response, whole_response
 from .reading import RequestReader
 from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .service import Choices, Service
@@ -121,6 +123,14 @@ def create_app(
     async def count_tokens(http: HttpRequest) -> Response:
         request = as_chat(await reader.read(http, CountRequest))
         return JSONResponse({"input_tokens": await asyncio.to_thread(service.count, request)})
+
+    @app.post("/v1/responses")
+    async def responses(http: HttpRequest) -> Response:
+        asked = await reader.read(http, ResponsesRequest)
+        choices = await service.start_chat(openai_responses.as_chat(asked))
+        if asked.stream:
+            return _stream(stream_response(service, asked, choices), error_event)
+        return await _whole(http, choices, whole_response(service, asked, choices))
 
     @app.post("/tokenize")
     async def tokenize(http: HttpRequest) -> Response:
