@@ -7,11 +7,12 @@ import hmac
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from openai.types import Model
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import MutableHeaders
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glmtune import __version__
 
+from .adapter_changes import AdapterChanges, LoadRequest, UnloadRequest
 from .api_errors import ApiError
 from .prometheus import Metrics
 from .protocols import openai_responses
@@ -52,7 +54,13 @@ VALUES, VALUES_PER_TOKEN = 200_000, 4
 
 
 def create_app(
-    service: Service, *, api_key: str | None, max_request_bytes: int, created: int, is_strict: bool = False
+    service: Service,
+    *,
+    api_key: str | None,
+    max_request_bytes: int,
+    created: int,
+    is_strict: bool = False,
+    adapter_folder: Path | None = None,
 ) -> Any:
     """Return the application.
 
@@ -62,16 +70,14 @@ def create_app(
         max_request_bytes: Longest body of a request.
         created: When the models were loaded, in seconds since 1970.
         is_strict: Whether a field that nothing reads is an error.
+        adapter_folder: Where adapters lie that may be loaded while it runs; None for none.
     """
     app = FastAPI(title="glmtune", openapi_url=None)
     reader = RequestReader(max_values=VALUES + VALUES_PER_TOKEN * service.max_length, is_strict=is_strict)
-    models = [
-        Model.model_validate(
-            {"id": name, "created": created, "object": "model", "owned_by": "glmtune"}
-            | {"max_model_len": service.context_tokens(name)}
-        )
-        for name in service.models.lanes
-    ]
+
+    def model_of(name: str) -> dict[str, Any]:
+        told = {"id": name, "created": created, "object": "model", "owned_by": "glmtune"}
+        return Model.model_validate({**told, "max_model_len": service.context_tokens(name)}).model_dump()
 
     @app.api_route("/health", methods=READ)
     async def health() -> Response:
@@ -84,12 +90,12 @@ def create_app(
 
     @app.api_route("/v1/models", methods=READ)
     async def list_models() -> Response:
-        return JSONResponse({"object": "list", "data": [model.model_dump() for model in models]})
+        return JSONResponse({"object": "list", "data": [model_of(name) for name in list(service.models.lanes)]})
 
     @app.api_route("/v1/models/{name:path}", methods=READ)
     async def one_model(name: str) -> Response:
         service.check_model(name)
-        return JSONResponse(next(model for model in models if model.id == name).model_dump())
+        return JSONResponse(model_of(name))
 
     @app.api_route("/metrics", methods=READ)
     async def tell_metrics() -> Response:
@@ -158,6 +164,17 @@ def create_app(
     @app.exception_handler(Exception)
     async def fail(http: HttpRequest, error: Exception) -> Response:
         return _error(ApiError("the server failed", status=500), http.url.path)
+
+    if adapter_folder is not None:
+        changes = AdapterChanges(service, adapter_folder)
+
+        @app.post("/v1/load_lora_adapter")
+        async def load_adapter(http: HttpRequest) -> Response:
+            return PlainTextResponse(await changes.load(await reader.read(http, LoadRequest)))
+
+        @app.post("/v1/unload_lora_adapter")
+        async def unload_adapter(http: HttpRequest) -> Response:
+            return PlainTextResponse(await changes.unload(await reader.read(http, UnloadRequest)))
 
     metrics = Metrics(service.engine, [route.path for route in app.routes if isinstance(route, Route)])
     return Doorkeeper(app, api_key=api_key, max_request_bytes=max_request_bytes, on_answer=metrics.answered)

@@ -11,7 +11,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -75,6 +77,8 @@ class Lane:
     """Switches the adapter on, and others off, before a forward pass."""
     num_virtual_tokens: int = 0
     """Tokens of a trained prefix: they stand before every prompt, and take their part of the context."""
+    remove: Callable[[], None] = lambda: None
+    """Lets go of the adapter's weights."""
 
 
 @dataclass(eq=False)
@@ -139,20 +143,22 @@ class Engine:
             keeps_last_logits: Whether the models take `logits_to_keep`.
             max_waiting: Answers that may wait for their turn; beyond it `submit` raises `Busy`.
         """
-        self.lanes = lanes
+        self.lanes: dict[str, Lane] = {}
         self.max_waiting = max_waiting
-        self._batches = {
-            name: ContinuousBatch(
-                lane.model,
-                [],
-                self._choose,
-                stops=stops,
-                max_tokens=max_batch_tokens,
-                max_rows=max_rows,
-                keeps_last_logits=keeps_last_logits,
-            )
-            for name, lane in lanes.items()
-        }
+        self._batches: dict[str, ContinuousBatch] = {}
+        self._new_batch = partial(
+            ContinuousBatch,
+            answers=[],
+            choose=self._choose,
+            stops=stops,
+            max_tokens=max_batch_tokens,
+            max_rows=max_rows,
+            keeps_last_logits=keeps_last_logits,
+        )
+        for name, lane in lanes.items():
+            self.add_lane(name, lane)
+        self._leaving: dict[str, Callable[[], None]] = {}
+        self._acts: list[tuple[Callable[[], None], Future[None]]] = []
         self._jobs: dict[int, Job] = {}
         self._last_index = 0
         self._inbox: list[Job] = []
@@ -164,6 +170,25 @@ class Engine:
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
+
+    def between_passes(self, act: Callable[[], None]) -> Future[None]:
+        """Have the engine's thread do something while nothing is computed; what it raises is the future's."""
+        future: Future[None] = Future()
+        with self._wake:
+            if self._is_ending:
+                raise Ended
+            self._acts.append((act, future))
+            self._wake.notify()
+        return future
+
+    def add_lane(self, name: str, lane: Lane) -> None:
+        """Answer by one more name; once it runs, `between_passes` alone."""
+        self._batches = {**self._batches, name: self._new_batch(lane.model)}
+        self.lanes = {**self.lanes, name: lane}
+
+    def remove_lane(self, name: str, then: Callable[[], None]) -> None:
+        """Answer by a name no more, once the answers that it has are written; `between_passes` alone."""
+        self._leaving[name] = then
 
     @property
     def is_alive(self) -> bool:
@@ -191,9 +216,9 @@ class Engine:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take jobs in, all of them or none; each of them is told its end, whatever happens."""
-        if unknown := {job.lane for job in jobs} - set(self.lanes):
-            raise KeyError(*unknown)
         with self._wake:
+            if unknown := {job.lane for job in jobs} - set(self.lanes):
+                raise KeyError(*unknown)
             if self._is_ending:
                 raise Ended
             # Where nothing waits, one request is always taken, however many answers it wants.
@@ -223,6 +248,9 @@ class Engine:
                 self._is_ending = True
                 left = [*self._jobs.values(), *self._inbox]
                 self._jobs, self._inbox = {}, []
+                acts, self._acts = self._acts, []
+            for _, future in acts:
+                future.set_exception(Ended())
             for job in left:
                 self._told_end(job, JobFailure(reason="the server is shutting down", is_shutdown=True), "error")
 
@@ -231,11 +259,13 @@ class Engine:
         try:
             if not self._take_jobs():
                 return False
+            self._act()
             for name, batch in self._batches.items():
                 try:
                     self._attend(name, batch)
                 except BaseException as error:  # what is written in Rust throws no `Exception`
                     self._fail(name, batch, error)
+            self._let_lanes_go()
         except BaseException as error:
             self._fail_all(error)
         return True
@@ -243,7 +273,7 @@ class Engine:
     def _take_jobs(self) -> bool:
         """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
         with self._wake:
-            while not (self._inbox or self._jobs or self._is_ending):
+            while not (self._inbox or self._jobs or self._acts or self._is_ending):
                 self._wake.wait()
             if self._is_ending:
                 return False
@@ -263,6 +293,29 @@ class Engine:
                 self._batches[job.lane].waiting.append(row)
             self._inbox = []
         return True
+
+    def _act(self) -> None:
+        """Do what was asked for between two passes; whoever asked is told."""
+        with self._wake:
+            acts, self._acts = self._acts, []
+        for act, future in acts:
+            try:
+                act()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+    def _let_lanes_go(self) -> None:
+        """Forget the lanes that are to go, and have written all their answers."""
+        with self._wake:  # nothing new comes in meanwhile
+            wanted = {job.lane for job in (*self._jobs.values(), *self._inbox)}
+            gone = [name for name in self._leaving if name not in wanted]
+            for name in gone:
+                self.lanes = {other: lane for other, lane in self.lanes.items() if other != name}
+                self._batches = {other: batch for other, batch in self._batches.items() if other != name}
+        for name in gone:
+            self._leaving.pop(name)()
 
     def _attend(self, name: str, batch: ContinuousBatch) -> None:
         """Do for a lane what there is to do, at most two forward passes."""

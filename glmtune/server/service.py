@@ -186,9 +186,12 @@ class Service:
     async def _start(self, request: Any, prepared: Callable[[Any, asyncio.AbstractEventLoop], Choices]) -> Choices:
         """Prepare the answers in a thread, since it takes long, and hand them to the engine."""
         self.check_model(request.model)
-        choices = await asyncio.to_thread(prepared, request, asyncio.get_running_loop())
         try:
+            choices = await asyncio.to_thread(prepared, request, asyncio.get_running_loop())
             self.engine.submit(choices.jobs)
+        except KeyError:
+            self.check_model(request.model)  # it may have been unloaded meanwhile
+            raise
         except Ended:
             raise ApiError("the server is shutting down", status=503) from None
         except Busy:
