@@ -6,6 +6,8 @@ GLM-4 writes a call as the function's name on the role line and a JSON object be
     <|assistant|>\nI will look.<|assistant|>get_weather\n{"city": "Bath"}<|observation|>
                   └── section ─┘            └────── section ───────┘
 
+Below the name of a tool that takes a text, such as GLM-4's `python`, stands that text, up to the end of its section.
+
 GLM-4.5 and ChatML models put their calls between tags, inside the text. Whatever is not exactly a call stays text: the
 answer "The answer is\n42", a name without an object, an object cut off in its middle.
 """
@@ -18,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+from glmtune.data.parts.text_tools import arguments_of, offered_texts
 
 from .call_parts import OPEN_KEY, ArgumentParts, CallPart, ObjectParts, members
 from .rendering import ChatRenderer
@@ -79,6 +83,8 @@ class ReplyLayout:
     """Whether an answer may begin with a block of reasoning."""
     prompt_opens_reasoning: bool = False
     """Whether the prompt has written the tag that opens it."""
+    text_tools: tuple[str, ...] = ()
+    """Tools that are called with a text in the place of an object."""
 
     def opening(self, name: str) -> str:
         """Return what an answer that calls the function `name` begins with."""
@@ -105,6 +111,7 @@ def reply_layout(renderer: ChatRenderer) -> ReplyLayout:
         calls=calls,
         has_reasoning=facts.shows_reasoning or bool(facts.hidden_reasoning),
         prompt_opens_reasoning=bool(facts.hidden_reasoning),
+        text_tools=facts.text_tools if calls == ROLE_LINE else (),
     )
 
 
@@ -115,7 +122,8 @@ def called_name(section: str, layout: ReplyLayout) -> str | None:
     """
     if layout.calls == ROLE_LINE:
         name, newline, body = section.partition("\n")
-        return name.strip() or None if newline and body.lstrip().startswith("{") else None
+        is_call = body.lstrip().startswith("{") or (name.strip() in layout.text_tools and body.strip())
+        return name.strip() or None if newline and is_call else None
     if layout.calls == ARGUMENT_TAGS:
         found = re.search(f"{OPEN_CALL}\\s*([^<\n]+)", section)
         return found[1].strip() if found else None
@@ -207,7 +215,7 @@ class ReplyReader:
 
     def finish(self) -> list[Found]:
         """Take the end of the answer; returns what was held back."""
-        events = self.take_complete_call()
+        events = self._keep_call(self._role_line_call() or self._text_call())
         self._num_searched = 0
         if self._parts is not None:
             self._break_off(self._text, events)
@@ -220,7 +228,9 @@ class ReplyReader:
 
     def take_complete_call(self) -> list[Found]:
         """Return a call on the role line whose object is complete, before it is known that nothing follows."""
-        call = self._role_line_call() if self._state == "call" and self.layout.calls == ROLE_LINE else None
+        return self._keep_call(self._role_line_call())
+
+    def _keep_call(self, call: ToolCall | None) -> list[Found]:
         if call is None:
             return []
         events: list[Found] = []
@@ -263,7 +273,8 @@ class ReplyReader:
         line, newline, body = (stripped if self._given[True] else self._text).partition("\n")
         if not newline and self._may_become_name(line):
             return False
-        if not self._is_name(line.strip()) or (body.strip() and not body.lstrip().startswith("{")):
+        takes_text = line.strip() in self._texts
+        if not self._is_name(line.strip()) or (body.strip() and not body.lstrip().startswith("{") and not takes_text):
             self._state = "text"
             return True
         if body.strip():
@@ -347,9 +358,10 @@ class ReplyReader:
     def _begun_object(self) -> tuple[str, ObjectParts, int] | None:
         """Return the name of the call on the role line and where its object begins, once that is known."""
         line, _, body = self._text.lstrip().partition("\n")
-        if not self._is_offered(line.strip()) or not OBJECT_START.match(body):
+        name = line.strip()
+        if not self._is_offered(name) or name in self._texts or not OBJECT_START.match(body):
             return None
-        return line.strip(), ObjectParts(), len(self._text) - len(body.lstrip())
+        return name, ObjectParts(), len(self._text) - len(body.lstrip())
 
     def _begun_arguments(self) -> tuple[str, ArgumentParts, int] | None:
         """Return the name of the call between tags and where its arguments begin, once that is known."""
@@ -394,8 +406,24 @@ class ReplyReader:
             not text or self._is_name(text) or any(str(it.get("name", "")).startswith(text) for it in self._functions())
         )
 
+    @property
+    def _texts(self) -> Sequence[str]:
+        """Tools that are called with a text: all that the template has, where it is unknown which were offered."""
+        return self.layout.text_tools if self.tools is None else offered_texts(self.tools, self.layout.text_tools)
+
+    def _text_call(self) -> ToolCall | None:
+        """Return the call with a text; only the end of the section shows that it is whole."""
+        name, _, text = self._text.strip().partition("\n")
+        if self._state != "call" or self.layout.calls != ROLE_LINE or name.strip() not in self._texts:
+            return None
+        return ToolCall(name=name.strip(), arguments=arguments_of(text)) if text.strip() else None
+
     def _role_line_call(self) -> ToolCall | None:
+        if self._state != "call" or self.layout.calls != ROLE_LINE:
+            return None
         name, _, body = self._text.strip().partition("\n")
+        if self.tools is not None and name.strip() in self._texts:
+            return None
         return ToolCall(name=name.strip(), arguments=body.strip()) if _json_object(body) is not None else None
 
     def _json_call(self, body: str) -> ToolCall | None:

@@ -75,9 +75,13 @@ def create_app(
     app = FastAPI(title="glmtune", openapi_url=None)
     reader = RequestReader(max_values=VALUES + VALUES_PER_TOKEN * service.max_length, is_strict=is_strict)
 
+    text_tools = list(service.prompts.layout.text_tools)
+
     def model_of(name: str) -> dict[str, Any]:
         told = {"id": name, "created": created, "object": "model", "owned_by": "glmtune"}
-        return Model.model_validate({**told, "max_model_len": service.context_tokens(name)}).model_dump()
+        return Model.model_validate(
+            {**told, "max_model_len": service.context_tokens(name), "text_tools": text_tools}
+        ).model_dump()
 
     @app.api_route("/health", methods=READ)
     async def health() -> Response:

@@ -10,6 +10,7 @@ from typing import Any
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import reply_layout
 from glmtune.data.conversation import RowError
+from glmtune.data.parts.text_tools import name_of
 from glmtune.errors import GlmtuneError
 from glmtune.generation.decoding import border_of
 from glmtune.generation.generate import EMPTY, encode_messages
@@ -88,7 +89,7 @@ class PromptWriter:
         choice = request.tool_choice
         if choice in (None, "none", "auto"):
             return ()
-        names = [_name_of(tool) for tool in request.tools or ()]
+        names = [name_of(tool) for tool in request.tools or ()]
         if isinstance(choice, NamedToolChoice):
             if choice.function.name not in names:
                 raise ApiError(f"`tools` has no function `{choice.function.name[:100]}`", param="tool_choice")
@@ -140,11 +141,6 @@ def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
                 part, size = [], 0
     if part:
         yield part
-
-
-def _name_of(tool: dict[str, Any]) -> Any:
-    function = tool.get("function", tool)
-    return function.get("name") if isinstance(function, dict) else None
 
 
 def _as_trained(message: dict[str, Any], *, is_reasoning_shown: bool) -> dict[str, Any]:
