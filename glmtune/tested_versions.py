@@ -36,6 +36,7 @@ NEWEST_TESTED = {
     "fastapi": (0, 165),
     "uvicorn": (0, 54),
     "openai": (3, 57),
+    "prometheus-client": (0, 26),
     "swanlab": (0, 10),
     "modelscope": (1, 40),
     "jupyter_client": (8, 10),

@@ -193,16 +193,21 @@ class Encoder:
         *,
         thinking: bool | None = None,
         variables: Mapping[str, Any] | None = None,
+        continues: bool = False,
     ) -> list[int]:
         """Return the ids that inference starts from: the conversation and the template's generation prompt.
 
         `thinking` switches reasoning on or off where the template knows how, None leaves it alone; `variables` are
-        others of the template's own.
+        others of the template's own. Where it `continues`, the last message is the beginning of the answer.
         """
-        if conversation.messages[-1].role == "assistant":
-            raise RowError("the last message is the assistant's; a prompt ends with the user or an observation")
         switch = {} if thinking is None else {"enable_thinking": thinking}
-        stretches = self.renderer.prompt_stretches(conversation, variables={**switch, **(variables or {})})
+        variables = {**switch, **(variables or {})}
+        if continues:
+            stretches = self.renderer.continued_stretches(conversation, variables=variables)
+        elif conversation.messages[-1].role == "assistant":
+            raise RowError("the last message is the assistant's; a prompt ends with the user or an observation")
+        else:
+            stretches = self.renderer.prompt_stretches(conversation, variables=variables)
         pieces = self._piece_tokenizer.pieces(stretches)
         encoded: Iterator[Sequence[int]] = iter(
             self._piece_tokenizer.ids([piece.text for piece in pieces if not piece.ids])

@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.data.conversation import Conversation, Message, RowError
+from glmtune.data.conversation import Conversation, Message, RowError, is_blank
 from glmtune.errors import GlmtuneError
 from glmtune.family import Family
 
@@ -206,6 +206,40 @@ class ChatRenderer:
         if not text.startswith(shown):
             raise RowError("the chat template renders the prompt differently: " + first_difference(shown, text))
         return [*stretches, Stretch(text=text[len(shown) :], guard=guard)]
+
+    def continued_stretches(
+        self, conversation: Conversation, *, variables: Mapping[str, Any] | None = None
+    ) -> list[Stretch]:
+        """Return the text up to the end of what the last message, the assistant's, says: an answer goes on there.
+
+        It is cut as training cuts it; what the template writes behind a message, as the token that ends it, is left
+        out. `variables` are what the template is told besides.
+        """
+        answer = conversation.messages[-1]
+        number = conversation.number_of(len(conversation.messages) - 1)
+        if answer.metadata:
+            raise RowError(f"message {number} is a tool call; only text can be continued")
+        if is_blank(answer.content):
+            raise RowError(f"message {number} is empty: there is nothing to continue")
+        if answer.reasoning and not self.facts.shows_reasoning:
+            raise RowError(f"message {number} has reasoning, which this model's chat template does not show")
+        guard = self.controls.guard_for(conversation)
+        stretches = self.stretches(conversation, [0.0] * len(conversation.messages), variables=variables)
+        content = self.controls.guarded(answer.content, guard)
+        whole = "".join(stretch.text for stretch in stretches)
+        start = whole.rfind(content.strip())
+        if start < 0:
+            raise RowError(f"the chat template writes message {number} otherwise, so that it cannot be continued")
+        # Some templates cut white space off.
+        ends = [start + len(text) for text in (content.lstrip(), content.strip()) if whole.startswith(text, start)]
+        kept: list[Stretch] = []
+        position = 0
+        for stretch in stretches:
+            text = stretch.text[: max(0, ends[0] - position)]
+            position += len(stretch.text)
+            if text:
+                kept.append(Stretch(text=text, guard=guard))
+        return kept
 
     def _pieces_behind_prompt(self, conversation: Conversation, weights: Sequence[float]) -> list[Stretch]:
         """Return the stretches of a row whose last answer goes on where the prompt opens a block of reasoning.

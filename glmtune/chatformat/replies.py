@@ -17,17 +17,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from glmtune.data.parts.text_tools import arguments_of, offered_texts
 
+from .call_parts import OPEN_KEY, ArgumentParts, CallPart, ObjectParts, members
 from .rendering import ChatRenderer
 
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
 OPEN_CALL, CLOSE_CALL = "<tool_call>", "</tool_call>"
 FUNCTION_NAME = re.compile(r"[A-Za-z_][\w.-]{0,127}", re.ASCII)
-ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>\s*", re.DOTALL)
+OBJECT_START = re.compile(r'\s*\{\s*["}]')
 
 ROLE_LINE, JSON_TAGS, ARGUMENT_TAGS = "role line", "JSON in tags", "arguments in tags"
 """How calls are written: by GLM-4, by ChatML models (Qwen, Hermes), by GLM-4.5 and later."""
@@ -40,6 +42,8 @@ class ToolCall:
     name: str
     arguments: str
     """JSON text of an object, as the model wrote it where it wrote JSON."""
+    is_streamed: bool = field(default=False, compare=False)
+    """Whether it has been given out as parts already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,10 @@ class Delta:
 
     text: str
     is_reasoning: bool = False
+
+
+Found = Delta | ToolCall | CallPart
+"""What a reader gives out; parts of calls only where they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,11 @@ class ReplyReader:
 
     layout: ReplyLayout
     tools: Sequence[dict[str, Any]] | None = None
+    continued: str | None = None
+    """What of the answer stands in the prompt already; None where it begins behind the prompt."""
+    streams_calls: bool = False
+    """Whether calls of functions that were offered are given out in parts. What then turns out to be broken has begun
+    as a call, and cannot become text."""
     _text: str = field(default="", init=False)
     """Written, and not yet certain to be text, reasoning or a call."""
     _state: str = field(default="start", init=False)
@@ -159,9 +172,21 @@ class ReplyReader:
     _is_fresh: dict[bool, bool] = field(default_factory=lambda: {False: True, True: True}, init=False)
     """Whether nothing of the present section has been given out: white space before it does not count."""
     _calls: list[ToolCall] = field(default_factory=list, init=False)
+    _num_searched: int = field(default=0, init=False)
+    """Characters of a call in which its end is not."""
+    _parts: ObjectParts | ArgumentParts | None = field(default=None, init=False)
+    """Of the call that is being given out."""
+    _start: int = field(default=0, init=False)
+    """Where its arguments begin."""
+    _num_fed: int = field(default=0, init=False)
+    """Characters of the call that they have been given."""
 
     def __post_init__(self) -> None:
-        if self.layout.prompt_opens_reasoning:
+        if self.continued is not None:
+            is_open = self.layout.has_reasoning and OPEN_THOUGHT in self.continued.rpartition(CLOSE_THOUGHT)[2]
+            self._state = "reasoning" if is_open else "text"
+            self._is_fresh[is_open] = False
+        elif self.layout.prompt_opens_reasoning:
             self._state = "reasoning"
 
     @property
@@ -173,43 +198,47 @@ class ReplyReader:
             tool_calls=tuple(self._calls),
         )
 
-    def feed(self, text: str) -> list[Delta | ToolCall]:
+    def feed(self, text: str) -> list[Found]:
         """Take more text; returns what has become certain."""
         self._text += text
-        events: list[Delta | ToolCall] = []
+        events: list[Found] = []
         while self._step(events):
             pass
         return events
 
-    def border(self) -> list[Delta | ToolCall]:
+    def border(self) -> list[Found]:
         """Take the `<|assistant|>` token that ends a section."""
         events = self.finish()
         self._state = "start"
         self._is_fresh[False] = True
         return events
 
-    def finish(self) -> list[Delta | ToolCall]:
+    def finish(self) -> list[Found]:
         """Take the end of the answer; returns what was held back."""
-        events: list[Delta | ToolCall] = []
-        if self._state == "call" and self.layout.calls != ROLE_LINE:
+        events = self._keep_call(self._role_line_call() or self._text_call())
+        self._num_searched = 0
+        if self._parts is not None:
+            self._break_off(self._text, events)
+            self._text = ""
+        elif self._state == "call" and self.layout.calls != ROLE_LINE:
             self._text = OPEN_CALL + self._text
-        events += self._keep_call(self._role_line_call() or self._text_call())
         self._give(self._text, events, is_reasoning=self._state == "reasoning")
         self._text = ""
         return events
 
-    def take_complete_call(self) -> list[ToolCall]:
+    def take_complete_call(self) -> list[Found]:
         """Return a call on the role line whose object is complete, before it is known that nothing follows."""
         return self._keep_call(self._role_line_call())
 
-    def _keep_call(self, call: ToolCall | None) -> list[ToolCall]:
+    def _keep_call(self, call: ToolCall | None) -> list[Found]:
         if call is None:
             return []
-        self._calls.append(call)
+        events: list[Found] = []
+        self._take(call, events)
         self._text, self._state = "", "text"
-        return [call]
+        return events
 
-    def _step(self, events: list[Delta | ToolCall]) -> bool:
+    def _step(self, events: list[Found]) -> bool:
         """Go on from the present state; returns whether the next one may go on at once."""
         if self._state == "start":
             return self._begin()
@@ -221,6 +250,8 @@ class ReplyReader:
                 self._text = ""
                 return False
             return self._read_to(OPEN_CALL, "call", events)
+        if self.streams_calls:
+            self._stream_call(events)
         return self._read_tagged_call(events)
 
     def _begin(self) -> bool:
@@ -248,9 +279,10 @@ class ReplyReader:
             return True
         if body.strip():
             self._state = "call"
+            return True
         return False
 
-    def _read_to(self, tag: str, following: str, events: list[Delta | ToolCall]) -> bool:
+    def _read_to(self, tag: str, following: str, events: list[Found]) -> bool:
         """Give out the text before a tag, but for an end that may become the tag."""
         is_reasoning = self._state == "reasoning"
         before, found, behind = self._text.partition(tag)
@@ -265,22 +297,81 @@ class ReplyReader:
         self._text = before[len(before) - held :]
         return False
 
-    def _read_tagged_call(self, events: list[Delta | ToolCall]) -> bool:
+    def _read_tagged_call(self, events: list[Found]) -> bool:
         if self.layout.calls == ROLE_LINE:
             return False
-        body, found, behind = self._text.partition(CLOSE_CALL)
-        if not found:
+        end = self._text.find(CLOSE_CALL, max(0, self._num_searched - len(CLOSE_CALL)))
+        if end < 0:
+            self._num_searched = len(self._text)
             return False
+        body, behind = self._text[:end], self._text[end + len(CLOSE_CALL) :]
+        self._num_searched = 0
         call = self._json_call(body) if self.layout.calls == JSON_TAGS else self._argument_call(body)
-        if call is None:
-            self._give(OPEN_CALL + body + CLOSE_CALL, events)
+        if call is not None:
+            self._take(call, events)
+        elif self._parts is not None:
+            self._break_off(body, events)
         else:
-            self._calls.append(call)
-            events.append(call)
+            self._give(OPEN_CALL + body + CLOSE_CALL, events)
         self._text, self._state = behind, "text"
         return True
 
-    def _give(self, text: str, events: list[Delta | ToolCall], *, is_reasoning: bool = False) -> None:
+    def _take(self, call: ToolCall, events: list[Found]) -> None:
+        """Give out a call that is whole, or what of it is left."""
+        self._calls.append(call)
+        if self._parts is not None:
+            rest = call.arguments[self._parts.num_given :]
+            if rest:
+                events.append(CallPart(arguments=rest))
+            call = replace(call, is_streamed=True)
+            self._parts = None
+        events.append(call)
+
+    def _break_off(self, body: str, events: list[Found]) -> None:
+        """Give out what is left of a call that has begun, but is none: more of the arguments, or a text behind them."""
+        assert self._parts is not None, "only a call of which parts were given out is broken off"
+        rest = body[self._start + self._parts.num_taken :].strip()
+        if rest and self._parts.is_whole:
+            self._give(rest, events)
+        elif rest:
+            events.append(CallPart(arguments=rest))
+        self._parts = None
+
+    def _stream_call(self, events: list[Found]) -> None:
+        """Give out what is certain of the call that is being written."""
+        if self._parts is None:
+            begun = self._begun_object() if self.layout.calls == ROLE_LINE else self._begun_arguments()
+            if begun is None:
+                return
+            name, self._parts, self._start = begun
+            self._num_fed = self._start
+            events.append(CallPart(name=name))
+        end = -1
+        if self.layout.calls == ARGUMENT_TAGS:
+            end = self._text.find(CLOSE_CALL, max(0, self._num_searched - len(CLOSE_CALL)))
+        end = len(self._text) if end < 0 else end
+        part = self._parts.feed(self._text[self._num_fed : end])
+        self._num_fed = max(self._num_fed, end)
+        if part:
+            events.append(CallPart(arguments=part))
+
+    def _begun_object(self) -> tuple[str, ObjectParts, int] | None:
+        """Return the name of the call on the role line and where its object begins, once that is known."""
+        line, _, body = self._text.lstrip().partition("\n")
+        name = line.strip()
+        if not self._is_offered(name) or name in self._texts or not OBJECT_START.match(body):
+            return None
+        return name, ObjectParts(), len(self._text) - len(body.lstrip())
+
+    def _begun_arguments(self) -> tuple[str, ArgumentParts, int] | None:
+        """Return the name of the call between tags and where its arguments begin, once that is known."""
+        start = self._text.find(OPEN_KEY, max(0, self._num_searched - len(OPEN_KEY)))
+        name = self._text[: max(0, start)].strip()
+        if self.layout.calls != ARGUMENT_TAGS or start < 0 or not self._is_offered(name):
+            return None
+        return name, ArgumentParts(partial(self._value_of, name)), start
+
+    def _give(self, text: str, events: list[Found], *, is_reasoning: bool = False) -> None:
         """Give out text, but no white space at its beginning nor, before more follows, at its end."""
         given = self._given[is_reasoning]
         if self._is_fresh[is_reasoning]:
@@ -303,8 +394,11 @@ class ReplyReader:
     def _functions(self) -> list[dict[str, Any]]:
         return [tool.get("function", tool) for tool in self.tools or ()]
 
+    def _is_offered(self, name: str) -> bool:
+        return any(name == it.get("name") for it in self._functions())
+
     def _is_name(self, text: str) -> bool:
-        return FUNCTION_NAME.fullmatch(text) is not None or any(text == it.get("name") for it in self._functions())
+        return FUNCTION_NAME.fullmatch(text) is not None or self._is_offered(text)
 
     def _may_become_name(self, line: str) -> bool:
         text = line.strip()  # as of the whole line, once it is there
@@ -344,18 +438,17 @@ class ReplyReader:
         return ToolCall(name=call["name"], arguments=json.dumps(arguments, ensure_ascii=False))
 
     def _argument_call(self, body: str) -> ToolCall | None:
-        name, _, rest = body.strip().partition("<arg_key>")
+        name, tag, rest = body.strip().partition(OPEN_KEY)
         name = name.strip()
         if not self._is_name(name):
             return None
-        pairs = ("<arg_key>" + rest) if rest else ""
-        if ARGUMENT.sub("", pairs).strip():
-            return None
+        arguments = members(tag + rest, partial(self._value_of, name))
+        return None if arguments is None else ToolCall(name=name, arguments="{" + ", ".join(arguments) + "}")
+
+    def _value_of(self, name: str, key: str, text: str) -> Any:
+        """Return what the text of an argument of a function stands for."""
         properties = next((_properties(it) for it in self._functions() if it.get("name") == name), {})
-        arguments = {
-            key.strip(): _argument_value(value, properties.get(key.strip())) for key, value in ARGUMENT.findall(pairs)
-        }
-        return ToolCall(name=name, arguments=json.dumps(arguments, ensure_ascii=False))
+        return _argument_value(text, properties.get(key))
 
 
 def _json_object(text: str) -> dict[str, Any] | None:

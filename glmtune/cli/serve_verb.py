@@ -41,6 +41,10 @@ def serve(
             help="Print a line for each request: its path, status, time and tokens, nothing of its contents.",
         ),
     ] = True,
+    allow_adapter_changes: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Let clients load and unload adapters below this folder while it runs."),
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="`vllm`, `transformers`, or `auto`: vLLM where it is installed and there is a GPU.")
     ] = "auto",
@@ -81,6 +85,7 @@ def serve(
         allowed_hosts=allowed_host or (),
         cors_origins=cors_origin or (),
         log_requests=request_log,
+        allow_adapter_changes=allow_adapter_changes,
         backend=backend,
         vllm_args=vllm_args,
         limits=Limits(

@@ -35,6 +35,8 @@ from glmtune.compat import CACHE
 from glmtune.kernels.virtual_tokens import num_tokens_before_rows
 from glmtune.processes.groups import highest
 
+from .prompt_logprobs import PromptLogprobs, joined, score
+
 MAX_ROWS = 64
 """Beyond it a row more saves little; the logits of a row take 0.6 MB, several times over, where V is 151,552."""
 
@@ -43,6 +45,10 @@ SHARE_TO_CHANGE = 4
 
 EXPECTED_SHARE = 0.9
 """So many of the answers that are finished are no longer than a new one is expected to become."""
+
+SCORED_TOKENS = 512
+"""Rows times tokens that are read at once where the likelihoods of a prompt are wanted: logits are kept of all of them,
+0.3 MB a token in bfloat16 where V is 151,552."""
 
 MAX_LENGTHS = 1000
 """Lengths of answers that are remembered: a server runs for weeks."""
@@ -74,12 +80,23 @@ class Completion:
     """Ids that end the answer; None for those of the batch."""
     written: list[int] = field(default_factory=list)
     """Ids, without the stop token."""
+    num_prompt_logprobs: int | None = None
+    """Most likely tokens to tell beside each of the prompt's, with their likelihoods; None tells nothing."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """Known once the prompt has been read, where they are wanted."""
+    stop_token: int | None = None
+    """The id that ended the answer."""
     is_done: bool = False
 
     @property
     def length(self) -> int:
         """Tokens of prompt and answer; while it is in the batch, keys and values are kept of all but the last."""
         return len(self.prompt) + len(self.written)
+
+    @property
+    def is_to_score(self) -> bool:
+        """Whether the likelihoods of its prompt are wanted and not yet known."""
+        return self.num_prompt_logprobs is not None and self.prompt_logprobs is None
 
 
 Choose = Callable[[Sequence[Completion], torch.Tensor], torch.Tensor]
@@ -288,18 +305,62 @@ class ContinuousBatch:
         width = max(len(text) for text in texts)
         input_ids = self._on_device([[0] * (width - len(text)) + text for text in texts])
         mask = self._on_device([[0] * (width - len(text)) + [1] * len(text) for text in texts])
+        position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
+        scores = any(row.is_to_score for row in rows)
+        step = max(1, SCORED_TOKENS // len(rows)) if scores else width
         inputs = self.model.prepare_inputs_for_generation(
-            input_ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            input_ids[:, :step],
+            attention_mask=mask[:, :step],
+            position_ids=position_ids[:, :step],
             is_first_iteration=True,
             **{CACHE: DynamicCache(config=self.model.config.get_text_config(decoder=True))},
-            **self.model_kwargs,
+            **({"use_cache": True} if scores else self.model_kwargs),
         )
-        output = self.model(**inputs, return_dict=True)
+        logits = self.model(**inputs, return_dict=True).logits
         cache = inputs[CACHE]  # ours, or the one that PEFT has put a prefix into
-        self.num_prefix = cache.get_seq_length() - width
-        return output.logits, cache
+        self.num_prefix = cache.get_seq_length() - min(step, width)
+        if not scores:
+            return logits, cache
+        parts: list[list[PromptLogprobs]] = [[] for _ in rows]
+        self._score(rows, input_ids, logits, 0, parts)
+        before = mask.new_ones((len(rows), self.num_prefix))
+        shift = inputs["position_ids"][0, 0] - position_ids[0, 0]  # PEFT counts a prefix, too
+        for start in range(step, width, step):
+            end = start + step
+            # Not prepared: behind a prefix PEFT would leave all but the last token out.
+            logits = self.model(
+                input_ids=input_ids[:, start:end],
+                attention_mask=torch.cat([before, mask[:, :end]], dim=1),
+                position_ids=position_ids[:, start:end] + shift,
+                use_cache=True,
+                return_dict=True,
+                **{CACHE: cache},
+            ).logits
+            self._score(rows, input_ids, logits, start, parts)
+        for row, own in zip(rows, parts):
+            if row.is_to_score:
+                row.prompt_logprobs = joined(own)
+        return logits, cache
+
+    def _score(
+        self,
+        rows: Sequence[Completion],
+        input_ids: torch.Tensor,
+        logits: torch.Tensor,
+        start: int,
+        parts: Sequence[list[PromptLogprobs]],
+    ) -> None:
+        """Add to the parts of each row what is likely by these logits, (B, S, V), of the columns from `start`."""
+        for index, row in enumerate(rows):
+            if not row.is_to_score:
+                continue
+            padding = input_ids.shape[1] - row.length
+            first = max(start, padding)
+            behind = min(start + logits.shape[1], padding + len(row.prompt) - 1)
+            if first < behind:
+                following = input_ids[index, first + 1 : behind + 1]
+                own = logits[index, first - start : behind - start]
+                parts[index].append(score(own, following, row.num_prompt_logprobs or 0))
 
     def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         """Return the next token of each row, (B, 1)."""
@@ -312,8 +373,9 @@ class ContinuousBatch:
             if row.is_done:
                 continue
             is_stop = token in (self.stops if row.stops is None else row.stops)
-            if not is_stop:
+            if not is_stop and row.max_new_tokens:
                 row.written.append(token)
+            row.stop_token = token if is_stop else None
             row.is_done = is_stop or len(row.written) >= row.max_new_tokens
             if row.is_done:
                 insort(self.finished_lengths, len(row.written))

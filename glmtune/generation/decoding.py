@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall
+from glmtune.chatformat.replies import Delta, Found, ReplyReader
 from glmtune.family import ASSISTANT
 
 INCOMPLETE = "\ufffd"
@@ -89,17 +89,18 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = stops
-        self.is_reached = False
+        self.reached: str | None = None
+        """The string that ended the text."""
         self._held = ""
 
     def add(self, text: str) -> str:
         """Return the text that no longer can be the beginning of a stop string."""
         text = self._held + text
-        found = [place for place in (text.find(stop) for stop in self.stops) if place >= 0]
+        found = [(place, stop) for stop in self.stops if (place := text.find(stop)) >= 0]
         if found:
-            self.is_reached = True
+            place, self.reached = min(found, key=lambda each: each[0])
             self._held = ""
-            return text[: min(found)]
+            return text[:place]
         longest = max(map(len, self.stops), default=1)
         size = next(
             (
@@ -137,9 +138,14 @@ class AnswerReader:
     @property
     def is_stopped(self) -> bool:
         """Whether a stop string has been written: nothing more is wanted."""
-        return self._stop.is_reached
+        return self._stop.reached is not None
 
-    def add(self, token: int) -> list[Delta | ToolCall]:
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that has been written."""
+        return self._stop.reached
+
+    def add(self, token: int) -> list[Found]:
         """Take the next token; returns what is certain now."""
         self.num_tokens += 1
         if token == self.border:
@@ -148,7 +154,7 @@ class AnswerReader:
         events = self._feed(self._stop.add(self._text.add(token)))
         return [*events, *self._finish()] if self.is_stopped else events
 
-    def end(self, *, keeps_broken: bool = True) -> list[Delta | ToolCall]:
+    def end(self, *, keeps_broken: bool = True) -> list[Found]:
         """Take the end of the answer; returns what was held back, half a character only where it is to be kept."""
         if self.is_stopped:
             return []
@@ -156,12 +162,12 @@ class AnswerReader:
         text = self._stop.add(rest if keeps_broken else rest.rstrip(INCOMPLETE))
         return [*self._feed(text + self._stop.rest()), *self._finish()]
 
-    def _feed(self, text: str) -> list[Delta | ToolCall]:
+    def _feed(self, text: str) -> list[Found]:
         if self.reader is not None:
             return self.reader.feed(text)
         return [Delta(text=text)] if text else []
 
-    def _finish(self) -> list[Delta | ToolCall]:
+    def _finish(self) -> list[Found]:
         return self.reader.finish() if self.reader is not None else []
 
 

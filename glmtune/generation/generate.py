@@ -252,6 +252,7 @@ def encode_messages(
     thinking: bool | None = None,
     variables: Mapping[str, Any] | None = None,
     leaves_out_answer: bool = False,
+    continues: bool = False,
 ) -> list[int]:
     """Return the ids that ask for an answer, exactly as training would have written the conversation before it.
 
@@ -262,6 +263,7 @@ def encode_messages(
         thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
         variables: Others that the chat template is told.
         leaves_out_answer: Whether messages of the assistant at the end are left out; otherwise they are an error.
+        continues: Whether the last message is the assistant's, and the beginning of the answer.
 
     Raises:
         RowError: The messages are no conversation, or an answer is the last of them.
@@ -272,10 +274,14 @@ def encode_messages(
         asked = asked[:-1]
     if not asked:
         raise RowError("the prompt has no message to answer")
-    if asked[-1].role == "assistant":
+    if continues and asked[-1].role != "assistant":
+        raise RowError(f"the last message has role `{asked[-1].role}`; expected the assistant's, to be continued")
+    if asked[-1].role == "assistant" and not continues:
         raise RowError("the last message is the assistant's; expected one to answer")
     asked = tuple(replace(message, content="") if message.content == EMPTY else message for message in asked)
-    return encoder.encode_prompt(Conversation(messages=asked), thinking=thinking, variables=variables)
+    return encoder.encode_prompt(
+        Conversation(messages=asked), thinking=thinking, variables=variables, continues=continues
+    )
 
 
 def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfig:

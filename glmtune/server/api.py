@@ -6,28 +6,46 @@ import asyncio
 import hmac
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from openai.types import Model
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glmtune import __version__
 
-from .api_errors import ApiError, error_object
+from .adapter_changes import AdapterChanges, LoadRequest, UnloadRequest
+from .api_errors import ApiError
+from .prometheus import Metrics
+from .protocols import openai_responses
+from .protocols.answer_events import named_event, told_in_openais_form, until_error
+from .protocols.anthropic_messages import PATH as MESSAGES
+from .protocols.anthropic_messages import (
+    CountRequest,
+    MessagesRequest,
+    as_chat,
+    error_of,
+    stream_message,
+    whole_message,
+)
+from .protocols.chat_completions import stream_chat, whole_chat
+from .protocols.completions import stream_completion, whole_completion
+from .protocols.openai_responses import ResponsesRequest, error_event, stream_response, whole_response
 from .reading import RequestReader
 from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from .responses import stream_chat, stream_completion, until_error, whole_chat, whole_completion
 from .service import Choices, Service
 
-OPEN_PATHS = {"/health"}
-"""Paths that need no key: whoever watches the server has none."""
+OPEN_PATHS = {"/health", "/metrics"}
+"""Paths that need no key: whoever watches the server has none; vLLM's `/metrics` needs none, either."""
 READ = ["GET", "HEAD"]
 REQUEST_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 """What a client may call its request; any other gets a name of ours."""
@@ -36,7 +54,13 @@ VALUES, VALUES_PER_TOKEN = 200_000, 4
 
 
 def create_app(
-    service: Service, *, api_key: str | None, max_request_bytes: int, created: int, is_strict: bool = False
+    service: Service,
+    *,
+    api_key: str | None,
+    max_request_bytes: int,
+    created: int,
+    is_strict: bool = False,
+    adapter_folder: Path | None = None,
 ) -> Any:
     """Return the application.
 
@@ -46,16 +70,18 @@ def create_app(
         max_request_bytes: Longest body of a request.
         created: When the models were loaded, in seconds since 1970.
         is_strict: Whether a field that nothing reads is an error.
+        adapter_folder: Where adapters lie that may be loaded while it runs; None for none.
     """
     app = FastAPI(title="glmtune", openapi_url=None)
     reader = RequestReader(max_values=VALUES + VALUES_PER_TOKEN * service.max_length, is_strict=is_strict)
-    models = [
-        Model.model_validate(
-            {"id": name, "created": created, "object": "model", "owned_by": "glmtune"}
-            | {"max_model_len": service.context_tokens(name), "text_tools": list(service.prompts.layout.text_tools)}
-        )
-        for name in service.models.lanes
-    ]
+
+    text_tools = list(service.prompts.layout.text_tools)
+
+    def model_of(name: str) -> dict[str, Any]:
+        told = {"id": name, "created": created, "object": "model", "owned_by": "glmtune"}
+        return Model.model_validate(
+            {**told, "max_model_len": service.context_tokens(name), "text_tools": text_tools}
+        ).model_dump()
 
     @app.api_route("/health", methods=READ)
     async def health() -> Response:
@@ -68,19 +94,23 @@ def create_app(
 
     @app.api_route("/v1/models", methods=READ)
     async def list_models() -> Response:
-        return JSONResponse({"object": "list", "data": [model.model_dump() for model in models]})
+        return JSONResponse({"object": "list", "data": [model_of(name) for name in list(service.models.lanes)]})
 
     @app.api_route("/v1/models/{name:path}", methods=READ)
     async def one_model(name: str) -> Response:
         service.check_model(name)
-        return JSONResponse(next(model for model in models if model.id == name).model_dump())
+        return JSONResponse(model_of(name))
+
+    @app.api_route("/metrics", methods=READ)
+    async def tell_metrics() -> Response:
+        return Response(await asyncio.to_thread(metrics.text), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: HttpRequest) -> Response:
         request = await reader.read(http, ChatRequest)
         choices = await service.start_chat(request)
         if request.stream:
-            return _stream(stream_chat(service, request, choices))
+            return _stream(stream_chat(service, request, choices), told_in_openais_form)
         return await _whole(http, choices, whole_chat(service, request, choices))
 
     @app.post("/v1/completions")
@@ -88,8 +118,29 @@ def create_app(
         request = await reader.read(http, CompletionRequest)
         choices = await service.start_completion(request)
         if request.stream:
-            return _stream(stream_completion(service, request, choices))
+            return _stream(stream_completion(service, request, choices), told_in_openais_form)
         return await _whole(http, choices, whole_completion(service, request, choices))
+
+    @app.post(MESSAGES)
+    async def messages(http: HttpRequest) -> Response:
+        request = as_chat(await reader.read(http, MessagesRequest))
+        choices = await service.start_chat(request)
+        if request.stream:
+            return _stream(stream_message(service, request, choices), lambda error: named_event(error_of(error)))
+        return await _whole(http, choices, whole_message(service, request, choices))
+
+    @app.post(f"{MESSAGES}/count_tokens")
+    async def count_tokens(http: HttpRequest) -> Response:
+        request = as_chat(await reader.read(http, CountRequest))
+        return JSONResponse({"input_tokens": await asyncio.to_thread(service.count, request)})
+
+    @app.post("/v1/responses")
+    async def responses(http: HttpRequest) -> Response:
+        asked = await reader.read(http, ResponsesRequest)
+        choices = await service.start_chat(openai_responses.as_chat(asked))
+        if asked.stream:
+            return _stream(stream_response(service, asked, choices), error_event)
+        return await _whole(http, choices, whole_response(service, asked, choices))
 
     @app.post("/tokenize")
     async def tokenize(http: HttpRequest) -> Response:
@@ -103,12 +154,12 @@ def create_app(
 
     @app.exception_handler(ApiError)
     async def refuse(http: HttpRequest, error: ApiError) -> Response:
-        return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+        return _error(error, http.url.path)
 
     @app.exception_handler(HTTPException)
     async def refuse_path(http: HttpRequest, error: HTTPException) -> Response:
         message = f"{http.method} {http.url.path[:200]}: {error.detail}"
-        return JSONResponse(error_object(message, status=error.status_code), status_code=error.status_code)
+        return _error(ApiError(message, status=error.status_code), http.url.path)
 
     @app.exception_handler(ClientDisconnect)
     async def leave(http: HttpRequest, error: ClientDisconnect) -> Response:
@@ -116,16 +167,31 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def fail(http: HttpRequest, error: Exception) -> Response:
-        return JSONResponse(error_object("the server failed", status=500), status_code=500)
+        return _error(ApiError("the server failed", status=500), http.url.path)
 
-    return Doorkeeper(app, api_key=api_key, max_request_bytes=max_request_bytes)
+    if adapter_folder is not None:
+        changes = AdapterChanges(service, adapter_folder)
+
+        @app.post("/v1/load_lora_adapter")
+        async def load_adapter(http: HttpRequest) -> Response:
+            return PlainTextResponse(await changes.load(await reader.read(http, LoadRequest)))
+
+        @app.post("/v1/unload_lora_adapter")
+        async def unload_adapter(http: HttpRequest) -> Response:
+            return PlainTextResponse(await changes.unload(await reader.read(http, UnloadRequest)))
+
+    metrics = Metrics(service.engine, [route.path for route in app.routes if isinstance(route, Route)])
+    return Doorkeeper(app, api_key=api_key, max_request_bytes=max_request_bytes, on_answer=metrics.answered)
 
 
 class Doorkeeper:
     """Refuses requests before they are read: without the key, or too long. Every answer says which request it is to."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, max_request_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, api_key: str | None, max_request_bytes: int, on_answer: Callable[[str, int], None]
+    ) -> None:
         self.app = app
+        self.on_answer = on_answer
         self.api_key = api_key
         self.max_request_bytes = max_request_bytes
 
@@ -140,11 +206,12 @@ class Doorkeeper:
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                self.on_answer(scope["path"], message["status"])
             await send(message)
 
         error = self._refusal(scope["path"], headers)
         if error is not None:
-            await JSONResponse(error.body, status_code=error.status, headers=error.headers)(scope, receive, named)
+            await _error(error, scope["path"])(scope, receive, named)
             return
         num_bytes = 0
 
@@ -161,6 +228,8 @@ class Doorkeeper:
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
         if self.api_key is not None and path not in OPEN_PATHS:
             scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+            if not scheme and b"x-api-key" in headers:  # as Anthropic's clients send it
+                scheme, key = b"bearer", headers[b"x-api-key"]
             if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self.api_key.encode()):
                 message = "incorrect API key" if key else "no API key: send it as `Authorization: Bearer KEY`"
                 return ApiError(message, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
@@ -173,10 +242,16 @@ class Doorkeeper:
         return ApiError(f"the request is longer than {self.max_request_bytes} bytes", status=413)
 
 
-def _stream(events: Any) -> Response:
+def _error(error: ApiError, path: str) -> Response:
+    """Return an error in the form that the clients of a path read."""
+    body = error_of(error) if path == MESSAGES or path.startswith(f"{MESSAGES}/") else error.body
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+def _stream(events: AsyncIterator[str], told: Callable[[ApiError], str]) -> Response:
     # Proxies would collect the events otherwise.
     return StreamingResponse(
-        until_error(events),
+        until_error(events, told),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 
 from glmtune.console import say
 from glmtune.generation.continuous_batching import Completion, ContinuousBatch
+from glmtune.generation.prompt_logprobs import PromptLogprobs
 from glmtune.generation.sampling import Logprobs, NoNumbers, Sampler, Sampling, choose_tokens
 
 
@@ -33,6 +38,15 @@ class End:
 
     is_cut: bool
     """Whether the limit of tokens ended it, and not a stop token."""
+    stop_token: Token | None = None
+    """Which one, where likelihoods are wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRead:
+    """What is known of the prompt; comes before the first token, where it is wanted."""
+
+    logprobs: PromptLogprobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +57,7 @@ class JobFailure:
     is_shutdown: bool = False
 
 
-Event = Token | End | JobFailure
+Event = PromptRead | Token | End | JobFailure
 
 
 class Busy(Exception):
@@ -63,6 +77,8 @@ class Lane:
     """Switches the adapter on, and others off, before a forward pass."""
     num_virtual_tokens: int = 0
     """Tokens of a trained prefix: they stand before every prompt, and take their part of the context."""
+    remove: Callable[[], None] = lambda: None
+    """Lets go of the adapter's weights."""
 
 
 @dataclass(eq=False)
@@ -79,13 +95,29 @@ class Job:
     """Whether the tokens are told all at once at the end: each time wakes the thread that talks to clients."""
     stops: Collection[int] | None = None
     """Ids that end the answer; None for the model's own."""
+    num_prompt_logprobs: int | None = None
+    """Most likely tokens to tell beside each of the prompt's; None tells nothing of it."""
     is_cancelled: bool = field(default=False, init=False)
     """Set by whoever no longer wants the answer; nothing more is reported then."""
+    is_complete: bool = field(default=False, init=False)
+    """Set where nothing more is wanted since the answer is there: it ended with a text that the request named."""
+    submitted_at_seconds: float = field(default_factory=time.monotonic, init=False)
+    is_prompt_reported: bool = field(default=False, init=False)
     num_reported: int = field(default=0, init=False)
     sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
         self.sampler = Sampler(self.sampling, self.prompt)
+
+
+class Watch(Protocol):
+    """Is told of answers, in the engine's thread."""
+
+    def wrote(self, job: Job, row: Completion) -> None:
+        """A pass has written of this answer, perhaps its stop token."""
+
+    def ended(self, job: Job, reason: str) -> None:
+        """An answer has ended: `stop`, `length`, `abort` or `error`."""
 
 
 class Engine:
@@ -111,30 +143,52 @@ class Engine:
             keeps_last_logits: Whether the models take `logits_to_keep`.
             max_waiting: Answers that may wait for their turn; beyond it `submit` raises `Busy`.
         """
-        self.lanes = lanes
+        self.lanes: dict[str, Lane] = {}
         self.max_waiting = max_waiting
-        self._batches = {
-            name: ContinuousBatch(
-                lane.model,
-                [],
-                self._choose,
-                stops=stops,
-                max_tokens=max_batch_tokens,
-                max_rows=max_rows,
-                keeps_last_logits=keeps_last_logits,
-            )
-            for name, lane in lanes.items()
-        }
+        self._batches: dict[str, ContinuousBatch] = {}
+        self._new_batch = partial(
+            ContinuousBatch,
+            answers=[],
+            choose=self._choose,
+            stops=stops,
+            max_tokens=max_batch_tokens,
+            max_rows=max_rows,
+            keeps_last_logits=keeps_last_logits,
+        )
+        for name, lane in lanes.items():
+            self.add_lane(name, lane)
+        self._leaving: dict[str, Callable[[], None]] = {}
+        self._acts: list[tuple[Callable[[], None], Future[None]]] = []
         self._jobs: dict[int, Job] = {}
         self._last_index = 0
         self._inbox: list[Job] = []
         self._wake = threading.Condition()
         self._is_ending = False
+        self.watch: Watch | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
+
+    def between_passes(self, act: Callable[[], None]) -> Future[None]:
+        """Have the engine's thread do something while nothing is computed; what it raises is the future's."""
+        future: Future[None] = Future()
+        with self._wake:
+            if self._is_ending:
+                raise Ended
+            self._acts.append((act, future))
+            self._wake.notify()
+        return future
+
+    def add_lane(self, name: str, lane: Lane) -> None:
+        """Answer by one more name; once it runs, `between_passes` alone."""
+        self._batches = {**self._batches, name: self._new_batch(lane.model)}
+        self.lanes = {**self.lanes, name: lane}
+
+    def remove_lane(self, name: str, then: Callable[[], None]) -> None:
+        """Answer by a name no more, once the answers that it has are written; `between_passes` alone."""
+        self._leaving[name] = then
 
     @property
     def is_alive(self) -> bool:
@@ -149,11 +203,22 @@ class Engine:
         jobs = [*self._inbox, *(self._jobs.get(row.index) for row in rows)]
         return sum(job is not None and not job.is_cancelled for job in jobs)
 
+    def numbers(self) -> dict[str, tuple[int, int]]:
+        """Return of each lane how many answers are being written, and how many wait."""
+        inbox = Counter(job.lane for job in self._inbox.copy())
+        return {
+            name: (
+                sum(not row.is_done for row in batch.rows.copy()),
+                sum(not row.is_done for row in batch.waiting.copy()) + inbox[name],
+            )
+            for name, batch in self._batches.items()
+        }
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take jobs in, all of them or none; each of them is told its end, whatever happens."""
-        if unknown := {job.lane for job in jobs} - set(self.lanes):
-            raise KeyError(*unknown)
         with self._wake:
+            if unknown := {job.lane for job in jobs} - set(self.lanes):
+                raise KeyError(*unknown)
             if self._is_ending:
                 raise Ended
             # Where nothing waits, one request is always taken, however many answers it wants.
@@ -183,19 +248,24 @@ class Engine:
                 self._is_ending = True
                 left = [*self._jobs.values(), *self._inbox]
                 self._jobs, self._inbox = {}, []
+                acts, self._acts = self._acts, []
+            for _, future in acts:
+                future.set_exception(Ended())
             for job in left:
-                _tell(job, JobFailure(reason="the server is shutting down", is_shutdown=True))
+                self._told_end(job, JobFailure(reason="the server is shutting down", is_shutdown=True), "error")
 
     def _goes_on(self) -> bool:
         """Attend to all lanes once; False at the end. Whatever is thrown, those whom it concerns are told."""
         try:
             if not self._take_jobs():
                 return False
+            self._act()
             for name, batch in self._batches.items():
                 try:
                     self._attend(name, batch)
                 except BaseException as error:  # what is written in Rust throws no `Exception`
                     self._fail(name, batch, error)
+            self._let_lanes_go()
         except BaseException as error:
             self._fail_all(error)
         return True
@@ -203,20 +273,49 @@ class Engine:
     def _take_jobs(self) -> bool:
         """Put new jobs into their lanes, and wait for some where there is nothing to do; False at the end."""
         with self._wake:
-            while not (self._inbox or self._jobs or self._is_ending):
+            while not (self._inbox or self._jobs or self._acts or self._is_ending):
                 self._wake.wait()
             if self._is_ending:
                 return False
             for job in self._inbox:
-                if job.max_new_tokens < 1:
-                    _tell(job, End(is_cut=True))
+                if job.max_new_tokens < 1 and job.num_prompt_logprobs is None:
+                    self._told_end(job, End(is_cut=True), "length")
                     continue
                 self._last_index += 1
                 self._jobs[self._last_index] = job
-                row = Completion(self._last_index, job.prompt, job.max_new_tokens, job.stops)
+                row = Completion(
+                    self._last_index,
+                    job.prompt,
+                    job.max_new_tokens,
+                    job.stops,
+                    num_prompt_logprobs=job.num_prompt_logprobs,
+                )
                 self._batches[job.lane].waiting.append(row)
             self._inbox = []
         return True
+
+    def _act(self) -> None:
+        """Do what was asked for between two passes; whoever asked is told."""
+        with self._wake:
+            acts, self._acts = self._acts, []
+        for act, future in acts:
+            try:
+                act()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+    def _let_lanes_go(self) -> None:
+        """Forget the lanes that are to go, and have written all their answers."""
+        with self._wake:  # nothing new comes in meanwhile
+            wanted = {job.lane for job in (*self._jobs.values(), *self._inbox)}
+            gone = [name for name in self._leaving if name not in wanted]
+            for name in gone:
+                self.lanes = {other: lane for other, lane in self.lanes.items() if other != name}
+                self._batches = {other: batch for other, batch in self._batches.items() if other != name}
+        for name in gone:
+            self._leaving.pop(name)()
 
     def _attend(self, name: str, batch: ContinuousBatch) -> None:
         """Do for a lane what there is to do, at most two forward passes."""
@@ -252,14 +351,22 @@ class Engine:
 
     def _report(self, batch: ContinuousBatch, ended: Sequence[Completion]) -> None:
         for row in batch.rows:
-            if (job := self._jobs.get(row.index)) is not None and not job.waits_for_end:
+            if (job := self._jobs.get(row.index)) is None:
+                continue
+            if self.watch is not None:
+                self.watch.wrote(job, row)
+            if not job.waits_for_end:
                 self._report_tokens(row, job)
         for row in ended:
             if (job := self._jobs.pop(row.index, None)) is not None:
                 self._report_tokens(row, job)
-                _tell(job, End(is_cut=len(row.written) >= row.max_new_tokens))
+                end = _end_of(row, job)
+                self._told_end(job, end, "length" if end.is_cut else "stop")
 
     def _report_tokens(self, row: Completion, job: Job) -> None:
+        if row.prompt_logprobs is not None and not job.is_prompt_reported:
+            _tell(job, PromptRead(logprobs=row.prompt_logprobs))
+            job.is_prompt_reported = True
         for place in range(job.num_reported, len(row.written)):
             logprobs = job.sampler.logprobs[place] if job.sampler.logprobs else None
             _tell(job, Token(id=row.written[place], logprobs=logprobs))
@@ -281,7 +388,7 @@ class Engine:
         with self._wake:
             inbox, self._inbox = self._inbox, []
         for job in inbox:
-            _tell(job, JobFailure(reason=_reason(error)))
+            self._told_end(job, JobFailure(reason=_reason(error)), "error")
         for batch in self._batches.values():
             batch.waiting.clear()
             batch.clear()
@@ -296,7 +403,7 @@ class Engine:
     def _tell_failure(self, indices: Sequence[int], error: BaseException, *, num_others: int = 0) -> None:
         for index in indices:
             if (job := self._jobs.pop(index, None)) is not None:
-                _tell(job, JobFailure(reason=_reason(error)))
+                self._told_end(job, JobFailure(reason=_reason(error)), "error")
         _report_error(f"{len(indices) + num_others} answers failed: {type(error).__name__}: {error}")
 
     def _drop_cancelled(self, batch: ContinuousBatch) -> None:
@@ -305,6 +412,14 @@ class Engine:
             if job is not None and job.is_cancelled:
                 del self._jobs[row.index]
                 batch.drop(row)
+                self._told_end(job, None, "stop" if job.is_complete else "abort")
+
+    def _told_end(self, job: Job, event: End | JobFailure | None, reason: str) -> None:
+        """Tell whoever waits how an answer ended, and whoever counts."""
+        if event is not None:
+            _tell(job, event)
+        if self.watch is not None:
+            self.watch.ended(job, reason)
 
     def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         samplers = [self._sampler(row) for row in rows]
@@ -318,6 +433,14 @@ class Engine:
         """Return the row's sampler; a row that nobody waits for goes along until there is room to leave it out."""
         job = self._jobs.get(row.index)
         return job.sampler if job is not None and not row.is_done else Sampler(Sampling(), ())
+
+
+def _end_of(row: Completion, job: Job) -> End:
+    """Return how an answer ended; the stop token, which is not written, has its likelihood behind the others'."""
+    is_cut = len(row.written) >= row.max_new_tokens
+    if is_cut or row.stop_token is None or len(job.sampler.logprobs) <= len(row.written):
+        return End(is_cut=is_cut)
+    return End(is_cut=False, stop_token=Token(id=row.stop_token, logprobs=job.sampler.logprobs[len(row.written)]))
 
 
 def _tell(job: Job, event: Event) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glmtune.errors import GlmtuneError, install_hint
@@ -43,6 +45,8 @@ class ServedModels:
     """The base model, for its configuration."""
     keeps_last_logits: bool
     """Whether its `forward` takes `logits_to_keep`."""
+    layers: Layers
+    """Of the adapters inside it."""
 
     @property
     def max_tokens(self) -> int:
@@ -109,7 +113,15 @@ def load_models(
     # A checkpoint carries its own, with the chat template that it was trained with.
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     check_vocabulary(tokenizer, base.config)
-    return ServedModels(lanes=lanes, tokenizer=tokenizer, family=loaded.family, base=base, keeps_last_logits=keeps)
+    return ServedModels(
+        lanes=lanes, tokenizer=tokenizer, family=loaded.family, base=base, keeps_last_logits=keeps, layers=layers
+    )
+
+
+def add_adapter(models: ServedModels, folder: Path) -> Lane:
+    """Put one more adapter on the base model while nothing is computed; where that fails, all is as before."""
+    with models.layers.undone_on_failure(models.base):
+        return _lane(models.base, models.layers, folder)
 
 
 def model_name(checkpoint: str | Path) -> str:
@@ -145,6 +157,7 @@ class Layers:
 
     def __init__(self) -> None:
         self.model: PeftModel | None = None
+        self.num_loaded = 0
         self._used: str | None = None
 
     def load(self, base: Any, folder: Path, key: str) -> PeftModel:
@@ -165,6 +178,27 @@ class Layers:
         self.use(key)
         return self.model
 
+    def remove(self, key: str) -> None:
+        """Let go of an adapter."""
+        assert self.model is not None, "an adapter that was loaded is in the model"
+        self.use(None)
+        self.model.delete_adapter(key)
+
+    @contextmanager
+    def undone_on_failure(self, base: Any) -> Iterator[None]:
+        """Take out again what was put into the layers of the base model where putting it there fails."""
+        known = set(self.model.peft_config) if self.model is not None else set()
+        try:
+            yield
+        except BaseException:
+            if self.model is None:  # the first of all adapters
+                _take_layers_out(base)
+            else:
+                for key in set(self.model.peft_config) - known:
+                    self.model.delete_adapter(key)
+                self._used = ""  # whatever it uses now, it is told anew
+            raise
+
     def use(self, key: str | None) -> None:
         """Compute with this adapter from now on, or with the base model alone."""
         if self.model is None or key == self._used:
@@ -173,32 +207,43 @@ class Layers:
         if key is None:
             tuner.disable_adapter_layers()
         else:
-            if self._used is None:
+            if not self._used:
                 tuner.enable_adapter_layers()
             self.model.set_adapter(key, inference_mode=True)
         self._used = key
 
 
+def _take_layers_out(base: Any) -> None:
+    """Put the base model's own layers back into their places."""
+    for name, module in list(base.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(base.get_submodule(parent), child, module.get_base_layer())
+
+
 def _lanes(base: Any, layers: Layers, folders: Mapping[str, Path]) -> dict[str, Lane]:
-    """Put every adapter on the base model; a trained prefix stands beside its layers."""
-    settings = {name: adapter_config(folder) for name, folder in folders.items()}
-    lanes: dict[str, Lane] = {}
-    for number, (name, folder) in enumerate(folders.items()):
-        if lays_tokens_before_rows(settings[name]):
-            raise GlmtuneError(
-                "an adapter of prompt tuning cannot be served: rows that come and go are padded between its virtual "
-                "tokens and their own",
-                where=str(folder),
-                fix="ask it with `glmtune infer` or `glmtune chat`",
-            )
-        if settings[name].peft_type == PREFIX:
-            prefix = load_adapter(base, folder, is_trainable=False).eval()
-            lanes[name] = Lane(
-                model=Prefixed(base, prefix),
-                activate=partial(layers.use, None),
-                num_virtual_tokens=prefix.active_peft_config.num_virtual_tokens,
-            )
-        else:
-            key = f"adapter_{number}"  # names of requests may hold dots, which PEFT's may not
-            lanes[name] = Lane(model=layers.load(base, folder, key), activate=partial(layers.use, key))
-    return lanes
+    """Put every adapter on the base model."""
+    return {name: _lane(base, layers, folder) for name, folder in folders.items()}
+
+
+def _lane(base: Any, layers: Layers, folder: Path) -> Lane:
+    """Put an adapter on the base model; a trained prefix stands beside its layers."""
+    settings = adapter_config(folder)
+    if lays_tokens_before_rows(settings):
+        raise GlmtuneError(
+            "an adapter of prompt tuning cannot be served: rows that come and go are padded between its virtual "
+            "tokens and their own",
+            where=str(folder),
+            fix="ask it with `glmtune infer` or `glmtune chat`",
+        )
+    if settings.peft_type == PREFIX:
+        prefix = load_adapter(base, folder, is_trainable=False).eval()
+        return Lane(
+            model=Prefixed(base, prefix),
+            activate=partial(layers.use, None),
+            num_virtual_tokens=prefix.active_peft_config.num_virtual_tokens,
+        )
+    key = f"adapter_{layers.num_loaded}"  # names of requests may hold dots, which PEFT's may not
+    layers.num_loaded += 1
+    model = layers.load(base, folder, key)
+    return Lane(model=model, activate=partial(layers.use, key), remove=partial(layers.remove, key))

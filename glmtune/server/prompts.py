@@ -42,9 +42,14 @@ class PromptWriter:
         self._reserved = {"messages", "tools", *inspect.signature(self.tokenizer.apply_chat_template).parameters}
 
     def of_chat(
-        self, messages: Sequence[dict[str, Any]], tools: Any, variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Any,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        continues: bool = False,
     ) -> list[int]:
-        """Return the ids of a conversation."""
+        """Return the ids of a conversation; where it `continues`, its last message is the beginning of the answer."""
         self._refuse_long([*messages, *(tools or [])], "messages", num_least=len(messages))
         if reserved := sorted(self._reserved & (variables or {}).keys()):
             raise ApiError(f"`chat_template_kwargs` may not hold `{reserved[0]}`", param="chat_template_kwargs")
@@ -52,7 +57,7 @@ class PromptWriter:
         is_reasoning_shown = facts.shows_reasoning or bool(facts.hidden_reasoning)
         written = [_as_trained(message, is_reasoning_shown=is_reasoning_shown) for message in messages]
         try:
-            return encode_messages(self.encoder, written, tools=tools, variables=variables)
+            return encode_messages(self.encoder, written, tools=tools, variables=variables, continues=continues)
         except (RowError, GlmtuneError) as error:
             raise ApiError(error.what if isinstance(error, GlmtuneError) else str(error), param="messages") from None
         except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:

@@ -66,10 +66,7 @@ class RequestReader:
             if b"\\u" in body:
                 _refuse_half_characters(value)
             value = self._known(value, kind)
-        try:
-            return kind.model_validate(value)
-        except ValidationError as error:
-            raise _explained(error) from None
+        return validated(value, kind)
 
     def _known(self, value: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
         """Return the fields that are read, and those that must not be left out in silence."""
@@ -82,6 +79,14 @@ class RequestReader:
                 self._noted.add(key)
                 notice(f"requests hold `{_cut(key)}`, which nothing reads; `--strict-fields` refuses them")
         return {key: value[key] for key in value.keys() & known}
+
+
+def validated(value: Any, kind: type[AnyRequest]) -> AnyRequest:
+    """Return the request that a value of JSON is."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _explained(error) from None
 
 
 def _cut(text: str) -> str:

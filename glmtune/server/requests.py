@@ -19,7 +19,6 @@ NEUTRAL: dict[str, Any] = {
     "suffix": "",
     "add_generation_prompt": True,
     "continue_final_message": False,
-    "prompt_logprobs": 0,
     "use_beam_search": False,
     "length_penalty": 1.0,
     "skip_special_tokens": True,
@@ -40,6 +39,8 @@ NOT_ANSWERED = {
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS = 2**21
+"""Likelihoods that one request may have told of its prompts: an answer of some 100 MB."""
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1000
 MAX_STOP_IDS = 128
@@ -93,6 +94,8 @@ class Request(BaseModel):
     stop_token_ids: StopIds | None = None
     ignore_eos: bool = False
     min_tokens: Count = 0
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Likely tokens to tell beside each of the prompt's, with their likelihoods."""
 
     @model_validator(mode="before")
     @classmethod
@@ -113,10 +116,22 @@ class Request(BaseModel):
                 raise ValueError(f"`{key}` has more than {most} entries")
         return kept
 
+    @model_validator(mode="after")
+    def check_prompt_logprobs(self) -> Request:
+        """Refuse what no chunk of a stream has a place for."""
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("`prompt_logprobs` cannot be streamed")
+        return self
+
     @property
     def num_candidates(self) -> int:
         """Answers that are written for each prompt."""
         return self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Likely tokens to tell beside each of the prompt's; None tells nothing of it."""
+        return self.prompt_logprobs
 
 
 class NamedFunction(BaseModel):
@@ -148,6 +163,9 @@ class ChatRequest(Request):
     """Whether an answer may hold several calls; otherwise it ends with the first."""
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """Whether the last message, the assistant's, is the beginning of the answer."""
     reasoning_effort: Annotated[str, Field(max_length=100)] | None = None
     """A variable of the chat template."""
     chat_template_kwargs: dict[str, Any] | None = None
@@ -167,10 +185,26 @@ class ChatRequest(Request):
                 self.tool_choice = self.function_call
         return self
 
+    @model_validator(mode="after")
+    def check_continued(self) -> ChatRequest:
+        """Refuse what no answer can go on with."""
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError("`continue_final_message` wants `add_generation_prompt: false`")
+        if not (self.continue_final_message or self.add_generation_prompt):
+            raise ValueError("`add_generation_prompt: false` wants `continue_final_message: true`")
+        if self.continue_final_message and self.tool_choice not in (None, "none", "auto"):
+            raise ValueError("`continue_final_message` goes on with a text: `tool_choice` cannot demand a call")
+        return self
+
     @property
     def has_functions(self) -> bool:
         """Whether calls are to come in their older form."""
         return self.functions is not None
+
+    @property
+    def offered_tools(self) -> list[dict[str, Any]] | None:
+        """The tools that the model is shown."""
+        return None if self.tool_choice == "none" else self.tools
 
     @property
     def wanted_tokens(self) -> int | None:
@@ -189,6 +223,8 @@ class CompletionRequest(Request):
 
     prompt: str | Texts | Ids | ManyIds
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: bool = False
+    """Whether the prompt stands before each answer."""
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     """Answers that are written, of which the `n` likeliest are told."""
 
@@ -205,6 +241,12 @@ class CompletionRequest(Request):
     def num_candidates(self) -> int:
         """Answers that are written for each prompt."""
         return self.best_of or self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Likely tokens to tell beside each of the prompt's, whichever field wants them."""
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((number for number in wanted if number is not None), default=None)
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

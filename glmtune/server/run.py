@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmtune.console import notice, quiet_libraries, say
 from glmtune.errors import GlmtuneError, require
+from glmtune.files.user_paths import user_path
 from glmtune.modeling.finding.model_source import ModelSource, find_model
 from glmtune.tested_versions import note_untested_versions
 
@@ -64,6 +65,7 @@ def serve(
     allowed_hosts: Sequence[str] = (),
     cors_origins: Sequence[str] = (),
     log_requests: bool = True,
+    allow_adapter_changes: str | Path | None = None,
     backend: str = "auto",
     vllm_args: str = "",
     limits: Limits | None = None,
@@ -84,13 +86,14 @@ def serve(
         allowed_hosts: Names and addresses that clients may call this server by, beside `host` and those of loopback.
         cors_origins: Origins whose pages may ask from a browser.
         log_requests: Print a line for each request.
+        allow_adapter_changes: A folder; whoever may ask can have adapters below it loaded and unloaded.
         backend: `transformers`, `vllm`, or `auto`.
         vllm_args: More options for vLLM, written as in a shell.
         limits: What the server takes on.
         base_model: Where the base model of an adapter is now, if it has moved.
         trust_remote_code: Run code that the model brings along.
     """
-    for package in ("fastapi", "uvicorn", "openai"):
+    for package in ("fastapi", "uvicorn", "openai", "prometheus_client"):
         require(package, extra="serve")
     from .middleware.hosts import guard, read_origins
     from .middleware.request_log import logged
@@ -98,6 +101,7 @@ def serve(
     origins = read_origins(cors_origins)
     guarded = guard(host=host, allowed_hosts=allowed_hosts, origins=origins)
     api_key = api_key or os.environ.get(API_KEY_VARIABLE) or None
+    adapter_folder = _adapter_folder(allow_adapter_changes)
     note_untested_versions()
     source = find_model(checkpoint, base_model=base_model)
     own_name = name or model_name(checkpoint)
@@ -120,6 +124,8 @@ def serve(
         )
         if allowed_hosts:
             notice("`--allowed-host` is left out: vLLM answers to any name")
+        if adapter_folder is not None:
+            notice("`--allow-adapter-changes` is left out: vLLM's own way is `VLLM_ALLOW_RUNTIME_LORA_UPDATING`")
         run_vllm(command, api_key)
     if vllm_args:
         raise GlmtuneError(
@@ -128,12 +134,19 @@ def serve(
     # Before the model is loaded, which takes minutes: the address may be taken.
     listener = _listen(host, port)
     with listener:
-        application, engine = _load(source, own_name, others, api_key, limits, trust_remote_code)
+        application, engine = _load(source, own_name, others, api_key, limits, trust_remote_code, adapter_folder)
         address = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
         say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
         with logged(guarded(application), is_on=log_requests) as application:
             _run(application, engine, listener, limits)
+
+
+def _adapter_folder(path: str | Path | None) -> Path | None:
+    folder = None if path is None else user_path(path)
+    if folder is not None and not folder.is_dir():
+        raise GlmtuneError(f"`--allow-adapter-changes` is `{path}`, which is no folder")
+    return folder
 
 
 def _split(options: str) -> list[str]:
@@ -173,6 +186,7 @@ def _load(
     api_key: str | None,
     limits: Limits,
     trust_remote_code: bool,
+    adapter_folder: Path | None,
 ) -> tuple[Any, Any]:
     """Return the application and the engine behind it."""
     from .api import create_app
@@ -198,6 +212,7 @@ def _load(
         max_request_bytes=limits.max_request_bytes,
         created=int(time.time()),
         is_strict=limits.strict_fields,
+        adapter_folder=adapter_folder,
     )
     return application, engine
 

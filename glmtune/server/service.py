@@ -7,22 +7,33 @@ import contextlib
 import hashlib
 import random
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from glmtune import __version__
-from glmtune.chatformat.replies import Delta, ReplyReader, ToolCall
+from glmtune.chatformat.call_parts import CallPart
+from glmtune.chatformat.replies import Found, ReplyReader, ToolCall
 from glmtune.console import say
 from glmtune.generation.decoding import AnswerReader, token_text
+from glmtune.generation.prompt_logprobs import PromptLogprobs
 from glmtune.generation.sampling import Sampling
 
 from .api_errors import ApiError
-from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Token
+from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, PromptRead, Token
 from .middleware.request_log import log_tokens
 from .models import ServedModels
-from .prompts import PromptWriter, overlong
-from .requests import MAX_CHOICES, ChatRequest, CompletionRequest, DetokenizeRequest, Request, TokenizeRequest
+from .prompts import PromptWriter, overlong, texts_of_content
+from .requests import (
+    MAX_CHOICES,
+    MAX_PROMPT_LOGPROBS,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Request,
+    TokenizeRequest,
+)
 
 RETRY_AFTER_SECONDS = 1
 SECONDS_AT_ONCE = 0.005
@@ -34,10 +45,12 @@ class Update:
     """What has become certain of a choice."""
 
     choice: int
-    events: list[Delta | ToolCall]
+    events: list[Found]
     tokens: list[Token] = field(default_factory=list)
     """Those with logprobs."""
     finish_reason: str | None = None
+    is_prompt_read: bool = False
+    """Whether the likelihoods of its prompt are there now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +58,17 @@ class Choices:
     """The answers to one request."""
 
     jobs: list[Job]
+    """So many for each prompt, one prompt behind the other."""
     readers: list[AnswerReader]
     queue: asyncio.Queue[tuple[int, Event]]
     num_prompt_tokens: int
     takes_one_call: bool = False
     """Whether each answer ends with its first call, as `parallel_tool_calls: false` wants it."""
+    tells_stop_token: bool = False
+    """Whether the likelihood of the token that ended an answer is told, too."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)
+    """By the first choice of each prompt, once they are known."""
 
     @property
     def num_completion_tokens(self) -> int:
@@ -84,6 +103,11 @@ class Service:
         """Begin to answer a conversation."""
         return await self._start(request, self._prepared_chat)
 
+    def count(self, request: ChatRequest) -> int:
+        """Return how many tokens the prompt of a conversation has."""
+        self.check_model(request.model)
+        return len(self._chat_prompt(request))
+
     async def start_completion(self, request: CompletionRequest) -> Choices:
         """Begin to go on with texts."""
         return await self._start(request, self._prepared_completion)
@@ -105,8 +129,12 @@ class Service:
                     continue
                 if isinstance(event, JobFailure):
                     raise ApiError(event.reason, status=503 if event.is_shutdown else 500)
+                if isinstance(event, PromptRead):
+                    choices.prompt_logprobs[number] = event.logprobs
+                    yield Update(choice=number, events=[], is_prompt_read=True)
+                    continue
                 update = _read(choices, number, event)
-                has_calls[number] |= any(isinstance(found, ToolCall) for found in update.events)
+                has_calls[number] |= any(isinstance(found, ToolCall | CallPart) for found in update.events)
                 if update.finish_reason is not None:
                     num_open -= 1
                     if has_calls[number] and update.finish_reason == "stop":
@@ -158,9 +186,12 @@ class Service:
     async def _start(self, request: Any, prepared: Callable[[Any, asyncio.AbstractEventLoop], Choices]) -> Choices:
         """Prepare the answers in a thread, since it takes long, and hand them to the engine."""
         self.check_model(request.model)
-        choices = await asyncio.to_thread(prepared, request, asyncio.get_running_loop())
         try:
+            choices = await asyncio.to_thread(prepared, request, asyncio.get_running_loop())
             self.engine.submit(choices.jobs)
+        except KeyError:
+            self.check_model(request.model)  # it may have been unloaded meanwhile
+            raise
         except Ended:
             raise ApiError("the server is shutting down", status=503) from None
         except Busy:
@@ -174,9 +205,11 @@ class Service:
         return choices
 
     def _prepared_chat(self, request: ChatRequest, loop: asyncio.AbstractEventLoop) -> Choices:
-        tools = None if request.tool_choice == "none" else request.tools
+        tools = request.offered_tools
         self._check_number(1, request)
-        prompt = self.prompts.of_chat(request.messages, tools, request.variables)
+        prompt = self._chat_prompt(request)
+        is_continued = request.continue_final_message
+        continued = "".join(texts_of_content(request.messages[-1].get("content"))) if is_continued else None
         sampling = replace(
             self._sampling(request),
             num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
@@ -184,12 +217,17 @@ class Service:
         )
 
         def reader() -> AnswerReader:
-            reply = ReplyReader(self.prompts.layout, tools or [])
+            reply = ReplyReader(self.prompts.layout, tools or [], continued=continued, streams_calls=request.stream)
             border = self.prompts.border
             return AnswerReader(self.models.tokenizer, stops=request.stop or [], reader=reply, border=border)
 
+        self._check_prompt_logprobs([prompt], request)
         choices = self._choices(request, [prompt], request.wanted_tokens, sampling, reader, "messages", loop)
         return replace(choices, takes_one_call=not request.parallel_tool_calls)
+
+    def _chat_prompt(self, request: ChatRequest) -> list[int]:
+        continues = request.continue_final_message
+        return self.prompts.of_chat(request.messages, request.offered_tools, request.variables, continues=continues)
 
     def _prepared_completion(self, request: CompletionRequest, loop: asyncio.AbstractEventLoop) -> Choices:
         self._check_number(len(request.prompts), request)
@@ -203,7 +241,9 @@ class Service:
         def reader() -> AnswerReader:
             return AnswerReader(self.models.tokenizer, stops=request.stop or [])
 
-        return self._choices(request, prompts, wanted, sampling, reader, "prompt", loop)
+        self._check_prompt_logprobs(prompts, request)
+        choices = self._choices(request, prompts, wanted, sampling, reader, "prompt", loop)
+        return replace(choices, tells_stop_token=request.echo)
 
     def _check_number(self, num_prompts: int, request: Request) -> None:
         """Raise where more answers are wanted than one request may have, before anything is made for them."""
@@ -214,6 +254,15 @@ class Service:
                 f"expected {most} at most",
                 param="n" if num_prompts == 1 else "prompt",
             )
+
+    def _check_prompt_logprobs(self, prompts: Sequence[list[int]], request: Request) -> None:
+        """Raise where more likelihoods are wanted of prompts than an answer should hold."""
+        if request.num_prompt_logprobs is None:
+            return
+        number = sum(map(len, prompts)) * (1 + request.num_prompt_logprobs) * request.n
+        if number > MAX_PROMPT_LOGPROBS:
+            message = f"the request wants {number} logprobs of its prompts; expected {MAX_PROMPT_LOGPROBS} at most"
+            raise ApiError(message, param="logprobs" if request.prompt_logprobs is None else "prompt_logprobs")
 
     def _choices(
         self,
@@ -240,7 +289,10 @@ class Service:
 
                 own = replace(sampling, seed=answer_seed(request.seed, number))
                 waits = not (request.stream or request.stop)
-                jobs.append(Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits, stops=stops))
+                job = Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits, stops=stops)
+                if not number:  # once for all answers to the prompt
+                    job.num_prompt_logprobs = request.num_prompt_logprobs
+                jobs.append(job)
         return Choices(
             jobs=jobs,
             readers=[reader() for _ in jobs],
@@ -289,6 +341,8 @@ def _read(choices: Choices, number: int, event: Token | End) -> Update:
     reader, job = choices.readers[number], choices.jobs[number]
     finish_reason = None
     tokens = [event] if isinstance(event, Token) and event.logprobs is not None else []
+    if isinstance(event, End) and event.stop_token is not None and choices.tells_stop_token:
+        tokens = [event.stop_token]
     try:
         events = reader.add(event.id) if isinstance(event, Token) else reader.end()
     except BaseException as error:  # what is written in Rust throws no `Exception`
@@ -297,11 +351,11 @@ def _read(choices: Choices, number: int, event: Token | End) -> Update:
     if isinstance(event, End):
         finish_reason = "length" if event.is_cut else "stop"
     elif reader.is_stopped:
-        job.is_cancelled = True
+        job.is_complete = job.is_cancelled = True
         finish_reason = "stop"
     if choices.takes_one_call and (calls := [found for found in events if isinstance(found, ToolCall)]):
         events = events[: events.index(calls[0]) + 1]
-        job.is_cancelled = True
+        job.is_complete = job.is_cancelled = True
         finish_reason = "stop"
     return Update(choice=number, events=events, tokens=tokens, finish_reason=finish_reason)
 

@@ -17,7 +17,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.tool_parsers import hermes_tool_parser as protocol
 from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
 
-from glmtune.chatformat.replies import ROLE_LINE, Delta, ReplyLayout, ReplyReader, ToolCall, parse_reply
+from glmtune.chatformat.replies import ROLE_LINE, Delta, Found, ReplyLayout, ReplyReader, ToolCall, parse_reply
 from glmtune.family import ASSISTANT, GLM_STOPS
 
 STOPS = re.compile("|".join(map(re.escape, GLM_STOPS)))
@@ -72,7 +72,7 @@ class Glm4RoleLineParser(ToolParser):  # type: ignore[misc, unused-ignore]  # of
         """Return what has become certain, or None."""
         if self.reader is None:
             self.reader = ReplyReader(LAYOUT, _tools(request))
-        events: list[Delta | ToolCall] = []
+        events: list[Found] = []
         for number, section in enumerate(STOPS.split(delta_text)[0].split(ASSISTANT)):
             events += self.reader.border() if number else []
             events += self.reader.feed(section)

@@ -66,6 +66,7 @@ def running(
     api_key: str | None = None,
     origins: Sequence[str] = (),
     log_requests: bool = False,
+    adapter_folder: Path | None = None,
     **limits: Any,
 ) -> Iterator[str]:
     """Serve in this process as `glmtune serve` does; yields the URL."""
@@ -94,7 +95,14 @@ def running(
     is_strict = chosen.pop("strict_fields", False)
     engine = Engine(models.lanes, stops, keeps_last_logits=models.keeps_last_logits, **chosen)
     service = Service(models, engine, max_length=max_length)
-    app = create_app(service, api_key=api_key, max_request_bytes=max_request_bytes, created=0, is_strict=is_strict)
+    app = create_app(
+        service,
+        api_key=api_key,
+        max_request_bytes=max_request_bytes,
+        created=0,
+        is_strict=is_strict,
+        adapter_folder=adapter_folder,
+    )
     guarded = guard(host="127.0.0.1", origins=origins)(app)
     listener = socket.create_server(("127.0.0.1", 0))
     with logged(guarded, is_on=log_requests) as application:

@@ -16,6 +16,7 @@ from serving_rows import ITEMS, PLAIN, TOOLS, question
 from transformers import AutoTokenizer
 
 from glmtune import __version__
+from glmtune.chatformat.replies import ReplyLayout, ReplyReader
 
 ASKED, TOLD = next(iter(PLAIN.items()))
 ITEM = next(iter(ITEMS))
@@ -93,6 +94,43 @@ def test_an_empty_message_is_written_as_such(http: httpx.Client, empty: Any, tok
     )
     assert http.post("/tokenize", json={"messages": messages}).json()["tokens"] == expected
     assert chat(http, empty, max_tokens=1)["usage"]["prompt_tokens"] == len(expected)
+
+
+CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
+
+
+@pytest.mark.parametrize("num_tokens", [2, 8])
+def test_an_answer_goes_on_where_the_last_message_ends(http: httpx.Client, tokenizer: Any, num_tokens: int) -> None:
+    begun = tokenizer.decode(tokenizer("\n" + TOLD, add_special_tokens=False)["input_ids"][:num_tokens])[1:]
+    messages = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": begun}]
+    done = http.post(
+        "/v1/chat/completions", json={"model": "tiny", "messages": messages, "temperature": 0, **CONTINUED}
+    )
+    assert content(done.json()) == TOLD[len(begun) :]
+    whole = chat(http, temperature=0)
+    assert done.json()["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
+
+
+def test_the_white_space_of_what_goes_on_is_kept() -> None:
+    reader = ReplyReader(ReplyLayout(calls="role line"), [], continued="a")
+    told = [*reader.feed(" b\n"), *reader.feed("42"), *reader.finish()]
+    assert "".join(delta.text for delta in told) == " b\n42"
+    thinking = ReplyReader(ReplyLayout(has_reasoning=True), continued="<think>so")
+    told = [*thinking.feed(" far</think>"), *thinking.feed("\n\nyes"), *thinking.finish()]
+    assert [(delta.text, delta.is_reasoning) for delta in told] == [(" far", True), ("yes", False)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"continue_final_message": True}, "`continue_final_message` wants `add_generation_prompt: false`"),
+        ({"add_generation_prompt": False}, "`add_generation_prompt: false` wants `continue_final_message: true`"),
+        (CONTINUED, "the last message has role `user`; expected the assistant's, to be continued"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(http: httpx.Client, fields: dict[str, Any], message: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": ASKED}], **fields}
+    assert error(http.post("/v1/chat/completions", json=body)) == (400, message)
 
 
 def test_variables_reach_the_chat_template(tool_model: Path, tmp_path: Path, serve_in_thread) -> None:

@@ -92,8 +92,35 @@ def test_a_tool_call_is_streamed_as_deltas(client: openai.OpenAI) -> None:
     assert {delta.index for delta in deltas} == {0}
     assert all(delta.id is None and delta.function.name is None for delta in deltas[1:])
     assert json.loads("".join(delta.function.arguments for delta in deltas)) == {"item": ITEM}
+    assert (deltas[0].function.arguments, len(deltas) > 3) == ("", True)
+    whole = client.chat.completions.create(model="tiny", messages=[question(ITEM)], tools=TOOLS, temperature=0)
+    written = "".join(delta.function.arguments for delta in deltas)
+    assert written == whole.choices[0].message.tool_calls[0].function.arguments
     assert not any(chunk.choices[0].delta.content for chunk in chunks)
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_the_official_client_puts_a_streamed_call_together(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(model="tiny", messages=[question(ITEM)], tools=TOOLS, temperature=0) as stream:
+        kinds = [event.type for event in stream]
+        message = stream.get_final_completion().choices[0].message
+    assert kinds.count("tool_calls.function.arguments.delta") > 2
+    assert json.loads(message.tool_calls[0].function.arguments) == {"item": ITEM}
+
+
+def test_a_streamed_call_that_is_cut_off_has_the_arguments_so_far(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="tiny", messages=[question(ITEM)], tools=TOOLS, temperature=0, stream=True, max_tokens=8
+        )
+    )
+    deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    whole = f'{{"item": "{ITEM}"}}'
+    written = "".join(delta.function.arguments for delta in deltas)
+    assert written
+    assert whole.startswith(written)
+    assert written != whole
+    assert chunks[-1].choices[0].finish_reason == "length"
 
 
 def test_tool_choice_none_calls_nothing(client: openai.OpenAI) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import openai
 import pytest
 import torch
-from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from serving_rows import PLAIN, THANKS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmtune import generate
 from glmtune.errors import GlmtuneError
+from glmtune.generation.continuous_batching import SCORED_TOKENS
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.server.models import find_adapters, load_models, model_name
 
@@ -77,6 +78,23 @@ def test_every_name_answers_as_its_adapter_alone(many: str, tool_model: Path, ad
     }
     assert served == alone
     assert len({tuple(answers) for answers in alone.values()}) == len(alone)
+
+
+@pytest.mark.parametrize("name", ["lora", "prefix"])
+def test_an_echoed_prompt_is_as_likely_as_with_its_adapter(
+    name: str, many: str, tool_model: Path, adapters: dict[str, Path]
+) -> None:
+    client = openai.OpenAI(base_url=f"{many}/v1", api_key="none", max_retries=0)
+    ids = AutoTokenizer.from_pretrained(tool_model)(THANKS * 60)["input_ids"]
+    prompts: Any = [ids, ids[: len(ids) // 2], ids[3:]]
+    assert sum(map(len, prompts)) > SCORED_TOKENS
+    done = client.completions.create(model=name, prompt=prompts, max_tokens=0, echo=True, logprobs=0)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tool_model), adapters[name])
+    for choice, prompt in zip(done.choices, prompts):
+        with torch.no_grad():
+            logprobs = model(input_ids=torch.tensor([prompt])).logits[0, :-1].log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(prompt[1:])[:, None]).squeeze(1).tolist()
+        assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_trained_prefix_takes_its_part_of_the_context(

@@ -35,7 +35,9 @@ PREFLIGHT = {
 def listening(**settings: Any) -> Iterator[int]:
     """Serve a page behind the checks, with a key; yields the port."""
     guarded = guard(**{"host": "127.0.0.1", **settings})
-    app = guarded(Doorkeeper(PlainTextResponse("yes"), api_key="key", max_request_bytes=1000))
+    app = guarded(
+        Doorkeeper(PlainTextResponse("yes"), api_key="key", max_request_bytes=1000, on_answer=lambda path, status: None)
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
