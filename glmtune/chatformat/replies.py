@@ -24,6 +24,10 @@ OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
 OPEN_CALL, CLOSE_CALL = "<tool_call>", "</tool_call>"
 OPEN_KEY, CLOSE_KEY = "<arg_key>", "</arg_key>"
 OPEN_ARGUMENT, CLOSE_ARGUMENT = "<arg_value>", "</arg_value>"
+TAGS = (
+    *(OPEN_THOUGHT, CLOSE_THOUGHT, OPEN_CALL, CLOSE_CALL),
+    *(OPEN_KEY, CLOSE_KEY, OPEN_ARGUMENT, CLOSE_ARGUMENT),
+)
 FUNCTION_NAME = re.compile(r"[A-Za-z_][\w.-]{0,127}", re.ASCII)
 ARGUMENT = re.compile(rf"{OPEN_KEY}(.*?){CLOSE_KEY}\s*{OPEN_ARGUMENT}(.*?){CLOSE_ARGUMENT}\s*", re.DOTALL)
 

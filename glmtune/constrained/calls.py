@@ -24,7 +24,7 @@ from glmtune.chatformat.replies import (
     is_text,
 )
 
-from .grammars import ANY_TEXT, NO_REASONING, GrammarWriter, literal, pattern
+from .grammars import ANY_TEXT, BLANKS, NO_REASONING, GrammarWriter, pattern
 from .schemas import GrammarError
 
 IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_.-]{0,127}"
@@ -65,7 +65,7 @@ def required_calls(
         is_parallel: Whether there may be several calls.
     """
     call = " | ".join(writer.rule(_call(writer, layout, function)) for function in functions)
-    between = literal("\n") if layout.calls != ROLE_LINE else f"<[{border}]>"
+    between = writer.literal("\n") if layout.calls != ROLE_LINE else f"<[{border}]>"
     if not is_parallel or (layout.calls == ROLE_LINE and border is None):
         return call
     call = writer.rule(call)
@@ -87,13 +87,22 @@ def text_and_calls(
         names = "|".join([IDENTIFIER, *(re.escape(str(function["name"])) for function in functions)])
         begun = "|".join([f"{blank}({names}){BLANK_LINE}\\n{BLANK}\\{{", *([thought] if thought else [])])
         text = writer.terminal(f"{ANY_TEXT} & ~{pattern(f'({begun})(?s:.*)')}")
-        call = writer.rule(" | ".join(_call(writer, layout, function) for function in functions))
+        # In one piece: of two ways to go on the library takes that of the longest piece, here the text's.
+        blanks = BLANKS[1:-1] if reasoning != NO_REASONING else ""
+        openings = [
+            writer.terminal(pattern(f"{blanks}{re.escape(layout.opening(str(function['name'])))}"))
+            for function in functions
+        ]
+        calls = (_call(writer, layout, function, opening) for function, opening in zip(functions, openings))
+        call = writer.rule(" | ".join(calls))
         section = writer.rule(f"{call} | {text}")
         return section if border is None else writer.rule(f"{section} (<[{border}]> {section})*")
     without = [f"(?s:.*){OPEN_CALL}(?s:.*)", *([f"{thought}(?s:.*)"] if thought else [])]
     text = writer.terminal(f"{ANY_TEXT} & ~{pattern('|'.join(without))}")
     before = writer.text_before(OPEN_CALL, writer.terminal(f"{ANY_TEXT} & ~{pattern(without[-1])}") if thought else "")
-    rest = writer.rule(" | ".join(_call(writer, layout, function, is_begun=True) for function in functions))
+    openings = [writer.literal(layout.opening(str(it["name"])).removeprefix(OPEN_CALL)) for it in functions]
+    calls = (_call(writer, layout, function, opening) for function, opening in zip(functions, openings))
+    rest = writer.rule(" | ".join(calls))
     return writer.rule(f"({before} {rest})* {text}")
 
 
@@ -119,16 +128,15 @@ def is_strict(tool: Any) -> bool:
     return isinstance(function, dict) and function.get("strict") is True
 
 
-def _call(writer: GrammarWriter, layout: ReplyLayout, function: Mapping[str, Any], *, is_begun: bool = False) -> str:
-    """Return the rules of one call; where it is begun, the opening tag has been written."""
+def _call(writer: GrammarWriter, layout: ReplyLayout, function: Mapping[str, Any], opening: str = "") -> str:
+    """Return the rules of one call; `opening` are those of its beginning, where they are not the usual ones."""
     name = str(function["name"])
     try:
-        opening = layout.opening(name)
-        opening = literal(opening.removeprefix(OPEN_CALL) if is_begun else opening)
+        opening = opening or writer.literal(layout.opening(name))
         parameters = _parameters(function)
         if layout.calls == ARGUMENT_TAGS:
-            return f"{opening} {_tagged_arguments(writer, layout, parameters)} {literal(CLOSE_CALL)}"
-        closing = "" if layout.calls == ROLE_LINE else literal(f"}}{layout.gap}{CLOSE_CALL}")
+            return f"{opening} {_tagged_arguments(writer, layout, parameters)} {writer.literal(CLOSE_CALL)}"
+        closing = "" if layout.calls == ROLE_LINE else writer.literal(f"}}{layout.gap}{CLOSE_CALL}")
         return f"{opening} {writer.schema(parameters)} {closing}".strip()
     except GrammarError as error:
         raise GrammarError(f"the parameters of `{name[:100]}`: {error}") from None
@@ -163,20 +171,20 @@ def _tagged_arguments(writer: GrammarWriter, layout: ReplyLayout, parameters: di
     if not properties and more is not False:
         key = writer.rule(r"/[^\s<>]([^\n<>]{0,62}[^\s<>])?/")
         value = _value(writer, {} if more is True else more, shared)
-        return f"({_pair(layout, key, value)})*"
+        return f"({_pair(writer, layout, key, value)})*"
     pairs = []
     for name, schema in properties.items():
         if name != name.strip() or re.search(r"[<>\n]", name) or not name:
             raise GrammarError(f"`{name[:100]}` cannot stand between tags")
-        pair = _pair(layout, literal(name), _value(writer, schema, shared))
+        pair = _pair(writer, layout, writer.literal(name), _value(writer, schema, shared))
         pairs.append(pair if name in required else f"({pair})?")
     return " ".join(pairs)
 
 
-def _pair(layout: ReplyLayout, key: str, value: str) -> str:
-    between = literal(f"{CLOSE_KEY}{layout.gap}{OPEN_ARGUMENT}")
-    end = f" {literal(layout.gap)}" if layout.gap else ""
-    return f"{literal(OPEN_KEY)} {key} {between} {value}{end}"
+def _pair(writer: GrammarWriter, layout: ReplyLayout, key: str, value: str) -> str:
+    between = writer.literal(f"{CLOSE_KEY}{layout.gap}{OPEN_ARGUMENT}")
+    end = f" {writer.literal(layout.gap)}" if layout.gap else ""
+    return f"{writer.literal(OPEN_KEY)} {key} {between} {value}{end}"
 
 
 def _value(writer: GrammarWriter, schema: Any, shared: dict[str, Any]) -> str:
@@ -188,7 +196,7 @@ def _value(writer: GrammarWriter, schema: Any, shared: dict[str, Any]) -> str:
         if not reference.startswith(("#/$defs/", "#/definitions/")):
             raise GrammarError(f"`$ref: {reference[:100]}` cannot be followed where arguments stand between tags")
     whole = {**shared, **schema} if isinstance(schema, dict) else schema
-    return f"{writer.schema(whole)} {literal(CLOSE_ARGUMENT)}"
+    return f"{writer.schema(whole)} {writer.literal(CLOSE_ARGUMENT)}"
 
 
 def _text_value(writer: GrammarWriter, schema: dict[str, Any]) -> str:
@@ -198,7 +206,7 @@ def _text_value(writer: GrammarWriter, schema: dict[str, Any]) -> str:
             raise GrammarError("`enum` or `const` does not hold texts")
         if any(tag in word for word in words for tag in (CLOSE_ARGUMENT, CLOSE_CALL)):
             raise GrammarError("a text of `enum` or `const` cannot stand between tags")
-        return f"({' | '.join(map(literal, words))}) {literal(CLOSE_ARGUMENT)}"
+        return f"({' | '.join(map(writer.literal, words))}) {writer.literal(CLOSE_ARGUMENT)}"
     if beyond := sorted(schema.keys() - TEXT_KEYS):
         raise GrammarError(f"`{beyond[0]}` cannot be held in a text between tags")
     kept = [ANY_TEXT, f"~{pattern(f'(?s:.*){CLOSE_CALL}(?s:.*)')}"]
@@ -214,7 +222,7 @@ def _text_value(writer: GrammarWriter, schema: dict[str, Any]) -> str:
             raise GrammarError(f"`format: {str(schema['format'])[:100]}` cannot be held in a text between tags")
         kept.append(pattern(TEXT_FORMATS[schema["format"]]))
     if "pattern" in schema or "format" in schema:
-        return f"{writer.rule(writer.terminal(' & '.join(kept)))} {literal(CLOSE_ARGUMENT)}"
+        return f"{writer.rule(writer.terminal(' & '.join(kept)))} {writer.literal(CLOSE_ARGUMENT)}"
     return writer.text_before(CLOSE_ARGUMENT, writer.terminal(" & ".join(kept)))
 
 

@@ -2,7 +2,7 @@ r"""Grammars in llguidance's language (a Lark that knows JSON Schemas and tokens
 
     start: rule1 (rule0 @part0)              the answer: reasoning, and what is wanted behind it
     rule0: /[ \r\n]{0,4}/                    blanks
-    rule1[suffix="</think>"]: /(?s:.*)/      any text up to the tag, which belongs to it
+    rule1[suffix="</think>"]: /(?s:.*)/      any text up to the tag, which belongs to it; or `<[309]>`, its token
     part0                                    a schema, or a grammar of the client's, with rules of its own
 
 A grammar is text alone: nothing here needs the library.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,9 @@ class Grammar:
 class GrammarWriter:
     """Collects the rules and parts of one grammar; what its methods return stands in other rules."""
 
-    def __init__(self) -> None:
+    def __init__(self, tags: Mapping[str, int] | None = None) -> None:
+        """Begin a grammar; `tags` are ids of those that are one token, which no text matches, spelled as it may be."""
+        self._tags = tags or {}
         self._rules: list[str] = []
         self._parts: list[dict[str, Any]] = []
 
@@ -74,7 +77,40 @@ class GrammarWriter:
 
     def text_before(self, tag: str, kept: str = "") -> str:
         """Return a rule for any text up to a tag, which belongs to it; `kept` is a terminal that the text follows."""
-        return self.rule(kept or ANY_TEXT, options=f"suffix={literal(tag)}")
+        if tag not in self._tags:
+            return self.rule(kept or ANY_TEXT, options=f"suffix={_quoted(tag)}")
+        # Spelled in letters it is read as the tag, too.
+        text = self.terminal(f"{kept or ANY_TEXT} & ~{pattern(f'(?s:.*){tag}(?s:.*)')}")
+        return self.rule(f"{text} {self.literal(tag)}")
+
+    def literal(self, text: str) -> str:
+        """Return exactly this text, as it stands in a rule."""
+        if not self._tags:
+            return _quoted(text)
+        parts = re.split(f"({'|'.join(map(re.escape, self._tags))})", text)
+        return " ".join(f"<[{self._tags[part]}]>" if part in self._tags else _quoted(part) for part in parts if part)
+
+    def choice(self, texts: Any) -> str:
+        """Return one of some texts, as it stands in a rule."""
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise GrammarError("the choice is no list of texts")
+        check_size("".join(texts), "the choice")
+        return " | ".join(self.literal(text) or _quoted("") for text in texts)
+
+    def _opened_thought(self) -> str:
+        if OPEN_THOUGHT in self._tags:
+            return f"{self.rule(BLANKS)} {self.literal(OPEN_THOUGHT)}"
+        # In one piece: of two ways to go on the library takes that of the longest piece, here perhaps a free text.
+        return self.terminal(pattern(f"{BLANKS[1:-1]}{OPEN_THOUGHT}"))
+
+    def _thought(self) -> str:
+        """Return a rule for reasoning up to its end, in which the other tags may be spoken of."""
+        others = ",".join(str(number) for tag, number in self._tags.items() if tag != CLOSE_THOUGHT)
+        end = self.text_before(CLOSE_THOUGHT)
+        if CLOSE_THOUGHT not in self._tags or not others:
+            return end
+        text = self.terminal(f"{ANY_TEXT} & ~{pattern(f'(?s:.*){CLOSE_THOUGHT}(?s:.*)')}")
+        return f"({text} <[{others}]>)* {end}"
 
     def blanks(self) -> str:
         """Return a rule for the few blanks that chat templates write before what counts."""
@@ -90,15 +126,14 @@ class GrammarWriter:
         """
         start = f"({body})"
         if reasoning != NO_REASONING:
-            start = f"{self.text_before(CLOSE_THOUGHT)} ({body if behind is None else behind})"
+            start = f"{self._thought()} ({body if behind is None else behind})"
         if reasoning == MAY_REASON:
-            start = f"{self.rule(BLANKS)} {literal(OPEN_THOUGHT)} {start} | ({body})"
+            start = f"{self._opened_thought()} {start} | ({body})"
         rules = "\n".join([f"start: {start}", *self._rules])
         return Grammar(json.dumps({"grammars": [{"lark_grammar": rules}, *self._parts]}))
 
 
-def literal(text: str) -> str:
-    """Return exactly this text, as it stands in a rule."""
+def _quoted(text: str) -> str:
     if CONTROL.search(text):
         raise GrammarError("a text to be written holds control characters")
     return json.dumps(text, ensure_ascii=False)
@@ -111,14 +146,6 @@ def pattern(regex: Any) -> str:
     check_size(regex, "the regular expression")
     kept = {"/": r"\/", "\n": r"\n", "\r": r"\r", "\\\n": r"\n", "\\\r": r"\r"}
     return f"/{DELIMITERS.sub(lambda found: kept.get(found[0], found[0]), regex)}/"
-
-
-def choice(texts: Any) -> str:
-    """Return one of some texts, as it stands in a rule."""
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise GrammarError("the choice is no list of texts")
-    check_size("".join(texts), "the choice")
-    return " | ".join(map(literal, texts))
 
 
 def _as_lark(text: str) -> str:

@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import jinja2
+from transformers import PreTrainedTokenizerBase
 
 from glmtune.chatformat.rendering import ChatRenderer
-from glmtune.chatformat.replies import CLOSE_THOUGHT, OPEN_THOUGHT, ReplyLayout
+from glmtune.chatformat.replies import CLOSE_THOUGHT, OPEN_THOUGHT, TAGS, ReplyLayout
 from glmtune.chatformat.template_facts import QUESTION
 
 from .calls import functions_of, is_strict, required_calls, text_and_calls
-from .grammars import IS_REASONING, MAY_REASON, NO_REASONING, Grammar, GrammarWriter, choice, pattern
+from .grammars import IS_REASONING, MAY_REASON, NO_REASONING, Grammar, GrammarWriter, pattern
 from .schemas import GrammarError
 
 RESPONSE_FORMATS = ("text", "json_object", "json_schema")
@@ -44,6 +45,7 @@ def chat_grammar(
     *,
     layout: ReplyLayout,
     border: int | None,
+    tags: Mapping[str, int] | None = None,
     reasoning: str = NO_REASONING,
     response_format: Any = None,
     structured_outputs: Any = None,
@@ -57,6 +59,7 @@ def chat_grammar(
     Args:
         layout: How the model writes calls.
         border: The id between two sections of an answer, where the model has one.
+        tags: See `tags_of`.
         reasoning: Where the answer stands at its beginning.
         response_format: OpenAI's field.
         structured_outputs: vLLM's field.
@@ -65,7 +68,7 @@ def chat_grammar(
         is_named: Whether `tool_choice` is the name of a function.
         is_parallel: Whether there may be several calls.
     """
-    writer = GrammarWriter()
+    writer = GrammarWriter(tags)
     content = _content(writer, response_format, structured_outputs)
     if is_named or tool_choice == "required":
         if content is not None:
@@ -94,6 +97,11 @@ def chat_grammar(
         ]
         body = text_and_calls(writer, layout, functions, border=border, reasoning=reasoning)
     return writer.answer(body, reasoning=reasoning, behind=f"{writer.blanks()} {body}")
+
+
+def tags_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the ids of those tags that are one token each."""
+    return {text: number for text, number in tokenizer.added_tokens_encoder.items() if text in TAGS}
 
 
 def reasoning_at_start(renderer: ChatRenderer, layout: ReplyLayout, variables: Mapping[str, Any] | None = None) -> str:
@@ -160,7 +168,7 @@ def _of_structured_outputs(writer: GrammarWriter, wanted: Any) -> str:
         return writer.schema({"type": "object"}, has_whitespace=has_whitespace)
     if kind == "grammar":
         return writer.grammar(given["grammar"])
-    return writer.rule(pattern(given["regex"]) if kind == "regex" else choice(given["choice"]))
+    return writer.rule(pattern(given["regex"]) if kind == "regex" else writer.choice(given["choice"]))
 
 
 def _chosen(layout: ReplyLayout, tools: Sequence[Any] | None, name: str | None) -> list[dict[str, Any]]:

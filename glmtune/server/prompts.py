@@ -11,7 +11,7 @@ from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import reply_layout
 from glmtune.constrained.grammars import Grammar
 from glmtune.constrained.schemas import GrammarError
-from glmtune.constrained.wanted import chat_grammar, content_grammar, reasoning_at_start
+from glmtune.constrained.wanted import chat_grammar, content_grammar, reasoning_at_start, tags_of
 from glmtune.data.conversation import RowError
 from glmtune.errors import GlmtuneError
 from glmtune.generation.decoding import border_of
@@ -96,6 +96,7 @@ class PromptWriter:
             return chat_grammar(
                 layout=self.layout,
                 border=self.border,
+                tags=tags_of(self.tokenizer),
                 reasoning=self.reasoning(request.variables),
                 tools=request.tools,
                 tool_choice=choice.function.name if isinstance(choice, NamedToolChoice) else choice,
