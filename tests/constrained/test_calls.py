@@ -1,4 +1,4 @@
-"""Calls in the syntax of each family: whatever is read as one is of a function that was offered, and fits its schema."""
+"""Calls in each family's syntax: whatever is read as one is of a function that was offered, and fits its schema."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from glmtune.chatformat.replies import ARGUMENT_TAGS, JSON_TAGS, ROLE_LINE, TAGS, ReplyLayout, parse_reply
+from glmtune.constrained.compiling import CompiledGrammar
 from glmtune.constrained.grammars import IS_REASONING, MAY_REASON, NO_REASONING, Grammar
 from glmtune.constrained.schemas import GrammarError
 from glmtune.constrained.wanted import chat_grammar, tags_of
@@ -78,13 +79,33 @@ def check_calls(text: str, layout: ReplyLayout, tools: list[Any] = TOOLS) -> Any
     return reply
 
 
+def as_written(layout: ReplyLayout, name: str, arguments: dict[str, Any]) -> str:
+    """Return a call as a model with the layout writes it."""
+    if layout.calls == ROLE_LINE:
+        return f"{name}\n{json.dumps(arguments, ensure_ascii=False)}"
+    if layout.calls == JSON_TAGS:
+        told = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+        return f"<tool_call>{layout.gap}{told}{layout.gap}</tool_call>"
+    pairs = [
+        f"<arg_key>{key}</arg_key>{layout.gap}<arg_value>"
+        f"{value if isinstance(value, str) else json.dumps(value)}</arg_value>{layout.gap}"
+        for key, value in arguments.items()
+    ]
+    return f"<tool_call>{name}{layout.gap}{''.join(pairs)}</tool_call>"
+
+
+def accepts(model: RandomModel, made: CompiledGrammar, text: str) -> bool:
+    """Return whether an answer may be this text, and end there."""
+    state = made.first.deep_copy()
+    ids = model.tokenizer.encode(text, add_special_tokens=False)
+    return bool(state.try_consume_tokens(ids) == len(ids) and state.is_accepting())
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("is_parallel", [True, False])
-def test_a_required_call_is_one_and_its_arguments_fit(name: str, is_parallel: bool, model: RandomModel) -> None:
+def test_a_required_call_is_one_and_its_arguments_fit(name: str, model: RandomModel) -> None:
     layout = LAYOUTS[name]
-    made = grammar(model, layout, tool_choice="required", is_parallel=is_parallel)
+    made = grammar(model, layout, tool_choice="required")
     called = set()
-    numbers = set()
     for seed in range(8):
         text, has_ended = model.answer(made, seed)
         reply = check_calls(text, layout)
@@ -92,9 +113,20 @@ def test_a_required_call_is_one_and_its_arguments_fit(name: str, is_parallel: bo
             assert reply.tool_calls, text
             assert reply.content == ""
             called |= {call.name for call in reply.tool_calls}
-            numbers.add(len(reply.tool_calls))
     assert len(called) >= 2
-    assert (max(numbers) > 1) is is_parallel
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_several_calls_may_come_where_they_are_allowed(name: str, is_parallel: bool, model: RandomModel) -> None:
+    layout = LAYOUTS[name]
+    made = model.compiled(grammar(model, layout, tool_choice="required", is_parallel=is_parallel))
+    border = BORDER if layout.calls == ROLE_LINE else "\n"
+    call = as_written(layout, "now", {})
+    assert accepts(model, made, call)
+    assert accepts(model, made, f"{call}{border}{call}{border}{call}") is is_parallel
+    assert not accepts(model, made, "")
+    assert not accepts(model, made, f"{call} and more")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -112,35 +144,13 @@ def test_a_named_function_is_called(name: str, chosen: str, model: RandomModel) 
 @pytest.mark.parametrize("reasoning", [IS_REASONING, MAY_REASON])
 def test_a_call_comes_behind_the_reasoning(name: str, reasoning: str, model: RandomModel) -> None:
     layout = LAYOUTS[name]
-    matcher = model.compiled(grammar(model, layout, reasoning, tool_choice="now", is_named=True)).first
+    made = model.compiled(grammar(model, layout, reasoning, tool_choice="now", is_named=True))
     begun = "" if reasoning == IS_REASONING else "\n<think>"
-    calls = {ROLE_LINE: "now\n{}", JSON_TAGS: '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'}
-    call = calls.get(str(layout.calls), f"<tool_call>now{layout.gap}</tool_call>")
-
-    def follows(text: str) -> bool:
-        state = matcher.deep_copy()
-        ids = model.tokenizer.encode(text, add_special_tokens=False)
-        return bool(state.try_consume_tokens(ids) == len(ids) and state.is_accepting())
-
-    assert follows(f"{begun}hm <tool_call> {{</think>\n\n{call}")
-    assert follows(f"{begun}</think>{call}")
-    assert not follows(f"{begun}hm{call}")
-    assert follows(call) is (reasoning == MAY_REASON)
-
-
-def as_written(layout: ReplyLayout, name: str, arguments: dict[str, Any]) -> str:
-    """Return a call as a model with the layout writes it."""
-    if layout.calls == ROLE_LINE:
-        return f"{name}\n{json.dumps(arguments, ensure_ascii=False)}"
-    if layout.calls == JSON_TAGS:
-        told = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
-        return f"<tool_call>{layout.gap}{told}{layout.gap}</tool_call>"
-    pairs = [
-        f"<arg_key>{key}</arg_key>{layout.gap}<arg_value>"
-        f"{value if isinstance(value, str) else json.dumps(value)}</arg_value>{layout.gap}"
-        for key, value in arguments.items()
-    ]
-    return f"<tool_call>{name}{layout.gap}{''.join(pairs)}</tool_call>"
+    call = as_written(layout, "now", {})
+    assert accepts(model, made, f"{begun}hm <tool_call> {{</think>\n\n{call}")
+    assert accepts(model, made, f"{begun}</think>{call}")
+    assert not accepts(model, made, f"{begun}hm{call}")
+    assert accepts(model, made, call) is (reasoning == MAY_REASON)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -152,17 +162,12 @@ def test_where_a_strict_function_is_offered_text_is_free_and_calls_are_not(name:
     call = as_written(layout, "weather", {"city": "北京", "days": 2})
     thought = "\n<think>Which? weather\n{</think>\n" if layout.has_reasoning else ""
 
-    def accepted(text: str) -> bool:
-        state = made.first.deep_copy()
-        ids = model.tokenizer.encode(text, add_special_tokens=False)
-        return bool(state.try_consume_tokens(ids) == len(ids) and state.is_accepting())
-
     for text in (
         "", "\nHello.", "Hello, 北京.", "a\nb", "weather", f"{thought}\nfine", f"{thought}{call}", call,
         f"\nI look.{border}{call}{border}{as_written(layout, 'now', {})}",
         as_written(layout, "free", {"a": [1, {"b": "c"}]}) if layout.calls != ARGUMENT_TAGS else call,
     ):  # fmt: skip
-        assert accepted(text), text
+        assert accepts(model, made, text), text
     for broken in (
         as_written(layout, "weather", {"city": "北京"}),
         as_written(layout, "weather", {"city": "北京", "days": 0}),
@@ -171,7 +176,7 @@ def test_where_a_strict_function_is_offered_text_is_free_and_calls_are_not(name:
         f"{thought}{as_written(layout, 'now', {'a': 1})}",
         f"\nI look.{border}{as_written(layout, 'weather', {})}",
     ):
-        assert not accepted(broken), broken
+        assert not accepts(model, made, broken), broken
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -190,7 +195,12 @@ def test_whatever_is_read_as_a_call_of_a_strict_function_fits(name: str, model: 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_an_answer_is_json_or_calls_where_both_are_wanted(name: str, model: RandomModel) -> None:
     layout = LAYOUTS[name]
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
     made = grammar(model, layout, response_format=wanted)
     kinds = set()
@@ -258,7 +268,8 @@ def test_what_cannot_be_wanted_together_is_refused(case: str, model: RandomModel
     ("parameters", "message"),
     [
         ({"anyOf": [{}]}, "`anyOf` cannot be held where arguments stand between tags"),
-        ({"properties": {"a": {"type": "string", "format": "iri"}}}, "`format: iri` cannot be held in a text between tags"),
+        ({"properties": {"a": {"type": "string", "format": "iri"}}},
+         "`format: iri` cannot be held in a text between tags"),
         ({"properties": {"a<b": {}}}, "`a<b` cannot stand between tags"),
         ({"properties": {"a": {"$ref": "#/properties/b"}}},
          "`$ref: #/properties/b` cannot be followed where arguments stand between tags"),

@@ -60,7 +60,11 @@ SCHEMAS: dict[str, Any] = {
     "both": {"allOf": [{"type": "object", "required": ["a"]}, {"properties": {"a": {"type": "integer"}}}]},
     "kinds": {"type": ["integer", "null", "boolean"]},
     "notes": {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "t", "type": "boolean", "default": 1},
-    "older definitions": {"definitions": {"a": {"enum": [1, 2]}}, "type": "array", "items": {"$ref": "#/definitions/a"}},
+    "older definitions": {
+        "definitions": {"a": {"enum": [1, 2]}},
+        "type": "array",
+        "items": {"$ref": "#/definitions/a"},
+    },
     "anything": True,
 }
 
@@ -71,7 +75,9 @@ def model(demo_tokenizer: Any) -> RandomModel:
 
 
 def schema_grammar(schema: Any) -> Any:
-    return content_grammar(response_format={"type": "json_schema", "json_schema": {"schema": schema}}, structured_outputs=None)
+    return content_grammar(
+        response_format={"type": "json_schema", "json_schema": {"schema": schema}}, structured_outputs=None
+    )
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
