@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import reply_layout
 from glmtune.errors import RunFailure
+from glmtune.generation.following import Following
 from glmtune.generation.generate import as_loaded, encode_question, generation_config, stream_reply
 from glmtune.modeling.context import check_prompt, context_tokens
 
@@ -25,6 +26,7 @@ def local_answers(
     trust_remote_code: bool = False,
     seed: int | None = None,
     thinking: bool | None = None,
+    schema: Any = None,
     **options: Any,
 ) -> Answers:
     """Load a model; returns what answers with it.
@@ -35,6 +37,7 @@ def local_answers(
         trust_remote_code: Run code that the model brings along.
         seed: Makes sampling repeatable.
         thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
+        schema: A JSON Schema, which every answer follows.
         options: Fields of `transformers.GenerationConfig`.
     """
     loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
@@ -42,13 +45,17 @@ def local_answers(
     layout = reply_layout(encoder.renderer)
     config = generation_config(loaded.model, options)
     limit = context_tokens(loaded.model)
+    following = Following(loaded, encoder, schema=schema)
+    if schema is not None:
+        following.grammar(thinking=thinking)  # what is wrong with it is told before the first question
     if seed is not None:
         torch.manual_seed(seed)
 
     def answer(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Generator[Event]:
         ids = encode_question(encoder, messages, None, thinking=thinking, tools=tools)
         try:
-            yield from stream_reply(loaded, ids, _fitting(config, len(ids), limit), layout, tools)
+            grammar = following.grammar(thinking=thinking, tools=tools)
+            yield from stream_reply(loaded, ids, _fitting(config, len(ids), limit), layout, tools, grammar)
         except RunFailure as error:
             raise RunFailure(error.what, fix=f"lower `--max-new-tokens`; {BEGIN_ANEW}") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.console import say
+from glmtune.constrained.schemas import read_schema
 from glmtune.errors import GlmtuneError
 
 from .chat_commands import run_command
@@ -32,6 +33,7 @@ def chat(
     max_tool_rounds: int = 8,
     max_tool_result: int = MAX_RESULT_CHARACTERS,
     tool_env: Sequence[str] = (),
+    schema: Path | None = None,
     **options: Any,
 ) -> None:
     """Chat until the input ends.
@@ -47,6 +49,7 @@ def chat(
         max_tool_rounds: Rounds of calls before an answer.
         max_tool_result: Characters of the longest result; what is beyond is cut off.
         tool_env: Variables of the environment that functions may have although they are named like keys.
+        schema: A file with a JSON Schema, which every answer follows; calls of tools may come all the same.
         options: As `local_answers` and `server_answers` take them.
     """
     if (model is None) == (url is None):
@@ -60,6 +63,8 @@ def chat(
         shown_variables=tool_env,
         hidden_variables=[api_key_env] if api_key_env else (),
     )
+    if schema is not None:
+        options["schema"] = read_schema(schema, is_followed_here=url is None)
     with closing(load(tools) if tools else Tools()) as offered:
         if url is None:
             from .chat_model import local_answers  # torch takes seconds, which a chat with a server need not wait for

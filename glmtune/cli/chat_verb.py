@@ -13,6 +13,7 @@ from glmtune.standard_streams import argument_text
 from .options import (
     BaseModel,
     SamplingOptions,
+    Schema,
     Seed,
     Thinking,
     TrustRemoteCode,
@@ -53,6 +54,7 @@ def chat(
         list[str] | None,
         typer.Option(metavar="NAME", help="Let the functions have this variable, although it is named like a key."),
     ] = None,
+    schema: Schema = None,
     sampling: SamplingOptions,
     thinking: Thinking = None,
     seed: Seed = None,
@@ -85,6 +87,7 @@ def chat(
         max_tool_rounds=max_tool_rounds,
         max_tool_result=max_tool_result,
         tool_env=tool_env or (),
+        schema=schema,
         seed=seed,
         thinking=thinking,
         **options,

@@ -7,6 +7,7 @@ fails, the next are made of a grammar that is compiled anew.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import threading
 import time
@@ -39,6 +40,11 @@ LIMITS: dict[str, Any] = {
     "max_grammar_size": 100_000,
     "verbose_errors": False,
 }
+
+
+def is_installed() -> bool:
+    """Whether the library is there, which comes with an extra."""
+    return importlib.util.find_spec("llguidance") is not None
 
 
 class Compiler:

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from glmtune.data import json_text
+from glmtune.data.conversation import RowError
+from glmtune.errors import GlmtuneError, require
+from glmtune.files.file_kinds import refuse_irregular
+from glmtune.files.text_encoding import read_utf8
+from glmtune.files.user_paths import user_path
 
 MAX_CHARACTERS = 100_000
 """Of a schema or a grammar as text: 2,000 fields of some length take half of it, and 0.3 s to compile."""
@@ -35,6 +43,20 @@ class GrammarError(ValueError):
 
     param = ""
     """The field of a request that it is about."""
+
+
+def read_schema(path: Path, *, is_followed_here: bool = True) -> dict[str, Any]:
+    """Return the JSON Schema of a file; what is wrong with it beyond its form is told by whoever compiles it."""
+    path = user_path(path)
+    refuse_irregular(path, "write the schema to a file first, and name that")
+    if not path.is_file():
+        raise GlmtuneError(f"`{path}` is not there; expected a file with a JSON Schema")
+    if is_followed_here:
+        require("llguidance", extra="serve")
+    try:
+        return checked_schema(json_text.parse(read_utf8(path)))
+    except (GrammarError, RowError) as error:
+        raise GlmtuneError(f"this cannot be a JSON Schema: {error}", where=str(path)) from None
 
 
 def checked_schema(schema: Any) -> dict[str, Any]:

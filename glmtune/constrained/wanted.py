@@ -23,7 +23,7 @@ from glmtune.chatformat.rendering import ChatRenderer
 from glmtune.chatformat.replies import CLOSE_THOUGHT, OPEN_THOUGHT, TAGS, ReplyLayout
 from glmtune.chatformat.template_facts import QUESTION
 
-from .calls import functions_of, is_strict, required_calls, text_and_calls
+from .call_syntax import functions_of, is_strict, required_calls, text_and_calls
 from .grammars import IS_REASONING, MAY_REASON, NO_REASONING, Grammar, GrammarWriter, pattern
 from .schemas import GrammarError
 
