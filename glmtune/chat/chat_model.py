@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from transformers import GenerationConfig
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import reply_layout
+from glmtune.constrained.grammars import IS_REASONING
+from glmtune.constrained.wanted import reasoning_at_start
 from glmtune.errors import RunFailure
 from glmtune.generation.following import Following
 from glmtune.generation.generate import as_loaded, encode_question, generation_config, stream_reply
@@ -45,6 +48,9 @@ def local_answers(
     layout = reply_layout(encoder.renderer)
     config = generation_config(loaded.model, options)
     limit = context_tokens(loaded.model)
+    variables = {} if thinking is None else {"enable_thinking": thinking}
+    is_reasoning = reasoning_at_start(encoder.renderer, layout, variables) == IS_REASONING
+    begun = replace(layout, prompt_opens_reasoning=is_reasoning)
     following = Following(loaded, encoder, schema=schema)
     if schema is not None:
         following.grammar(thinking=thinking)  # what is wrong with it is told before the first question
@@ -55,7 +61,7 @@ def local_answers(
         ids = encode_question(encoder, messages, None, thinking=thinking, tools=tools)
         try:
             grammar = following.grammar(thinking=thinking, tools=tools)
-            yield from stream_reply(loaded, ids, _fitting(config, len(ids), limit), layout, tools, grammar)
+            yield from stream_reply(loaded, ids, _fitting(config, len(ids), limit), begun, tools, grammar)
         except RunFailure as error:
             raise RunFailure(error.what, fix=f"lower `--max-new-tokens`; {BEGIN_ANEW}") from error
 
