@@ -36,6 +36,7 @@ NEWEST_TESTED = {
     "fastapi": (0, 165),
     "uvicorn": (0, 54),
     "openai": (3, 57),
+    "llguidance": (1, 9),
     "swanlab": (0, 10),
     "modelscope": (1, 40),
 }
