@@ -254,7 +254,7 @@ def compare_libraries(folder: Path) -> str:
     )
 
 
-def measure_steps(folder: Path, shape: str, num_steps: int) -> str:
+def measure_steps(folder: Path, shape: str, num_steps: int, num_runs: int) -> str:
     """Return the section of a server's steps with and without a schema, in turn, on a model of random weights."""
     import torch
     from transformers import AutoTokenizer, GlmConfig, GlmForCausalLM
@@ -305,7 +305,7 @@ def measure_steps(folder: Path, shape: str, num_steps: int) -> str:
     endless = {"an order, nested": SCHEMAS["an order, nested"][0], "any object": SCHEMAS["any object"][0]}
     for temperature in (0.0, 1.0):
         for title, schema in ({"no schema": None} | endless).items():
-            for _ in range(3):
+            for _ in range(num_runs):
                 whole, chosen = step_seconds(schema, temperature)
                 kept = seconds.setdefault((title, temperature), ([], []))
                 kept[0].extend(whole)
@@ -318,7 +318,7 @@ def measure_steps(folder: Path, shape: str, num_steps: int) -> str:
             rows.append([title, f"{temperature:.0f}", f"{whole * 1000:.1f}", f"{chosen * 1000:.2f}", share])
     header = ["schema", "temperature", "step, ms", "choosing in it, ms", "more than without a schema"]
     about = (
-        f"{NUM_ROWS} rows, {describe(shape)}, bfloat16, medians of 3 runs of {num_steps} tokens. What a schema "
+        f"{NUM_ROWS} rows, {describe(shape)}, bfloat16, medians of {num_runs} runs of {num_steps} tokens. What a schema "
         f"takes is nearly the same on any model. {machine('llguidance', 'torch', 'transformers')}."
     )
     return (
@@ -335,6 +335,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--shape", choices=SHAPES, default="medium")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
     options = parser.parse_args()
     if options.library:
@@ -342,7 +343,7 @@ def main() -> None:
         return
     sections = {
         "libraries": lambda: compare_libraries(options.tokenizer),
-        "steps": lambda: measure_steps(options.tokenizer, options.shape, options.steps),
+        "steps": lambda: measure_steps(options.tokenizer, options.shape, options.steps, options.runs),
     }
     for part in options.parts:
         text = sections[part]()
