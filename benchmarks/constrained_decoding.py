@@ -318,8 +318,8 @@ def measure_steps(folder: Path, shape: str, num_steps: int, num_runs: int) -> st
             rows.append([title, f"{temperature:.0f}", f"{whole * 1000:.1f}", f"{chosen * 1000:.2f}", share])
     header = ["schema", "temperature", "step, ms", "choosing in it, ms", "more than without a schema"]
     about = (
-        f"{NUM_ROWS} rows, {describe(shape)}, bfloat16, medians of {num_runs} runs of {num_steps} tokens. What a schema "
-        f"takes is nearly the same on any model. {machine('llguidance', 'torch', 'transformers')}."
+        f"{NUM_ROWS} rows, {describe(shape)}, bfloat16, medians of {num_runs} runs of {num_steps} tokens. What a "
+        f"schema takes is nearly the same on any model. {machine('llguidance', 'torch', 'transformers')}."
     )
     return (
         f"## Constrained decoding: what the masks take of a step\n\n{table(header, rows)}\n\n{about}\n\n"

@@ -36,7 +36,9 @@ def check(text: str) -> None:
     assert len(value) == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "top_k": 3}, {"no_repeat_ngram_size": 40}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"do_sample": True, "temperature": 2.0, "top_k": 3}, {"no_repeat_ngram_size": 40}], ids=str
+)
 def test_every_answer_follows_the_schema(demo_model: str, options: dict[str, Any]) -> None:
     """Row by row, sampled with few tokens to choose from, and batch by batch, which the last option makes it."""
     answers = generate(demo_model, QUESTIONS, schema=SCHEMA, seed=1, max_new_tokens=300, batch_size=2, **options)
@@ -57,13 +59,10 @@ def test_a_chat_follows_the_schema(demo_model: str) -> None:
 
 
 def test_calls_of_strict_functions_in_a_chat_follow_their_schemas(tool_model: Path) -> None:
-    """The model has learnt to call the function with `item` alone, which its schema here does not allow."""
     function = {"name": "query_price", "description": "查询价格", "parameters": SCHEMA}
     tools = [{"type": "function", "function": function}]
     answer = local_answers(str(tool_model), max_new_tokens=100)
     asked = [{"role": "user", "content": "墨绿羊毛风衣多少钱？"}]
-    free = [event for event in answer(asked, tools) if isinstance(event, ToolCall)]
-    assert free and "item" in free[0].arguments
     held = [{"type": "function", "function": {**function, "strict": True}}]
     for event in answer(asked, held):
         if isinstance(event, ToolCall):
