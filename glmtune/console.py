@@ -175,24 +175,32 @@ def quiet_libraries() -> Iterator[None]:
     if os.environ.get("GLMTUNE_DEBUG"):
         yield
         return
-    import datasets
     from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-    rows_shown = not datasets.are_progress_bars_disabled()
     weights_shown = is_progress_bar_enabled() and not is_watched()
     bitsandbytes = logging.getLogger("bitsandbytes")
     level = bitsandbytes.level
-    with interrupts_without_traceback(), warnings.catch_warnings():
+    with interrupts_without_traceback(), warnings.catch_warnings(), quiet_datasets():
         ignore_library_warnings()
-        if rows_shown:
-            datasets.disable_progress_bars()
         if weights_shown:
             disable_progress_bar()
         try:
             yield
         finally:
             bitsandbytes.setLevel(level)
-            if rows_shown:
-                datasets.enable_progress_bars()
             if weights_shown:
                 enable_progress_bar()
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Hide the bars of datasets, where it has been imported: that takes seconds, which not everybody needs."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or os.environ.get("GLMTUNE_DEBUG") or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

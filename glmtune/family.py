@@ -13,6 +13,9 @@ IGNORE_INDEX = -100
 SYSTEM, USER, ASSISTANT, OBSERVATION = "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"
 """GLM's role tokens: each begins a message, and the one after an answer ends it."""
 
+TEXT_TOOLS = ("python", "simple_browser", "cogview")
+"""Tools that GLM-4's template describes by their type alone; what they are called with is a text, and no JSON."""
+
 LLAMA_STYLE_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 

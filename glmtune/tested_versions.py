@@ -39,6 +39,8 @@ NEWEST_TESTED = {
     "llguidance": (1, 9),
     "swanlab": (0, 10),
     "modelscope": (1, 40),
+    "jupyter_client": (8, 10),
+    "ipykernel": (7, 4),
 }
 """By name in `pyproject.toml`: major and minor version."""
 

@@ -138,6 +138,12 @@ def test_a_model_that_is_not_there_is_told_before_anything_heavy_is_loaded(comma
     assert not modules_loaded_by_command(*command) & set(HEAVY)
 
 
+def test_rows_are_counted_without_what_trains_on_them(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    loaded = modules_loaded_by_command("data", "check", str(tmp_path / "rows.jsonl"))
+    assert not loaded & {"torch", "peft", "accelerate", "datasets"}
+
+
 @pytest.mark.parametrize(
     "command",
     [["train", "no-data", "demo", "config.yaml"], ["train", "/", "demo", "no.yaml"], ["resume", "no-run"],

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from command_line import command_line
 
 from glmtune import tested_versions
 from glmtune.files import shipped
@@ -20,7 +21,7 @@ PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
 CONSTRAINTS = ["constraints.txt", "constraints-lowest.txt"]
 TOOLS = {
     *("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "uv", "ruff", "mypy", "types-pyyaml", "langchain-openai"),
-    *("mkdocs", "mkdocs-material", "mkdocs-static-i18n", "ipykernel", "nbclient", "pytest-timeout"),
+    *("mkdocs", "mkdocs-material", "mkdocs-static-i18n", "nbclient", "pytest-timeout"),
 }
 """Of development: no run of a user's meets them."""
 
@@ -163,12 +164,9 @@ def test_it_is_told_once_in_one_line(installed: object, capsys: pytest.CaptureFi
     ],
     ids=lambda command: command[0],
 )
-def test_every_verb_tells_it_at_its_start(command: list[str], installed: object, tmp_path: Path) -> None:
+def test_every_verb_tells_it_at_its_start(command: list[str], installed: object) -> None:
     installed("transformers", "5.99.1")
-    done = subprocess.run(
-        [sys.executable, "-m", "glmtune", *command], cwd=REPOSITORY, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(REPOSITORY)])},
-    )  # fmt: skip
+    done = command_line(*command, cwd=REPOSITORY)
     assert done.stderr.count("newer than glmtune was tested with: transformers 5.99.1") == 1
 
 

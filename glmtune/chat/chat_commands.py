@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from glmtune.console import say
 from glmtune.data.conversation import RowError
@@ -65,19 +66,20 @@ def tools(chat: Chat, argument: str) -> None:
         loaded = Tools() if argument == NOTHING else chat.load_tools(user_path(argument))
         chat.tools.close()
         chat.tools = loaded
-    say(*described(chat.tools).split("\n"))
+    say(*described(chat.tools, chat.schemas).split("\n"))
 
 
-def described(offered: Tools) -> str:
+def described(tools: Tools, schemas: Sequence[dict[str, Any]]) -> str:
     """Return a table of the tools, for a person."""
-    if not offered.schemas:
+    if not schemas:
         return "there are no tools"
     rows = []
-    for tool in offered.schemas:
+    for tool in schemas:
         function = tool.get("function", {})
         rows.append([function.get("name", tool["type"]), (function.get("description") or "").partition("\n")[0]])
-    end = "" if offered.worker else "\nyou tell what they answer"
-    return f"tools of {offered.source}\n{format_table(['name', 'what it does'], rows)}{end}"
+    source = f" of {tools.source}" if tools.source else ""
+    end = "" if tools.worker or not tools.schemas else "\nyou tell what they answer"
+    return f"tools{source}\n{format_table(['name', 'what it does'], rows)}{end}"
 
 
 def save(chat: Chat, argument: str) -> None:
@@ -93,7 +95,7 @@ def save(chat: Chat, argument: str) -> None:
     if not messages:
         raise GlmtuneError("there is no answer yet, so there is nothing to save")
     try:
-        conversation = to_conversation({"messages": messages, "tools": chat.tools.schemas})
+        conversation = to_conversation({"messages": messages, "tools": chat.offered})
         conversation.check_order()
         line = json.dumps(to_row(conversation), ensure_ascii=False)
         existed = path.exists()

@@ -19,7 +19,7 @@ from glmtune.generation.following import Following
 from glmtune.generation.generate import as_loaded, encode_question, generation_config, stream_reply
 from glmtune.modeling.context import check_prompt, context_tokens
 
-from .chat_session import BEGIN_ANEW, Answers, Event, Message
+from .chat_session import BEGIN_ANEW, Event, Message, ModelAnswers
 
 
 def local_answers(
@@ -31,7 +31,7 @@ def local_answers(
     thinking: bool | None = None,
     schema: Any = None,
     **options: Any,
-) -> Answers:
+) -> ModelAnswers:
     """Load a model; returns what answers with it.
 
     Args:
@@ -65,7 +65,7 @@ def local_answers(
         except RunFailure as error:
             raise RunFailure(error.what, fix=f"lower `--max-new-tokens`; {BEGIN_ANEW}") from error
 
-    return answer
+    return ModelAnswers(answer, layout.text_tools)
 
 
 def _fitting(config: GenerationConfig, num_prompt_tokens: int, limit: int | None) -> GenerationConfig:

@@ -11,8 +11,9 @@ from urllib.parse import urljoin, urlsplit
 
 from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.errors import GlmtuneError, RunFailure, require
+from glmtune.family import TEXT_TOOLS
 
-from .chat_session import BEGIN_ANEW, Answers, Event, Message
+from .chat_session import BEGIN_ANEW, Event, Message, ModelAnswers
 
 LONGEST_REASON = 1000
 """Characters of an error: some servers send pages."""
@@ -30,7 +31,7 @@ def server_answers(
     thinking: bool | None = None,
     schema: Any = None,
     **options: Any,
-) -> Answers:
+) -> ModelAnswers:
     """Connect to a server; returns what answers with its model.
 
     Args:
@@ -49,7 +50,7 @@ def server_answers(
     transport = openai.DefaultHttpxClient(event_hooks={"response": [_stay]})
     with _errors_explained(openai, url):
         client = openai.OpenAI(base_url=url, api_key=key or "none", http_client=transport)
-        name = model or _first_model(client, url)
+        name, text_tools = _chosen_model(client, url, model)
     request = _request_options(options, thinking)
     if schema is not None:
         held = {"name": "answer", "strict": True, "schema": schema}
@@ -72,7 +73,7 @@ def server_answers(
         ):
             yield from _events(chunks)
 
-    return answer
+    return ModelAnswers(answer, text_tools)
 
 
 def _stay(response: Any) -> None:
@@ -90,18 +91,29 @@ def _is_same_server(url: str, target: str) -> bool:
         return False
 
 
-def _first_model(client: Any, url: str) -> str:
-    """Return the name of the first model that the server lists."""
+def _chosen_model(client: Any, url: str, wanted: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the name of a model, the first that the server lists by default, and the tools that it knows by type."""
     try:
-        names = [each.id for each in client.models.list() if isinstance(each.id, str)]
+        found = {each.id: each for each in client.models.list() if isinstance(each.id, str)}
     except (AttributeError, TypeError):  # of the text that openai takes a page for
+        found = None
+    if wanted is not None:
+        return wanted, _text_tools((found or {}).get(wanted))
+    if found is None:
         raise GlmtuneError(
             f"the server at `{url}` does not speak OpenAI's protocol",
             fix="give the URL up to `/v1`, such as `http://localhost:8000/v1`",
-        ) from None
-    if not names:
+        )
+    if not found:
         raise GlmtuneError(f"the server at `{url}` lists no model", fix="name one with `--model`")
-    return names[0]
+    first = next(iter(found))
+    return first, _text_tools(found[first])
+
+
+def _text_tools(model: Any) -> tuple[str, ...]:
+    """Return what `glmtune serve` says of a model beside its name; other servers say no such thing."""
+    listed = (getattr(model, "model_extra", None) or {}).get("text_tools")
+    return tuple(name for name in TEXT_TOOLS if name in listed) if isinstance(listed, list) else ()
 
 
 def _request_options(options: dict[str, Any], thinking: bool | None) -> dict[str, Any]:

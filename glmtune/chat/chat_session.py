@@ -9,6 +9,7 @@ The history has OpenAI's form, which servers take and `glmtune train` reads.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -18,20 +19,40 @@ from typing import Any
 
 from glmtune.chatformat.replies import CutOff, Delta, ToolCall
 from glmtune.console import notice
+from glmtune.data.parts.text_tools import INPUT, name_of
 from glmtune.errors import GlmtuneError
 from glmtune.text.visible_text import visible
 
 from .chat_terminal import ChatTerminal
 from .function_worker import error_text
 from .functions import Tools, call_problem, load_tools
+from .interpreter import Interpreter
+from .offered_tools import as_called, as_function, as_offered
 
 Message = dict[str, Any]
 Event = Delta | ToolCall | CutOff
 Answers = Callable[[Sequence[Message], Sequence[dict[str, Any]]], Generator[Event]]
 """Messages and schemas of tools to an answer while it is written; who closes the generator stops the writing."""
 
+
+@dataclass(frozen=True)
+class ModelAnswers:
+    """Answers of a model that knows some tools by their type."""
+
+    answer: Answers
+    text_tools: tuple[str, ...] = ()
+
+    def __call__(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Generator[Event]:
+        """Answer."""
+        return self.answer(messages, as_offered(tools, self.text_tools))
+
+
 MAX_SHOWN = 2000
 """Characters of an observation that a person is shown; the model gets all of them."""
+
+PYTHON = "python"
+"""The tool whose text the interpreter runs."""
+YES = ("y", "yes", "是", "好", "好的")
 
 BEGIN_ANEW = "`clear` begins a new conversation"
 
@@ -46,6 +67,10 @@ class Chat:
     system: str = ""
     load_tools: Callable[[Path], Tools] = load_tools
     """Reads a file of tools for this chat."""
+    interpreter: Interpreter | None = None
+    """Runs what the model writes for `python`."""
+    asks_before_code: bool = True
+    """Whether a person says yes to each piece of it."""
     max_tool_rounds: int = 8
     history: list[Message] = field(default_factory=list)
     """Without the system message."""
@@ -57,6 +82,21 @@ class Chat:
     def close(self) -> None:
         """End what runs for the tools."""
         self.tools.close()
+        if self.interpreter is not None:
+            self.interpreter.close()
+
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        """The functions that may be called."""
+        schemas = self.tools.schemas
+        if self.interpreter is None:
+            return schemas
+        return [*(each for each in schemas if name_of(each) != PYTHON), as_function({"type": PYTHON})]
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools as the model is shown them."""
+        return as_offered(self.schemas, getattr(self.answers, "text_tools", ()))
 
     @property
     def messages(self) -> list[Message]:
@@ -119,7 +159,7 @@ class Chat:
         calls: list[Message] = []
         is_stopped = is_cut = False
         try:
-            with closing(self.answers(self.messages, self.tools.schemas)) as events:
+            with closing(self.answers(self.messages, self.schemas)) as events:
                 for event in events:
                     if isinstance(event, Delta):
                         (reasoning if event.is_reasoning else text).append(event.text)
@@ -167,8 +207,7 @@ class Chat:
         try:
             while waiting:
                 function = waiting[0]["function"]
-                arguments = _shortened(_on_one_line(function["arguments"]))
-                self.terminal.show_aside(visible(f"-> {_shortened(function['name'])} {arguments}", "\t"))
+                self._show_call(**function)
                 text = self._result(**function)
                 self._observe(waiting.pop(0), text)
             return True
@@ -182,12 +221,39 @@ class Chat:
 
     def _result(self, name: str, arguments: str) -> str:
         """Return what a function answers: the function itself, or the person who plays it."""
-        problem = call_problem(name, arguments, self.tools.schemas)
+        arguments = as_called(self.schemas, name, arguments)
+        problem = call_problem(name, arguments, self.schemas)
         if problem is not None:
             return error_text(problem)
+        if self.interpreter is not None and name == PYTHON:
+            return self._run_code(self.interpreter, json.loads(arguments)[INPUT])
         if self.tools.worker is not None:
             return self.tools.worker.call(name, arguments)
         return self.terminal.read(f"what `{name}` answers> ") or '""'
+
+    def _show_call(self, name: str, arguments: str) -> None:
+        code = self._code_in(name, arguments)
+        if code is None:
+            shown = _shortened(_on_one_line(arguments))
+            self.terminal.show_aside(visible(f"-> {_shortened(name)} {shown}", "\t"))
+        else:  # a person says yes to it: all of it is shown
+            self.terminal.show_aside(f"-> {name}\n   " + code.strip("\n").replace("\n", "\n   "))
+
+    def _code_in(self, name: str, arguments: str) -> str | None:
+        """Return the code of a call to the interpreter; None of other calls."""
+        if self.interpreter is None or name != PYTHON or call_problem(name, arguments, self.schemas) is not None:
+            return None
+        return str(json.loads(arguments)[INPUT])
+
+    def _run_code(self, interpreter: Interpreter, code: str) -> str:
+        if self.asks_before_code:
+            try:
+                answer = self.terminal.read("run it? [y/N] ").strip().lower()
+            except EOFError:
+                answer = ""
+            if answer not in YES:
+                return "[not run: the user has not said yes]"
+        return interpreter.run(code)
 
     def _observe(self, call: Message, text: str) -> None:
         # No line of it begins where ours do.

@@ -33,6 +33,7 @@ from glmtune.processes.descendants import end_descendants, end_marked, suspend
 
 from .function_isolation import FunctionOutput, key_variables, tell_hidden, without_variables
 from .function_worker import error_text, serve_functions
+from .offered_tools import as_function
 
 MAX_RESULT_CHARACTERS = 20_000
 """Of a function. A result that is longer than the context ends every answer to it."""
@@ -94,7 +95,7 @@ def load_tools(
         text = tools_text(json_text.parse(read_utf8(path)), "the file")
     except RowError as error:
         raise GlmtuneError(str(error), where=str(path)) from None
-    return Tools(schemas=json.loads(text or "[]"), source=path)
+    return Tools(schemas=[as_function(tool) for tool in json.loads(text or "[]")], source=path)
 
 
 class FunctionWorker:

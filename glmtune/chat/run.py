@@ -16,7 +16,9 @@ from .chat_commands import run_command
 from .chat_server import server_answers
 from .chat_session import Chat
 from .chat_terminal import ChatTerminal
+from .function_isolation import key_variables
 from .functions import MAX_RESULT_CHARACTERS, Tools, load_tools
+from .interpreter import Interpreter
 
 STOP = ("stop", "/stop")
 
@@ -34,6 +36,9 @@ def chat(
     max_tool_result: int = MAX_RESULT_CHARACTERS,
     tool_env: Sequence[str] = (),
     schema: Path | None = None,
+    interpreter: bool = False,
+    interpreter_folder: Path | None = None,
+    asks_before_code: bool = True,
     **options: Any,
 ) -> None:
     """Chat until the input ends.
@@ -50,18 +55,30 @@ def chat(
         max_tool_result: Characters of the longest result; what is beyond is cut off.
         tool_env: Variables of the environment that functions may have although they are named like keys.
         schema: A file with a JSON Schema, which every answer follows; calls of tools may come all the same.
+        interpreter: Whether what the model writes for `python` is run, in a Jupyter kernel.
+        interpreter_folder: Where the kernel works, and leaves its pictures; `interpreter-files` by default.
+        asks_before_code: Whether a person says yes before any of it is run.
         options: As `local_answers` and `server_answers` take them.
     """
     if (model is None) == (url is None):
         found = "neither a model nor `--url` is given" if url is None else "both a model and `--url` are given"
         raise GlmtuneError(found, fix="give a checkpoint, or the URL of a server: `--url http://localhost:8000/v1`")
     terminal = ChatTerminal()
+    own_keys = [api_key_env] if api_key_env else []
+    kernel = None
+    if interpreter:
+        kernel = Interpreter(
+            interpreter_folder,
+            time_limit_seconds=tool_timeout_seconds,
+            max_characters=max_tool_result,
+            keys=key_variables(kept=tool_env, more=own_keys),
+        )
     load = partial(
         load_tools,
         time_limit_seconds=tool_timeout_seconds,
         max_characters=max_tool_result,
         shown_variables=tool_env,
-        hidden_variables=[api_key_env] if api_key_env else (),
+        hidden_variables=own_keys,
     )
     if schema is not None:
         options["schema"] = read_schema(schema, is_followed_here=url is None)
@@ -79,6 +96,8 @@ def chat(
             system=system or "",
             load_tools=load,
             max_tool_rounds=max_tool_rounds,
+            interpreter=kernel,
+            asks_before_code=asks_before_code,
         )
         with closing(talk):  # it may have loaded other tools by its end
             run_chat(talk)

@@ -25,7 +25,7 @@ from glmtune.family import Family
 from .control_tokens import ControlTokens
 from .spans import ChangedTurn, first_difference, spans_by_prefix, spans_joined
 from .template_bounds import TemplateBound, bound_templates
-from .template_facts import find_facts
+from .template_facts import find_facts, shows_tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,8 @@ class ChatRenderer:
         self.control_tokens = self.controls.names
         self.facts = find_facts(self.render, self.control_tokens, family, str(tokenizer.name_or_path))
         self.end_token = self.facts.end_token
+        self._shown_types: dict[str, bool] = {}
+        """Types of tools, functions aside, and whether the template writes them."""
 
     def render(self, messages: list[Any], **options: Any) -> Any:
         """Return the template's text for the messages; raises `jinja2.TemplateError`, whatever fails inside.
@@ -165,6 +167,7 @@ class ChatRenderer:
         guard = self.controls.guard_for(conversation)
         options = self._options(conversation, guard, variables)
         messages, ends = self._template_messages(conversation, guard)
+        self._check_tools_shown(conversation)
         whole = self._render_row(messages, **options)
         self._check_shown(conversation)
         if not any(message.role == "assistant" for message in conversation.messages):
@@ -269,6 +272,16 @@ class ChatRenderer:
                 continue
             number = conversation.number_of(index)
             raise RowError(f"message {number} is {kind}, which this model's chat template does not show")
+
+    def _check_tools_shown(self, conversation: Conversation) -> None:
+        """Raise `RowError` where the template leaves out a tool that is no function, or fails on it."""
+        offered = (message.tools for message in conversation.messages if message.tools)
+        for number, tool in enumerate(tool for tools in offered for tool in json.loads(tools)):
+            kind = str(tool.get("type"))
+            if kind != "function" and kind not in self._shown_types:
+                self._shown_types[kind] = shows_tool(self.render, tool)
+            if not self._shown_types.get(kind, True):
+                raise RowError(f"tool {number}, of type `{kind}`, is one that this model's chat template does not show")
 
     def _cut(self, whole: str, answers: Sequence[TrainedAnswer], guard: str) -> list[Stretch]:
         """Cut the text at the borders of every answer; its stop token belongs to it."""

@@ -6,6 +6,8 @@ GLM-4 writes a call as the function's name on the role line and a JSON object be
     <|assistant|>\nI will look.<|assistant|>get_weather\n{"city": "Bath"}<|observation|>
                   └── section ─┘            └────── section ───────┘
 
+Below the name of a tool that takes a text, such as GLM-4's `python`, stands that text, up to the end of its section.
+
 GLM-4.5 and ChatML models put their calls between tags, inside the text. Whatever is not exactly a call stays text: the
 answer "The answer is\n42", a name without an object, an object cut off in its middle.
 """
@@ -17,6 +19,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from glmtune.data.parts.text_tools import arguments_of, offered_texts
 
 from .rendering import ChatRenderer
 
@@ -79,6 +83,8 @@ class ReplyLayout:
     """Whether the prompt has written the tag that opens it."""
     gap: str = "\n"
     """White space between the parts of a call in tags; GLM-4.7 writes none."""
+    text_tools: tuple[str, ...] = ()
+    """Tools that are called with a text in the place of an object."""
 
     def opening(self, name: str) -> str:
         """Return what an answer that calls the function `name` begins with."""
@@ -107,6 +113,7 @@ def reply_layout(renderer: ChatRenderer) -> ReplyLayout:
         has_reasoning=facts.shows_reasoning or bool(facts.hidden_reasoning),
         prompt_opens_reasoning=bool(facts.hidden_reasoning),
         gap=gap,
+        text_tools=facts.text_tools if calls == ROLE_LINE else (),
     )
 
 
@@ -117,7 +124,8 @@ def called_name(section: str, layout: ReplyLayout) -> str | None:
     """
     if layout.calls == ROLE_LINE:
         name, newline, body = section.partition("\n")
-        return name.strip() or None if newline and body.lstrip().startswith("{") else None
+        is_call = body.lstrip().startswith("{") or (name.strip() in layout.text_tools and body.strip())
+        return name.strip() or None if newline and is_call else None
     if layout.calls == ARGUMENT_TAGS:
         found = re.search(f"{OPEN_CALL}\\s*([^<\n]+)", section)
         return found[1].strip() if found else None
@@ -196,14 +204,16 @@ class ReplyReader:
         events: list[Delta | ToolCall] = []
         if self._state == "call" and self.layout.calls != ROLE_LINE:
             self._text = OPEN_CALL + self._text
-        events += self.take_complete_call()
+        events += self._keep_call(self._role_line_call() or self._text_call())
         self._give(self._text, events, is_reasoning=self._state == "reasoning")
         self._text = ""
         return events
 
     def take_complete_call(self) -> list[ToolCall]:
         """Return a call on the role line whose object is complete, before it is known that nothing follows."""
-        call = self._role_line_call() if self._state == "call" and self.layout.calls == ROLE_LINE else None
+        return self._keep_call(self._role_line_call())
+
+    def _keep_call(self, call: ToolCall | None) -> list[ToolCall]:
         if call is None:
             return []
         self._calls.append(call)
@@ -243,7 +253,8 @@ class ReplyReader:
         line, newline, body = (stripped if self._has_reasoned else self._text).partition("\n")
         if not newline and self._may_become_name(line):
             return False
-        if not self._is_name(line.strip()) or (body.strip() and not body.lstrip().startswith("{")):
+        takes_text = line.strip() in self._texts
+        if not self._is_name(line.strip()) or (body.strip() and not body.lstrip().startswith("{") and not takes_text):
             self._state = "text"
             return True
         if body.strip():
@@ -313,8 +324,24 @@ class ReplyReader:
             not text or self._is_name(text) or any(str(it.get("name", "")).startswith(text) for it in self._functions())
         )
 
+    @property
+    def _texts(self) -> Sequence[str]:
+        """Tools that are called with a text: all that the template has, where it is unknown which were offered."""
+        return self.layout.text_tools if self.tools is None else offered_texts(self.tools, self.layout.text_tools)
+
+    def _text_call(self) -> ToolCall | None:
+        """Return the call with a text; only the end of the section shows that it is whole."""
+        name, _, text = self._text.strip().partition("\n")
+        if self._state != "call" or self.layout.calls != ROLE_LINE or name.strip() not in self._texts:
+            return None
+        return ToolCall(name=name.strip(), arguments=arguments_of(text)) if text.strip() else None
+
     def _role_line_call(self) -> ToolCall | None:
+        if self._state != "call" or self.layout.calls != ROLE_LINE:
+            return None
         name, _, body = self._text.strip().partition("\n")
+        if self.tools is not None and name.strip() in self._texts:
+            return None
         return ToolCall(name=name.strip(), arguments=body.strip()) if _json_object(body) is not None else None
 
     def _json_call(self, body: str) -> ToolCall | None:

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from glmtune.errors import GlmtuneError
-from glmtune.family import OBSERVATION, Family
+from glmtune.family import OBSERVATION, TEXT_TOOLS, Family
 
 Render = Callable[..., str]
 """Messages and the template's variables to text; raises `jinja2.TemplateError`."""
@@ -52,6 +52,8 @@ class TemplateFacts:
     """Whether the template writes OpenAI's `tool_calls`."""
     shows_reasoning: bool
     """Whether the template writes `reasoning_content`."""
+    text_tools: tuple[str, ...]
+    """Tools that it describes by their type, and that are called with a text."""
 
 
 def find_facts(render: Render, control_tokens: Sequence[str], family: Family, name: str) -> TemplateFacts:
@@ -97,6 +99,7 @@ def find_facts(render: Render, control_tokens: Sequence[str], family: Family, na
         shows_observations=bool(roles),
         shows_tool_calls=_shows_name(render, [QUESTION, _call(NAME)]),
         shows_reasoning=_shows_name(render, [QUESTION, {**ANSWER, "content": "b", "reasoning_content": NAME}]),
+        text_tools=_text_tools(render),
     )
 
 
@@ -154,6 +157,41 @@ def _shows_result(render: Render, role: str) -> bool:
     """Whether the template writes messages of the role, be it behind a call only."""
     result = {"role": role, "content": NAME, "tool_call_id": "probe0001"}
     return any(_shows_name(render, [QUESTION, before, result]) for before in (_call("f"), {**ANSWER, "content": "b"}))
+
+
+def shows_tool(render: Render, tool: dict[str, Any]) -> bool:
+    """Whether the template writes a tool that is no function, or leaves it out as it does with a type it knows not."""
+    unknown = {**tool, "type": NAME}
+    return any(
+        _rendered(render, offer(tool)) not in (None, _rendered(render, offer(unknown)))
+        for offer in (_beside_messages, _in_message)
+    )
+
+
+def _beside_messages(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [QUESTION], "tools": [tool]}
+
+
+def _in_message(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "system", "content": "", "tools": [tool]}, QUESTION]}
+
+
+def _rendered(render: Render, conversation: dict[str, Any]) -> str | None:
+    try:
+        return render(**conversation)
+    except jinja2.TemplateError:
+        return None
+
+
+def _text_tools(render: Render) -> tuple[str, ...]:
+    """Return the tools that the template describes in its own words: one that writes any tool's JSON knows none."""
+    found = []
+    for name in TEXT_TOOLS:
+        tool = {"type": name}
+        text = _rendered(render, _in_message(tool))
+        if text is not None and f'"{name}"' not in text and shows_tool(render, tool):
+            found.append(name)
+    return tuple(found)
 
 
 def _call(name: str) -> dict[str, Any]:

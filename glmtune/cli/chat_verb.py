@@ -55,6 +55,14 @@ def chat(
         typer.Option(metavar="NAME", help="Let the functions have this variable, although it is named like a key."),
     ] = None,
     schema: Schema = None,
+    interpreter: Annotated[
+        bool, typer.Option("--interpreter", help="Run what the model writes for `python`, each time after your yes.")
+    ] = False,
+    interpreter_folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder that the code runs in, and leaves pictures in.", show_default="interpreter-files"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Run it without asking. The code has your rights.")] = False,
     sampling: SamplingOptions,
     thinking: Thinking = None,
     seed: Seed = None,
@@ -62,6 +70,11 @@ def chat(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Chat with a model in the terminal. With --tools its calls are really made."""
+    idle = next(
+        (flag for flag, is_set in {"--interpreter-folder": interpreter_folder, "--yes": yes}.items() if is_set), None
+    )
+    if idle and not interpreter:
+        raise GlmtuneError(f"`{idle}` is for `--interpreter`", fix="give that, too, or leave it out")
     options: dict[str, Any] = sampling.generation_options()
     local = {"--base-model": base_model is not None, "--trust-remote-code": trust_remote_code}
     remote = {"--model": server_model is not None, "--api-key-env": api_key_env is not None}
@@ -88,6 +101,9 @@ def chat(
         max_tool_result=max_tool_result,
         tool_env=tool_env or (),
         schema=schema,
+        interpreter=interpreter,
+        interpreter_folder=interpreter_folder,
+        asks_before_code=not yes,
         seed=seed,
         thinking=thinking,
         **options,

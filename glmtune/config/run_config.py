@@ -50,6 +50,10 @@ AT_LEAST_ONE = (
 )
 
 
+SPLITS = ("train", "val", "test")
+"""Sets of rows: each has a key of its own, such as `data_config.train_file`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which files of DATA_DIR are read, and how."""

@@ -23,6 +23,7 @@ from glmtune.chatformat.replies import (
     ReplyLayout,
     is_text,
 )
+from glmtune.data.parts.text_tools import offered_texts
 
 from .grammars import ANY_TEXT, BLANKS, NO_REASONING, GrammarWriter, pattern
 from .schemas import GrammarError
@@ -31,6 +32,10 @@ IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_.-]{0,127}"
 BLANK_LINE = r"[ \t\r\x0b\x0c\x1c-\x1f\u0085\u00a0]*"
 """White space within a line: what Python strips."""
 BLANK = r"[\s\x1c-\x1f]*"
+
+TAKES_TEXT = object()
+"""In the place of the parameters of a tool that is called with a text."""
+SOME_TEXT = r"/(?s:.*\S.*)/"
 
 SAYS_NOTHING = {
     "type", "properties", "required", "additionalProperties", "$defs", "definitions", "title", "description", "default",
@@ -106,14 +111,18 @@ def text_and_calls(
     return writer.rule(f"({before} {rest})* {text}")
 
 
-def functions_of(tools: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the functions of OpenAI's tools.
+def functions_of(tools: Sequence[Any], layout: ReplyLayout) -> list[dict[str, Any]]:
+    """Return the functions of OpenAI's tools; those that the model calls with a text have no schema.
 
     Raises:
         GrammarError: One of them is none.
     """
-    found = []
+    found: list[dict[str, Any]] = []
+    texts = offered_texts(tools, layout.text_tools)
     for number, tool in enumerate(tools):
+        if isinstance(tool, dict) and tool.get("type") in texts:
+            found.append({"name": tool["type"], "parameters": TAKES_TEXT})
+            continue
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(function, dict) or not isinstance(name, str) or not name.strip() or "\n" in name:
@@ -133,6 +142,8 @@ def _call(writer: GrammarWriter, layout: ReplyLayout, function: Mapping[str, Any
     name = str(function["name"])
     try:
         opening = opening or writer.literal(layout.opening(name))
+        if function.get("parameters") is TAKES_TEXT:
+            return f"{opening} {writer.rule(SOME_TEXT)}"
         parameters = _parameters(function)
         if layout.calls == ARGUMENT_TAGS:
             return f"{opening} {_tagged_arguments(writer, layout, parameters)} {writer.literal(CLOSE_CALL)}"

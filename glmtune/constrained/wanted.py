@@ -23,7 +23,7 @@ from glmtune.chatformat.rendering import ChatRenderer
 from glmtune.chatformat.replies import CLOSE_THOUGHT, OPEN_THOUGHT, TAGS, ReplyLayout
 from glmtune.chatformat.template_facts import QUESTION
 
-from .call_syntax import functions_of, is_strict, required_calls, text_and_calls
+from .call_syntax import TAKES_TEXT, functions_of, is_strict, required_calls, text_and_calls
 from .grammars import IS_REASONING, MAY_REASON, NO_REASONING, Grammar, GrammarWriter, pattern
 from .schemas import GrammarError
 
@@ -85,7 +85,7 @@ def chat_grammar(
         body = behind = f"{writer.blanks()} ({content})"
         if offered:
             with _about("tools"):
-                functions = functions_of(offered)
+                functions = functions_of(offered, layout)
                 calls = required_calls(writer, layout, functions, border=border, is_parallel=is_parallel)
             body, behind = f"{body} | {calls}", f"{behind} | {writer.blanks()} ({calls})"
         return writer.answer(body, reasoning=reasoning, behind=behind)
@@ -93,7 +93,8 @@ def chat_grammar(
         if not any(is_strict(tool) for tool in offered):
             return None
         functions = [
-            function if is_strict(function) else {"name": function["name"]} for function in functions_of(offered)
+            function if is_strict(function) or function.get("parameters") is TAKES_TEXT else {"name": function["name"]}
+            for function in functions_of(offered, layout)
         ]
         body = text_and_calls(writer, layout, functions, border=border, reasoning=reasoning)
     return writer.answer(body, reasoning=reasoning, behind=f"{writer.blanks()} {body}")
@@ -173,7 +174,7 @@ def _of_structured_outputs(writer: GrammarWriter, wanted: Any) -> str:
 
 def _chosen(layout: ReplyLayout, tools: Sequence[Any] | None, name: str | None) -> list[dict[str, Any]]:
     """Return the functions one of which has to be called."""
-    functions = functions_of(tools or ())
+    functions = functions_of(tools or (), layout)
     if name is not None:
         functions = [function for function in functions if function["name"] == name]
         if not functions:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from glmtune.config.run_config import DataConfig
 from glmtune.data.reading.read_rows import read_rows
 from glmtune.data.reading.row import Reject
 from glmtune.data.reading.sources import DataFile, command_line_files
@@ -133,6 +134,11 @@ def row_format(name: str | None, columns: Mapping[str, str], key: str) -> RowFor
             fix=f"expected one of {', '.join(f'`{each}`' for each in FORMATS)}",
         )
     return RowFormat(name=name, columns=columns)
+
+
+def row_format_of(settings: DataConfig) -> RowFormat:
+    """Return how rows are read, or raise where there is no such format."""
+    return row_format(settings.format, dict(settings.columns), "data_config.format")
 
 
 def _convert_file(source: DataFile, file: IO[str], row_format: RowFormat, strict: bool, converted: Converted) -> None:

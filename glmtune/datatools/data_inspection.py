@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.examples import Example
-from glmtune.config.run_config import AnyConfig, RunConfig, as_config
+from glmtune.config.run_config import SPLITS, AnyConfig, RunConfig, as_config
 from glmtune.console import notice, quiet_libraries
 from glmtune.data.conversation import TEXT, Conversation, RowError
+from glmtune.data.conversion import row_format_of
 from glmtune.data.formats import AUTO, RowFormat
 from glmtune.data.known_columns import columns_by_name, first_rows
 from glmtune.data.reading.read_rows import read_rows
@@ -25,9 +26,7 @@ from glmtune.family import IGNORE_INDEX
 from glmtune.files.new_file import check_new
 from glmtune.files.user_paths import expand, user_path
 from glmtune.modeling.finding.model_source import find_model
-from glmtune.modeling.loading import load_family, load_tokenizer
 from glmtune.python_arguments import expect_mapping, expect_paths
-from glmtune.training.setup.run_data import SPLITS, row_format_of
 
 from .inspection_html import PageRow, write_page
 from .statistics import Statistics
@@ -58,6 +57,11 @@ class Inspected:
 
 def open_encoder(model: str, settings: RunConfig | None = None, *, trust_remote_code: bool = False) -> Encoder:
     """Return the encoder for a model, as a configuration asks for it; without one, rows are not cut."""
+    from glmtune.modeling.config_loading import (  # torch takes seconds; rows alone do without
+        load_family,
+        load_tokenizer,
+    )
+
     source = find_model(model, needs_weights=False)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     family = load_family(source, trust_remote_code=trust_remote_code)

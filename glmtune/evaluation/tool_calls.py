@@ -39,7 +39,8 @@ class CallReader:
     def read(self, sections: Sequence[str], prompt: str) -> tuple[ToolCall, ...]:
         """Return the calls of an answer, given as its sections, to a prompt."""
         layout = replace(self.layout, prompt_opens_reasoning=prompt.rstrip().endswith(OPEN_THOUGHT))
-        return parse_reply(sections, layout, [{"name": name} for name in self.names] or None).tool_calls
+        tools = [{"type" if name in layout.text_tools else "name": name} for name in self.names]
+        return parse_reply(sections, layout, tools or None).tool_calls
 
 
 def compare_calls(wanted: Sequence[ToolCall], written: Sequence[ToolCall]) -> str | None:

@@ -21,9 +21,10 @@ from glmtune.chatformat.response_template import give_response_template
 from glmtune.console import notice, say
 from glmtune.errors import GlmtuneError, RunFailure
 from glmtune.modeling.adapting.adapter_config import adapter_config
+from glmtune.modeling.config_loading import load_model_config
 from glmtune.modeling.finding.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource
 from glmtune.modeling.library_errors import answering_explained
-from glmtune.modeling.loading import LoadedModel, load_model, load_model_config, set_stop_tokens
+from glmtune.modeling.loading import LoadedModel, load_model, set_stop_tokens
 
 from .export_check import ComparedAnswer, Distance, ask, distance_to
 from .sample_prompts import QUESTIONS, sample_prompts

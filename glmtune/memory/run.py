@@ -23,8 +23,8 @@ from glmtune.family import family_of
 from glmtune.files.user_paths import expand
 from glmtune.kernels.arithmetic import Arithmetic, choose, seconds_here, shapes_of
 from glmtune.kernels.packing import reason_against_packing
+from glmtune.modeling.config_loading import load_model_config
 from glmtune.modeling.finding.model_source import ModelSource, find_model
-from glmtune.modeling.loading import load_model_config
 from glmtune.tested_versions import note_untested_versions
 from glmtune.training.setup.arguments import DTYPES, checkpointing_is_on, compiling_is_on, load_dtype
 

@@ -12,11 +12,8 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -29,11 +26,10 @@ from glmtune.modeling.adapting.adapter_config import adapter_config
 from glmtune.modeling.adapting.name_patterns import check_patterns, patterns_of
 from glmtune.modeling.adapting.ptuning import check_prefix
 from glmtune.modeling.adapting.starts import check_saved_start
-from glmtune.modeling.finding.hub_access import hub_file, hub_options
+from glmtune.modeling.finding.hub_access import hub_file
 from glmtune.modeling.finding.model_files import (
     INDEX,
     check_generation,
-    check_model_config,
     check_weight_file,
     files_of_index,
     read_config,
@@ -41,10 +37,11 @@ from glmtune.modeling.finding.model_files import (
 from glmtune.modeling.finding.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, check_weight_files
 from glmtune.tested_versions import note_untested_versions
 
+from .config_loading import from_pretrained, load_model_config, load_tokenizer
 from .context import check_vocabulary
 from .finite import check_finite
 from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
-from .quantization import check_quantization_method, check_quantized_can_be_read, make_trainable, quantization_options
+from .quantization import check_quantized_can_be_read, make_trainable, quantization_options
 
 MISSING = "missing adapter keys"
 """What PEFT warns of, and goes on with numbers of its own."""
@@ -82,46 +79,6 @@ def default_dtype(device: torch.device | None = None) -> torch.dtype:
     return torch.bfloat16 if device.type in ("npu", "xpu", "hpu", "musa", "mlu") else torch.float32
 
 
-def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; one without a padding token pads with its end token."""
-    tokenizer: PreTrainedTokenizerBase = _from_pretrained(
-        AutoTokenizer, source.tokenizer, "tokenizer", trust_remote_code=trust_remote_code
-    )
-    try:
-        with rust_errors_caught():
-            if tokenizer.pad_token is None:
-                tokenizer.pad_token = tokenizer.eos_token
-            # Many a damaged file shows only now, and would in the midst of a text.
-            tokenizer.decode(tokenizer.encode("a", add_special_tokens=False))
-            tokenizer("", add_special_tokens=True)
-            tokenizer.convert_tokens_to_ids("<no such token>")
-    except WHILE_BUILDING as error:
-        raise GlmtuneError(
-            f"the tokenizer of `{source.tokenizer}` cannot be used: {reason_of(error)}",
-            where=source.tokenizer,
-            fix="take the model's own `tokenizer.json` and `tokenizer_config.json`",
-        ) from error
-    return tokenizer
-
-
-def load_model_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """Return the configuration of the base model."""
-    folder = Path(source.base)
-    path = folder / "config.json" if folder.exists() else hub_file(source.base, "config.json", "configuration")
-    if path is not None and path.is_file():
-        check_model_config(path, read_config(path))
-    config: PretrainedConfig = _from_pretrained(
-        AutoConfig, source.base, "configuration", trust_remote_code=trust_remote_code
-    )
-    check_quantization_method(config, source.base)
-    return config
-
-
-def load_family(source: ModelSource, *, trust_remote_code: bool = False) -> Family:
-    """Return the family that the model's configuration names."""
-    return family_of(load_model_config(source, trust_remote_code=trust_remote_code).model_type)
-
-
 def load_base_model(
     source: ModelSource,
     *,
@@ -151,7 +108,7 @@ def load_base_model(
         assert isinstance(dtype, torch.dtype), "of the sums; the files do not say"
         options |= quantization_options(quantization, dtype, device or default_device())
     model: PreTrainedModel
-    model, report = _from_pretrained(
+    model, report = from_pretrained(
         AutoModelForCausalLM,
         source.base,
         "model",
@@ -284,24 +241,3 @@ def set_stop_tokens(
     config.pad_token_id = tokenizer.pad_token_id
     # Greedy models whose files still carry sampling values cannot be saved: transformers checks both together.
     drop_idle_options(config)
-
-
-def _from_pretrained(loader: Any, name: str, part: str, **options: Any) -> Any:
-    """Load with one of transformers' Auto classes; its refusals become errors of ours."""
-    options |= hub_options(name, part)
-    try:
-        with rust_errors_caught():
-            return loader.from_pretrained(name, **options)
-    except WHILE_BUILDING as error:
-        if is_lack_of_memory(error):
-            raise
-        fix = "run with `--debug` for the whole story"
-        if "trust_remote_code" in str(error):
-            fix = "the model brings its own code; read it, then set `trust_remote_code: true`"
-        elif "gated repo" in str(error):
-            fix = "ask for access on the model's page, then log in with `hf auth login`"
-        elif hint := install_hint(error):
-            fix = hint
-        elif "model type" in str(error):
-            fix = "see `model_type` in its `config.json`; a new model may need `pip install -U transformers`"
-        raise GlmtuneError(f"cannot load the {part} of `{name}`: {reason_of(error)}", fix=fix) from error

@@ -52,7 +52,7 @@ def create_app(
     models = [
         Model.model_validate(
             {"id": name, "created": created, "object": "model", "owned_by": "glmtune"}
-            | {"max_model_len": service.context_tokens(name)}
+            | {"max_model_len": service.context_tokens(name), "text_tools": list(service.prompts.layout.text_tools)}
         )
         for name in service.models.lanes
     ]

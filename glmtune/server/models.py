@@ -19,10 +19,11 @@ from glmtune.generation.continuous_batching import reason_against_continuous_bat
 from glmtune.kernels.virtual_tokens import lays_tokens_before_rows
 from glmtune.modeling.adapting.adapter_config import adapter_config
 from glmtune.modeling.adapting.starts import check_saved_start
+from glmtune.modeling.config_loading import load_tokenizer
 from glmtune.modeling.context import check_vocabulary
 from glmtune.modeling.finding.model_source import DEMO, ModelSource, find_model
 from glmtune.modeling.library_errors import WHILE_BUILDING, reason_of
-from glmtune.modeling.loading import check_adapter, load_adapter, load_model, load_tokenizer
+from glmtune.modeling.loading import check_adapter, load_adapter, load_model
 
 from .engine import Lane
 

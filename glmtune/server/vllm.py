@@ -24,8 +24,9 @@ from glmtune.console import notice, say
 from glmtune.errors import GlmtuneError
 from glmtune.files.cache_files import cache_folder, write_file
 from glmtune.modeling.adapting.adapter_config import adapter_config
+from glmtune.modeling.config_loading import load_family, load_tokenizer
 from glmtune.modeling.finding.model_source import ModelSource
-from glmtune.modeling.loading import load_family, load_tokenizer, stop_token_ids
+from glmtune.modeling.loading import stop_token_ids
 from glmtune.text.secret_values import masked_arguments
 
 from .vllm_template import glm4_template

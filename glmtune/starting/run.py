@@ -23,8 +23,8 @@ from glmtune.files.durable import replace_file
 from glmtune.files.missing import HUBS
 from glmtune.files.new_file import check_new, free_path
 from glmtune.files.user_paths import user_path
+from glmtune.modeling.config_loading import load_model_config, load_tokenizer
 from glmtune.modeling.finding.model_source import find_model
-from glmtune.modeling.loading import load_model_config, load_tokenizer
 from glmtune.processes.undoing import undone_at_exit
 from glmtune.python_arguments import expect_mapping, expect_paths
 from glmtune.text.secret_values import masked

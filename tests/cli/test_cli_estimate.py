@@ -103,8 +103,8 @@ def test_a_share_of_labels_out_of_range_is_an_error(config: Path) -> None:
     assert str(caught.value) == "the share of labelled tokens is 1.5; expected a number above 0, at most 1"
 
 
-def test_the_memory_of_a_prefix_is_counted_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_the_memory_of_a_prefix_is_counted_in_a_process_of_its_own(tmp_path: Path, program: Path) -> None:
     """Embeddings that stand in two places could not be given shapes twice, but where other tests had run before."""
-    done = in_own_process("estimate", "demo", shipped_folder() / "ptuning_v2.yaml", cwd=tmp_path)
+    done = in_own_process("estimate", "demo", shipped_folder() / "ptuning_v2.yaml", cwd=tmp_path, program=program)
     assert done.returncode == 0, done.stderr
     assert "* as configured" in done.stdout

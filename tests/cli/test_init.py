@@ -9,7 +9,6 @@ import pty
 import re
 import select
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
@@ -223,14 +222,14 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
     )
 
 
-def at_a_terminal(folder: Path, *answers: bytes, options: tuple[str, ...] = ()) -> tuple[int, str]:
+def at_a_terminal(program: Path, folder: Path, *answers: bytes, options: tuple[str, ...] = ()) -> tuple[int, str]:
     """Return the exit code and what is shown of `init`; each answer is typed when its question stands there.
 
     In a process of its own, whose terminal sends it Ctrl-C.
     """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "glmtune", "init", *options],
+        [program, "init", *options],
         cwd=folder,
         stdin=theirs,
         stdout=theirs,
@@ -263,27 +262,27 @@ def at_a_terminal(folder: Path, *answers: bytes, options: tuple[str, ...] = ()) 
     return process.wait(), shown.decode().replace("\r\n", "\n")
 
 
-def test_a_terminal_is_asked_and_every_question_has_an_answer(tmp_path: Path) -> None:
+def test_a_terminal_is_asked_and_every_question_has_an_answer(program: Path, tmp_path: Path) -> None:
     excel_file(tmp_path)
-    code, shown = at_a_terminal(tmp_path, b"\n", b"\n", b"\n", options=("--model", "demo"))
+    code, shown = at_a_terminal(program, tmp_path, b"\n", b"\n", b"\n", options=("--model", "demo"))
     assert code == 0, shown
     assert "Your rows: a file or a folder [kefu.csv]: " in shown
     assert "One of" not in shown
     assert (tmp_path / "glmtune.yaml").is_file()
 
 
-def test_blanks_around_an_answer_are_none_of_it(tmp_path: Path) -> None:
+def test_blanks_around_an_answer_are_none_of_it(program: Path, tmp_path: Path) -> None:
     excel_file(tmp_path)
-    code, shown = at_a_terminal(tmp_path, b"  kefu.csv \n", b" demo\n", b" sft \n", b"  mine.yaml \n")
+    code, shown = at_a_terminal(program, tmp_path, b"  kefu.csv \n", b" demo\n", b" sft \n", b"  mine.yaml \n")
     assert code == 0, shown
     assert "output_dir: runs/kefu-sft  #" in (tmp_path / "mine.yaml").read_text(encoding="utf-8")
 
 
-def test_a_wrong_answer_is_told_at_once_and_asked_for_again(tmp_path: Path) -> None:
+def test_a_wrong_answer_is_told_at_once_and_asked_for_again(program: Path, tmp_path: Path) -> None:
     excel_file(tmp_path)
     (tmp_path / "taken.yaml").touch()
     answers = (b"kefo.csv\n", b"\n", b"lore\n", b"   \n", b"taken.yaml\n", b"none/x.yaml\n", b"mine.yaml\n")
-    code, shown = at_a_terminal(tmp_path, *answers, options=("--model", "demo"))
+    code, shown = at_a_terminal(program, tmp_path, *answers, options=("--model", "demo"))
     assert code == 0, shown
     assert "\ndata file `kefo.csv` does not exist (did you mean `kefu.csv`?)\nYour rows: a file" in shown
     assert "\nthere is no method `lore` (did you mean `lora`?)\n" in shown
@@ -292,9 +291,9 @@ def test_a_wrong_answer_is_told_at_once_and_asked_for_again(tmp_path: Path) -> N
     assert (tmp_path / "mine.yaml").is_file()
 
 
-def test_an_output_that_is_taken_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+def test_an_output_that_is_taken_is_told_before_anything_is_asked(program: Path, tmp_path: Path) -> None:
     (tmp_path / "taken.yaml").touch()
-    code, shown = at_a_terminal(tmp_path, options=("--output", "taken.yaml"))
+    code, shown = at_a_terminal(program, tmp_path, options=("--output", "taken.yaml"))
     assert (code, shown) == (
         2,
         "error: `taken.yaml` exists already\nhint: choose another name, or remove it first\n",
@@ -302,18 +301,18 @@ def test_an_output_that_is_taken_is_told_before_anything_is_asked(tmp_path: Path
 
 
 @pytest.mark.parametrize("key", [b"\x03", b"\x04"], ids=["Ctrl-C", "Ctrl-D"])
-def test_questions_end_as_everything_else_does(key: bytes, tmp_path: Path) -> None:
+def test_questions_end_as_everything_else_does(key: bytes, program: Path, tmp_path: Path) -> None:
     excel_file(tmp_path)
-    code, shown = at_a_terminal(tmp_path, b"\n", key)
+    code, shown = at_a_terminal(program, tmp_path, b"\n", key)
     assert code == 130, shown
     assert shown.replace("^C", "").replace("^D\b\b", "").endswith("[demo-sft]: \ninterrupted\n"), shown
 
 
-def test_a_file_is_offered_where_its_name_can_be_shown_as_it_is(tmp_path: Path) -> None:
+def test_a_file_is_offered_where_its_name_can_be_shown_as_it_is(program: Path, tmp_path: Path) -> None:
     (tmp_path / "a\nb.csv").touch()
     (tmp_path / " blank.csv").touch()
-    _, shown = at_a_terminal(tmp_path, b"\x04")
+    _, shown = at_a_terminal(program, tmp_path, b"\x04")
     assert "Your rows: a file or a folder: " in shown
     excel_file(tmp_path)
-    _, shown = at_a_terminal(tmp_path, b"\x04")
+    _, shown = at_a_terminal(program, tmp_path, b"\x04")
     assert "Your rows: a file or a folder [kefu.csv]: " in shown

@@ -285,3 +285,13 @@ def test_what_tags_cannot_hold_is_refused(parameters: Any, message: str, model: 
         grammar(model, LAYOUTS["GLM-4.5"], tools=tools, tool_choice="required")
     assert str(raised.value) == f"the parameters of `f`: {message}"
     assert raised.value.param == "tools"
+
+
+def test_a_tool_that_takes_a_text_is_called_with_one(model: RandomModel) -> None:
+    layout = ReplyLayout(calls=ROLE_LINE, text_tools=("python",))
+    tools = [*TOOLS, {"type": "python"}]
+    for wanted in ({"tool_choice": "required"}, {"tool_choice": "python", "is_named": True}, {"tool_choice": "auto"}):
+        made = model.compiled(grammar(model, layout, tools=tools, **wanted))
+        assert accepts(model, made, "python\nprint({})")
+        assert accepts(model, made, "python\n{1: 2}")
+        assert accepts(model, made, "weather\n{}") is False

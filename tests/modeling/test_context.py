@@ -10,9 +10,10 @@ import pytest
 from transformers import AutoTokenizer, GlmConfig
 
 from glmtune.errors import GlmtuneError
+from glmtune.modeling.config_loading import load_model_config
 from glmtune.modeling.context import check_vocabulary, context_of
 from glmtune.modeling.finding.model_source import find_model
-from glmtune.modeling.loading import load_model, load_model_config
+from glmtune.modeling.loading import load_model
 
 
 @pytest.mark.parametrize(

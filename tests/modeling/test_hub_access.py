@@ -33,7 +33,7 @@ print(time.monotonic() - start)
 """
 LOADING = f"""
 import time
-from glmtune.modeling.loading import load_family, load_tokenizer
+from glmtune.modeling.config_loading import load_family, load_tokenizer
 from glmtune.modeling.finding.model_source import find_model
 start = time.monotonic()
 source = find_model({NAME!r})

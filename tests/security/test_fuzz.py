@@ -38,8 +38,9 @@ from glmtune.errors import GlmtuneError
 from glmtune.family import GLM
 from glmtune.files.shipped import shipped_folder
 from glmtune.modeling.adapting.adapters import adapt
+from glmtune.modeling.config_loading import load_model_config, load_tokenizer
 from glmtune.modeling.finding.model_source import find_model
-from glmtune.modeling.loading import load_base_model, load_model, load_model_config, load_tokenizer
+from glmtune.modeling.loading import load_base_model, load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -32,8 +32,8 @@ from glmtune import estimate
 from glmtune.cli.app import main
 from glmtune.errors import GlmtuneError
 from glmtune.generation.generate import generate
+from glmtune.modeling.config_loading import load_tokenizer
 from glmtune.modeling.finding.model_source import find_model
-from glmtune.modeling.loading import load_tokenizer
 
 NAN, INF = float("nan"), float("inf")
 DEEP = '{"a": ' * 5_000 + "1" + "}" * 5_000

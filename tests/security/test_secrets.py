@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from command_line import Done, command_line
+from command_line import Done, command_line, in_own_process
 
 from glmtune import console, load_config
 from glmtune.errors import GlmtuneError
@@ -223,21 +220,11 @@ def test_no_secret_is_in_an_error(arguments: list[str], text: str, tmp_path: Pat
     assert "hush" not in done.stdout + done.stderr
 
 
-DEBUGGED = """
-import sys
-from glmtune.cli import app as cli
-sys.argv[1:] = ["train", ".", "demo", "c.yaml", *sys.argv[1:], "--debug"]
-cli.main()
-"""
-
-
 @pytest.mark.parametrize("name", ["a tag", "a section"])
-def test_no_secret_is_in_a_traceback(name: str, tmp_path: Path) -> None:
+def test_no_secret_is_in_a_traceback(name: str, tmp_path: Path, program: Path) -> None:
     arguments, text = WRONG[name]
     (tmp_path / "c.yaml").write_text(text or "data_config: {train_file: a.jsonl}\n", encoding="utf-8")
-    command = [sys.executable, "-c", DEBUGGED, *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    done = in_own_process("train", ".", "demo", "c.yaml", *arguments, "--debug", cwd=tmp_path, program=program)
     assert "Traceback" in done.stderr
     assert "hush" not in done.stdout + done.stderr
 

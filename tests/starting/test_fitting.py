@@ -11,8 +11,8 @@ import pytest
 from glmtune.config.run_config import config_from_mapping
 from glmtune.errors import GlmtuneError
 from glmtune.memory.run import estimate
+from glmtune.modeling.config_loading import load_model_config
 from glmtune.modeling.finding.model_source import find_model
-from glmtune.modeling.loading import load_model_config
 from glmtune.starting.fitting import METHODS, SAFE_SHARE, Fitted, Machine, fit
 from glmtune.starting.row_facts import Files, RowFacts
 

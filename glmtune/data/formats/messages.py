@@ -10,6 +10,7 @@ from glmtune.data.conversation import ROLES, Conversation, Message, RowError
 from glmtune.data.parts.calls import CALLERS, RESULT_ROLES, in_order_of_calls
 from glmtune.data.parts.fields import PLAIN_KEYS, joined_text, kind, loss_weight, says_nothing, to_json
 from glmtune.data.parts.media import refuse_media
+from glmtune.data.parts.text_tools import with_texts
 from glmtune.data.parts.thoughts import has_other_parts, split_parts
 from glmtune.data.parts.tools import arguments_in, calls_in, check_role_line, tool_call, tools_from_texts, tools_text
 
@@ -84,6 +85,7 @@ def conversation_of(messages: list[Message], tools: Any = None) -> Conversation:
     text = tools_text(tools, "`tools`")
     if text:
         messages = _offer_tools(messages, text)
+    messages = with_texts(messages)
     check_texts(messages)
     return Conversation(messages=tuple(messages))
 

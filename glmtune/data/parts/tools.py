@@ -8,6 +8,7 @@ from typing import Any
 from glmtune.data import json_text
 from glmtune.data.conversation import Message, RowError, is_blank
 from glmtune.data.verdicts.marks import refuse_marks
+from glmtune.family import TEXT_TOOLS
 
 from .fields import from_json, kind, says_nothing, to_json
 
@@ -88,7 +89,9 @@ def tool_call(call: Any, number: int, loss: float | None = None, *, is_prompt: b
     if not isinstance(function, dict):
         raise RowError(f"a tool call of message {number} has no function name")
     arguments, name = _arguments(call, function, number), function.get("name")
-    if isinstance(arguments, str) and not is_blank(arguments) and not is_prompt:
+    # What a tool of GLM-4's is called with is looked at once it is known which tools the row offers.
+    is_checked = not is_prompt and name not in TEXT_TOOLS
+    if isinstance(arguments, str) and not is_blank(arguments) and is_checked:
         _check_arguments(arguments, name, number)
     return call_message(name, arguments, number, loss)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any
 
+from glmtune.console import quiet_datasets
 from glmtune.data.formats.pairs import CHAT_KEYS
 from glmtune.errors import GlmtuneError
 
@@ -72,7 +73,8 @@ def _load(dataset_name: str, split: str, where: str) -> Any:
     from huggingface_hub.errors import HTTPError
 
     try:
-        return load_dataset(dataset_name, split=split)
+        with quiet_datasets():
+            return load_dataset(dataset_name, split=split)
     except (OSError, ValueError, RuntimeError, HTTPError, DatasetsError) as error:
         is_offline = HF_HUB_OFFLINE and isinstance(error, ConnectionError)
         reason = "`HF_HUB_OFFLINE` is set and there is no copy here" if is_offline else _first_line(error)

@@ -9,8 +9,8 @@ from glmtune.config.run_config import RunConfig
 from glmtune.console import notice
 from glmtune.errors import GlmtuneError
 from glmtune.kernels.packing import attention_for, reason_against_packing
+from glmtune.modeling.config_loading import load_model_config
 from glmtune.modeling.finding.model_source import ModelSource
-from glmtune.modeling.loading import load_model_config
 
 from .arguments import compiling_is_on
 

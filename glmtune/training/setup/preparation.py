@@ -25,9 +25,9 @@ from glmtune.files.user_paths import expand, user_path
 from glmtune.generation.generate import note_short_context
 from glmtune.kernels.arithmetic import Arithmetic
 from glmtune.modeling.adapting.starts import check_start
+from glmtune.modeling.config_loading import load_family, load_model_config, load_tokenizer
 from glmtune.modeling.context import check_vocabulary, context_of, vocabulary_of
 from glmtune.modeling.finding.model_source import ModelSource, check_weight_files, find_model
-from glmtune.modeling.loading import load_family, load_model_config, load_tokenizer
 from glmtune.modeling.quantization import check_quantized_can_be_read
 from glmtune.python_arguments import expect_paths
 from glmtune.training.folder.run_folder import DataRecord, RunRequest

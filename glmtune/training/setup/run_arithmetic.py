@@ -11,7 +11,7 @@ from transformers import Seq2SeqTrainingArguments
 from glmtune.console import is_main_process, notice
 from glmtune.errors import GlmtuneError
 from glmtune.kernels.arithmetic import TYPES, Arithmetic, choose, seconds_here, shapes_of
-from glmtune.modeling.loading import load_model_config
+from glmtune.modeling.config_loading import load_model_config
 from glmtune.training.folder.run_folder import ARITHMETIC
 
 from .arguments import load_dtype

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from glmtune.chatformat.encoding import Encoder
-from glmtune.config.run_config import DataConfig, RunConfig
+from glmtune.config.run_config import SPLITS, DataConfig, RunConfig
 from glmtune.console import is_main_process, notice, say
-from glmtune.data.conversion import row_format
+from glmtune.data.conversion import row_format_of
 from glmtune.data.formats import RowFormat
 from glmtune.data.reading.sources import DataFile, find_data_files
 from glmtune.data.unused import total
@@ -23,7 +23,6 @@ from glmtune.files.durable import put_in_place
 
 from .leak_report import leak_lines
 
-SPLITS = ("train", "val", "test")
 HELD_OUT = {"val": "validation", "test": "test"}
 """Those that are compared with the training rows, and what they are called."""
 
@@ -87,11 +86,6 @@ def load_data(files: RunFiles, config: RunConfig, encoder: Encoder) -> dict[str,
         for line in leak_lines(rows["train"], rows[split], name) if split in rows else ():
             notice(line)
     return rows
-
-
-def row_format_of(settings: DataConfig) -> RowFormat:
-    """Return how rows are read, or raise where there is no such format."""
-    return row_format(settings.format, dict(settings.columns), "data_config.format")
 
 
 def record_left_out(run_folder: Path, data: list[EncodedData]) -> None:
