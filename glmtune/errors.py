@@ -42,6 +42,7 @@ OWN_EXTRAS = {
     "fastapi": "glmtune[serve]",
     "uvicorn": "glmtune[serve]",
     "openai": "glmtune[serve]",
+    "llguidance": "glmtune[serve]",
     "swanlab": "glmtune[swanlab]",
     "modelscope": "glmtune[modelscope]",
 }

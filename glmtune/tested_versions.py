@@ -37,6 +37,7 @@ NEWEST_TESTED = {
     "uvicorn": (0, 54),
     "openai": (3, 57),
     "prometheus-client": (0, 26),
+    "llguidance": (1, 9),
     "swanlab": (0, 10),
     "modelscope": (1, 40),
     "jupyter_client": (8, 10),

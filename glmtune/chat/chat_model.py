@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,10 @@ from transformers import GenerationConfig
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import reply_layout
+from glmtune.constrained.grammars import IS_REASONING
+from glmtune.constrained.wanted import reasoning_at_start
 from glmtune.errors import RunFailure
+from glmtune.generation.following import Following
 from glmtune.generation.generate import as_loaded, encode_question, generation_config, stream_reply
 from glmtune.modeling.context import check_prompt, context_tokens
 
@@ -25,6 +29,7 @@ def local_answers(
     trust_remote_code: bool = False,
     seed: int | None = None,
     thinking: bool | None = None,
+    schema: Any = None,
     **options: Any,
 ) -> ModelAnswers:
     """Load a model; returns what answers with it.
@@ -35,6 +40,7 @@ def local_answers(
         trust_remote_code: Run code that the model brings along.
         seed: Makes sampling repeatable.
         thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
+        schema: A JSON Schema, which every answer follows.
         options: Fields of `transformers.GenerationConfig`.
     """
     loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
@@ -42,13 +48,20 @@ def local_answers(
     layout = reply_layout(encoder.renderer)
     config = generation_config(loaded.model, options)
     limit = context_tokens(loaded.model)
+    variables = {} if thinking is None else {"enable_thinking": thinking}
+    is_reasoning = reasoning_at_start(encoder.renderer, layout, variables) == IS_REASONING
+    begun = replace(layout, prompt_opens_reasoning=is_reasoning)
+    following = Following(loaded, encoder, schema=schema)
+    if schema is not None:
+        following.grammar(thinking=thinking)  # what is wrong with it is told before the first question
     if seed is not None:
         torch.manual_seed(seed)
 
     def answer(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Generator[Event]:
         ids = encode_question(encoder, messages, None, thinking=thinking, tools=tools)
         try:
-            yield from stream_reply(loaded, ids, _fitting(config, len(ids), limit), layout, tools)
+            grammar = following.grammar(thinking=thinking, tools=tools)
+            yield from stream_reply(loaded, ids, _fitting(config, len(ids), limit), begun, tools, grammar)
         except RunFailure as error:
             raise RunFailure(error.what, fix=f"lower `--max-new-tokens`; {BEGIN_ANEW}") from error
 

@@ -29,6 +29,7 @@ def server_answers(
     api_key_env: str | None = None,
     seed: int | None = None,
     thinking: bool | None = None,
+    schema: Any = None,
     **options: Any,
 ) -> ModelAnswers:
     """Connect to a server; returns what answers with its model.
@@ -39,6 +40,7 @@ def server_answers(
         api_key_env: Environment variable that holds the key; `OPENAI_API_KEY` by default, if it is set.
         seed: Makes sampling repeatable; every request gets the next one.
         thinking: Switches reasoning on or off, where the server passes it on to the chat template.
+        schema: A JSON Schema, which the server is to have every answer follow.
         options: As `local_answers` takes them; what OpenAI's protocol lacks goes under the names that vLLM has.
     """
     openai = require("openai", extra="serve")
@@ -50,6 +52,9 @@ def server_answers(
         client = openai.OpenAI(base_url=url, api_key=key or "none", http_client=transport)
         name, text_tools = _chosen_model(client, url, model)
     request = _request_options(options, thinking)
+    if schema is not None:
+        held = {"name": "answer", "strict": True, "schema": schema}
+        request["response_format"] = {"type": "json_schema", "json_schema": held}
     num_requests = 0
 
     def answer(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Generator[Event]:

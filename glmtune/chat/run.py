@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.console import say
+from glmtune.constrained.schemas import read_schema
 from glmtune.errors import GlmtuneError
 
 from .chat_commands import run_command
@@ -34,6 +35,7 @@ def chat(
     max_tool_rounds: int = 8,
     max_tool_result: int = MAX_RESULT_CHARACTERS,
     tool_env: Sequence[str] = (),
+    schema: Path | None = None,
     interpreter: bool = False,
     interpreter_folder: Path | None = None,
     asks_before_code: bool = True,
@@ -52,6 +54,7 @@ def chat(
         max_tool_rounds: Rounds of calls before an answer.
         max_tool_result: Characters of the longest result; what is beyond is cut off.
         tool_env: Variables of the environment that functions may have although they are named like keys.
+        schema: A file with a JSON Schema, which every answer follows; calls of tools may come all the same.
         interpreter: Whether what the model writes for `python` is run, in a Jupyter kernel.
         interpreter_folder: Where the kernel works, and leaves its pictures; `interpreter-files` by default.
         asks_before_code: Whether a person says yes before any of it is run.
@@ -77,6 +80,8 @@ def chat(
         shown_variables=tool_env,
         hidden_variables=own_keys,
     )
+    if schema is not None:
+        options["schema"] = read_schema(schema, is_followed_here=url is None)
     with closing(load(tools) if tools else Tools()) as offered:
         if url is None:
             from .chat_model import local_answers  # torch takes seconds, which a chat with a server need not wait for

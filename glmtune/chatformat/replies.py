@@ -23,11 +23,24 @@ from typing import Any
 
 from glmtune.data.parts.text_tools import arguments_of, offered_texts
 
-from .call_parts import OPEN_KEY, ArgumentParts, CallPart, ObjectParts, members
+from .call_parts import (
+    CLOSE_ARGUMENT,
+    CLOSE_KEY,
+    OPEN_ARGUMENT,
+    OPEN_KEY,
+    ArgumentParts,
+    CallPart,
+    ObjectParts,
+    members,
+)
 from .rendering import ChatRenderer
 
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
 OPEN_CALL, CLOSE_CALL = "<tool_call>", "</tool_call>"
+TAGS = (
+    *(OPEN_THOUGHT, CLOSE_THOUGHT, OPEN_CALL, CLOSE_CALL),
+    *(OPEN_KEY, CLOSE_KEY, OPEN_ARGUMENT, CLOSE_ARGUMENT),
+)
 FUNCTION_NAME = re.compile(r"[A-Za-z_][\w.-]{0,127}", re.ASCII)
 OBJECT_START = re.compile(r'\s*\{\s*["}]')
 
@@ -83,6 +96,8 @@ class ReplyLayout:
     """Whether an answer may begin with a block of reasoning."""
     prompt_opens_reasoning: bool = False
     """Whether the prompt has written the tag that opens it."""
+    gap: str = "\n"
+    """White space between the parts of a call in tags; GLM-4.7 writes none."""
     text_tools: tuple[str, ...] = ()
     """Tools that are called with a text in the place of an object."""
 
@@ -90,27 +105,29 @@ class ReplyLayout:
         """Return what an answer that calls the function `name` begins with."""
         return {
             ROLE_LINE: f"{name}\n",
-            JSON_TAGS: f'{OPEN_CALL}\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ',
-            ARGUMENT_TAGS: f"{OPEN_CALL}{name}\n",
+            JSON_TAGS: f'{OPEN_CALL}{self.gap}{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ',
+            ARGUMENT_TAGS: f"{OPEN_CALL}{name}{self.gap}",
         }[self.calls or ROLE_LINE]
 
 
 def reply_layout(renderer: ChatRenderer) -> ReplyLayout:
     """Return how answers of the renderer's model are written, as its template shows."""
     facts = renderer.facts
-    calls = None
+    calls, gap = None, "\n"
     if facts.writes_role_line:
         calls = ROLE_LINE
     elif facts.shows_tool_calls:
         function = {"name": "probe", "arguments": {"key": "value"}}
         call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
         text = renderer.render([{"role": "user", "content": "a"}, call])
-        if OPEN_CALL in text:
-            calls = ARGUMENT_TAGS if "<arg_key>" in text else JSON_TAGS
+        if found := re.search(rf"{OPEN_CALL}(?:probe(\s*){OPEN_KEY}|(\s*)\{{)", text):
+            calls = JSON_TAGS if found[1] is None else ARGUMENT_TAGS
+            gap = found[2] if found[1] is None else found[1]
     return ReplyLayout(
         calls=calls,
         has_reasoning=facts.shows_reasoning or bool(facts.hidden_reasoning),
         prompt_opens_reasoning=bool(facts.hidden_reasoning),
+        gap=gap,
         text_tools=facts.text_tools if calls == ROLE_LINE else (),
     )
 
@@ -171,6 +188,7 @@ class ReplyReader:
     """White space at the end so far, which counts when more follows."""
     _is_fresh: dict[bool, bool] = field(default_factory=lambda: {False: True, True: True}, init=False)
     """Whether nothing of the present section has been given out: white space before it does not count."""
+    _has_reasoned: bool = field(default=False, init=False)
     _calls: list[ToolCall] = field(default_factory=list, init=False)
     _num_searched: int = field(default=0, init=False)
     """Characters of a call in which its end is not."""
@@ -257,7 +275,7 @@ class ReplyReader:
     def _begin(self) -> bool:
         """Tell from its first characters what a section is; returns whether that is known."""
         stripped = self._text.lstrip()
-        if self.layout.has_reasoning and not self._given[True] and not self._given[False]:
+        if self.layout.has_reasoning and not self._has_reasoned and not self._given[False]:
             if stripped.startswith(OPEN_THOUGHT):
                 self._text = stripped.removeprefix(OPEN_THOUGHT)
                 self._state = "reasoning"
@@ -270,7 +288,7 @@ class ReplyReader:
             self._state = "text"
             return True
         # Behind a block of reasoning stand empty lines, whatever follows.
-        line, newline, body = (stripped if self._given[True] else self._text).partition("\n")
+        line, newline, body = (stripped if self._has_reasoned else self._text).partition("\n")
         if not newline and self._may_become_name(line):
             return False
         takes_text = line.strip() in self._texts
@@ -289,6 +307,7 @@ class ReplyReader:
         if found:
             self._give(before, events, is_reasoning=is_reasoning)
             self._text, self._state = behind, following
+            self._has_reasoned |= is_reasoning
             return True
         held = next(
             (size for size in range(min(len(tag) - 1, len(before)), 0, -1) if tag.startswith(before[-size:])), 0
@@ -470,9 +489,14 @@ def _properties(function: dict[str, Any]) -> dict[str, Any]:
     return properties if isinstance(properties, dict) else {}
 
 
+def is_text(schema: Any) -> bool:
+    """Whether an argument stands between its tags as it is; all else is JSON there."""
+    return isinstance(schema, dict) and schema.get("type") == "string"
+
+
 def _argument_value(text: str, schema: Any) -> Any:
     """Return an argument as its schema wants it: GLM-4.5 writes texts as they are, and all else as JSON."""
-    if isinstance(schema, dict) and schema.get("type") == "string":
+    if is_text(schema):
         return text
     try:
         return json.loads(text, parse_constant=_refuse_constant)

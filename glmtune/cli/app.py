@@ -47,6 +47,7 @@ from .options import (
     Column,
     MaxNewTokens,
     SamplingOptions,
+    Schema,
     Seed,
     Strict,
     Thinking,
@@ -296,6 +297,7 @@ def infer(
         bool,
         typer.Option("--json", help="Print {prompt, answer} as JSON lines, and a row's own answer as `reference`."),
     ] = False,
+    schema: Schema = None,
     sampling: SamplingOptions,
     thinking: Thinking = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams of beam search.", min=1)] = None,
@@ -315,6 +317,11 @@ def infer(
     if stream and (num_beams or 1) > 1:
         raise GlmtuneError("beam search cannot be streamed: its answer is known at the end only", fix="leave one out")
     check_files(rows=None if prompts_given else input)
+    if schema and (num_beams or 1) > 1:
+        raise GlmtuneError("beam search cannot follow a schema", fix="leave one of them out")
+    from glmtune.constrained.schemas import read_schema
+
+    followed = read_schema(schema) if schema else None
     check_model(model, base_model=base_model)
     from glmtune.generation.ask import answer_all, read_prompts, split_reference
 
@@ -326,6 +333,7 @@ def infer(
         system=argument_text(system) if system else system,
         seed=seed,
         thinking=thinking,
+        schema=followed,
         batch_size=batch_size,
         base_model=base_model,
         trust_remote_code=trust_remote_code,

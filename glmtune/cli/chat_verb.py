@@ -13,6 +13,7 @@ from glmtune.standard_streams import argument_text
 from .options import (
     BaseModel,
     SamplingOptions,
+    Schema,
     Seed,
     Thinking,
     TrustRemoteCode,
@@ -53,6 +54,7 @@ def chat(
         list[str] | None,
         typer.Option(metavar="NAME", help="Let the functions have this variable, although it is named like a key."),
     ] = None,
+    schema: Schema = None,
     interpreter: Annotated[
         bool, typer.Option("--interpreter", help="Run what the model writes for `python`, each time after your yes.")
     ] = False,
@@ -98,6 +100,7 @@ def chat(
         max_tool_rounds=max_tool_rounds,
         max_tool_result=max_tool_result,
         tool_env=tool_env or (),
+        schema=schema,
         interpreter=interpreter,
         interpreter_folder=interpreter_folder,
         asks_before_code=not yes,

@@ -39,6 +39,9 @@ Column = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=NAME", help="What the file calls a key of the format: instruction=question."),
 ]
+Schema = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="JSON Schema that every answer follows; needs `glmtune[serve]`.")
+]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 
 

@@ -12,6 +12,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glmtune.console import notice
+from glmtune.constrained.compiling import CompiledGrammar
+from glmtune.constrained.held_answers import HeldAnswers
 from glmtune.kernels.virtual_tokens import num_tokens_before_rows
 from glmtune.modeling.context import context_tokens
 from glmtune.processes.groups import rank, world_size
@@ -41,6 +43,7 @@ def answer_prompts(
     batch_size: int,
     in_group: bool = False,
     synced_gpus: bool = False,
+    grammar: CompiledGrammar | None = None,
     on_answers: OnAnswers,
 ) -> None:
     """Answer prompts, the longest first, and report the answers as they come.
@@ -54,6 +57,7 @@ def answer_prompts(
             number, in no more memory.
         in_group: Whether all processes answer the same prompts together, each its share.
         synced_gpus: Whether a forward pass is a meeting of the processes, batch by batch.
+        grammar: What the answers have to follow.
         on_answers: Gets the answers of this process since its last call; it is called `num_reports` times, on all
             processes at the same forward pass.
     """
@@ -71,7 +75,7 @@ def answer_prompts(
             # As many rows on every process; the shortest prompt fills up, and counts for nothing.
             width = len(order[::num_processes][number * batch_size : (number + 1) * batch_size])
             batch = [prompts[place] for place in [*places, *order[-1:] * (width - len(places))]]
-            answers = generate_batch(model, tokenizer, batch, config, synced_gpus=synced_gpus)
+            answers = generate_batch(model, tokenizer, batch, config, synced_gpus=synced_gpus, grammar=grammar)
             on_answers(list(zip(places, answers)))
         return
     fresh: list[tuple[int, list[int]]] = []
@@ -98,6 +102,7 @@ def answer_prompts(
         max_tokens=batch_size * (len(prompts[order[0]]) + (config.max_new_tokens or 1)),
         in_group=in_group,
         on_pass=on_pass,
+        grammar=grammar,
     )
     report(reports)
 
@@ -117,6 +122,7 @@ def generate_batch(
     synced_gpus: bool = False,
     streamer: Any = None,
     stop: Callable[[], bool] = lambda: False,
+    grammar: CompiledGrammar | None = None,
 ) -> list[list[int]]:
     """Return the ids that the model writes after each prompt, up to its stop token and without it.
 
@@ -126,7 +132,7 @@ def generate_batch(
     """
     if len(prompts) > 1 and num_tokens_before_rows(model):
         return [
-            generate_batch(model, tokenizer, [prompt], config, synced_gpus=synced_gpus, stop=stop)[0]
+            generate_batch(model, tokenizer, [prompt], config, synced_gpus=synced_gpus, stop=stop, grammar=grammar)[0]
             for prompt in prompts
         ]
     longest = max(len(prompt) for prompt in prompts)
@@ -140,6 +146,7 @@ def generate_batch(
     for row, prompt in enumerate(prompts):
         input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, longest - len(prompt) :] = 1
+    held = None if grammar is None else HeldAnswers(grammar, config.eos_token_id or [])
     # Not inference_mode: weights that ZeRO-3 gathers meanwhile would be unfit for training afterwards.
     with torch.no_grad():
         output = model.generate(
@@ -148,6 +155,7 @@ def generate_batch(
             generation_config=config,
             synced_gpus=synced_gpus,
             streamer=streamer,
+            prefix_allowed_tokens_fn=None if held is None else held.allowed_in(longest),
             stopping_criteria=[lambda ids, scores: torch.full((len(ids),), stop(), device=ids.device)],
         )
     stops = set(config.eos_token_id or [])

@@ -31,6 +31,7 @@ from .generate import (
     check_context,
     encode_question,
     generation_config,
+    grammar_of_schema,
     refuse_folder,
     stream_answer,
 )
@@ -73,6 +74,7 @@ def answer_all(
     seed: int | None = None,
     batch_size: int = 8,
     thinking: bool | None = None,
+    schema: Any = None,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Iterator[Generator[str]]:
@@ -89,12 +91,14 @@ def answer_all(
     check_seed(seed)
     if seed is not None:
         torch.manual_seed(seed)
+    grammar = None if schema is None else grammar_of_schema(loaded, encoder, schema, config, thinking=thinking)
     if stream:
         for ids in prompt_ids:
-            yield stream_answer(loaded, ids, config)
+            yield stream_answer(loaded, ids, config, grammar)
         return
     for start in range(0, len(prompts), batch_size):
-        for answer in answer_ids(loaded, prompt_ids[start : start + batch_size], config, batch_size=batch_size):
+        batch = prompt_ids[start : start + batch_size]
+        for answer in answer_ids(loaded, batch, config, batch_size=batch_size, grammar=grammar):
             yield (text for text in [answer])
 
 

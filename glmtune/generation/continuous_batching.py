@@ -32,6 +32,8 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from glmtune.compat import CACHE
+from glmtune.constrained.compiling import CompiledGrammar
+from glmtune.constrained.held_answers import HeldAnswers
 from glmtune.kernels.virtual_tokens import num_tokens_before_rows
 from glmtune.processes.groups import highest
 
@@ -142,6 +144,7 @@ def answer_continuously(
     max_tokens: int,
     in_group: bool,
     on_pass: Callable[[list[Completion], int], None],
+    grammar: CompiledGrammar | None = None,
 ) -> None:
     """Answer all prompts, in their order where that is possible; the longest had better come first.
 
@@ -155,15 +158,24 @@ def answer_continuously(
         in_group: Whether all processes answer together.
         on_pass: Called after every forward pass, equally often on all processes, with the answers that it finished
             and the number of prompts that were unfinished before it, on the process that has most of them left.
+        grammar: What the answers have to follow.
     """
+    held = None if grammar is None else HeldAnswers(grammar, config.eos_token_id or [])
     answers = [Completion(index, prompt, room) for index, (prompt, room) in enumerate(zip(prompts, rooms))]
 
     def run(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:
         def choose(rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
+            keys = [None if row.is_done else row.index for row in rows]
+            if held is not None:
+                logits = held.scores(keys, logits)
             scores: torch.Tensor = logits_processor(input_ids.expand(len(rows), -1), logits)
             if config.do_sample:
-                return torch.multinomial(F.softmax(scores, dim=-1), num_samples=1).squeeze(1)
-            return scores.argmax(dim=-1)
+                tokens = torch.multinomial(F.softmax(scores, dim=-1), num_samples=1).squeeze(1)
+            else:
+                tokens = scores.argmax(dim=-1)
+            if held is not None:
+                held.note(keys, tokens)
+            return tokens
 
         batch = ContinuousBatch(
             model,

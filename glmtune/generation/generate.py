@@ -19,6 +19,7 @@ from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import CutOff, Delta, ReplyLayout, ReplyReader, ToolCall
 from glmtune.config.generation_options import UNSUPPORTED, check_seed, drop_idle_options, find_problems
 from glmtune.console import notice, quiet_libraries
+from glmtune.constrained.compiling import CompiledGrammar
 from glmtune.data.conversation import Conversation, RowError
 from glmtune.data.formats import to_conversation
 from glmtune.errors import GlmtuneError
@@ -32,6 +33,7 @@ from glmtune.python_arguments import expect_counts
 
 from .answering import answer_prompts, generate_batch
 from .decoding import AnswerReader, border_of, decode_answer
+from .following import Following
 
 Messages = Sequence[Mapping[str, Any]]
 """Of one prompt, in OpenAI's or GLM-4's form."""
@@ -55,6 +57,7 @@ def generate(
     batch_size: int = 8,
     seed: int | None = None,
     thinking: bool | None = None,
+    schema: Any = None,
     trust_remote_code: bool = False,
     **generation_options: Any,
 ) -> str: ...
@@ -70,6 +73,7 @@ def generate(
     batch_size: int = 8,
     seed: int | None = None,
     thinking: bool | None = None,
+    schema: Any = None,
     trust_remote_code: bool = False,
     **generation_options: Any,
 ) -> list[str]: ...
@@ -86,6 +90,7 @@ def generate(
     batch_size: int = 8,
     seed: int | None = None,
     thinking: bool | None = None,
+    schema: Any = None,
     trust_remote_code: bool = False,
     **generation_options: Any,
 ) -> str | list[str]:
@@ -101,6 +106,7 @@ def generate(
         batch_size: Prompts answered at once; more of them where they are shorter than the longest one.
         seed: Makes sampling repeatable.
         thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
+        schema: A JSON Schema, which every answer follows, behind the reasoning where there is some.
         trust_remote_code: Run code that the model brings along.
         generation_options: Fields of `transformers.GenerationConfig`, such as `max_new_tokens`, `temperature`.
     """
@@ -114,22 +120,43 @@ def generate(
     if seed is not None:
         torch.manual_seed(seed)
     config = generation_config(loaded.model, generation_options)
-    answers = answer_ids(loaded, prompt_ids, config, batch_size=batch_size)
+    grammar = None if schema is None else grammar_of_schema(loaded, encoder, schema, config, thinking=thinking)
+    answers = answer_ids(loaded, prompt_ids, config, batch_size=batch_size, grammar=grammar)
     return answers[0] if is_alone else answers
 
 
 @quiet_libraries()
 @memory_errors_explained("answering", LESS_IN_ANSWERING)
 def answer_ids(
-    loaded: LoadedModel, prompt_ids: Sequence[Sequence[int]], config: GenerationConfig, *, batch_size: int
+    loaded: LoadedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    *,
+    batch_size: int,
+    grammar: CompiledGrammar | None = None,
 ) -> list[str]:
-    """Return the answers to encoded prompts, in order."""
+    """Return the answers to encoded prompts, in order; all of them follow the grammar."""
     answers: dict[int, list[int]] = {}
     with answering_explained(loaded.model):
         answer_prompts(
-            loaded.model, loaded.tokenizer, prompt_ids, config, batch_size=batch_size, on_answers=answers.update
+            loaded.model,
+            loaded.tokenizer,
+            prompt_ids,
+            config,
+            batch_size=batch_size,
+            grammar=grammar,
+            on_answers=answers.update,
         )
     return [decode_answer(loaded.tokenizer, answers[place]) for place in range(len(prompt_ids))]
+
+
+def grammar_of_schema(
+    loaded: LoadedModel, encoder: Encoder, schema: Any, config: GenerationConfig, *, thinking: bool | None
+) -> CompiledGrammar | None:
+    """Return what answers of a schema follow, or raise where they could not."""
+    if (config.num_beams or 1) > 1:
+        raise GlmtuneError("beam search cannot follow a schema", fix="leave one of them out")
+    return Following(loaded, encoder, schema=schema).grammar(thinking=thinking)
 
 
 def check_context(model: Any, prompt_ids: Sequence[Sequence[int]], options: Mapping[str, Any]) -> None:
@@ -313,11 +340,16 @@ def generation_config(model: Any, options: Mapping[str, Any]) -> GenerationConfi
     return config
 
 
-def stream_answer(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[str]:
+def stream_answer(
+    loaded: LoadedModel,
+    prompt_ids: Sequence[int],
+    config: GenerationConfig,
+    grammar: CompiledGrammar | None = None,
+) -> Generator[str]:
     """Yield the answer to one prompt piece by piece while the model writes it; closed, it stops the model."""
     reader = AnswerReader(loaded.tokenizer, border=border_of(loaded.tokenizer))
     is_first = True
-    with closing(_written(loaded, prompt_ids, config)) as tokens:
+    with closing(_written(loaded, prompt_ids, config, grammar)) as tokens:
         for event in _read(reader, tokens):
             shown = event.text.lstrip() if is_first else event.text
             if shown:
@@ -331,6 +363,7 @@ def stream_reply(
     config: GenerationConfig,
     layout: ReplyLayout,
     tools: Sequence[dict[str, Any]] | None = None,
+    grammar: CompiledGrammar | None = None,
 ) -> Generator[Delta | ToolCall | CutOff]:
     """Yield what stands in the answer to one prompt while the model writes it; closed, it stops the model.
 
@@ -340,10 +373,11 @@ def stream_reply(
         config: How to generate.
         layout: How the model writes calls and reasoning.
         tools: Schemas of the functions that were offered, as `parse_reply` takes them.
+        grammar: What the answer has to follow.
     """
     border = border_of(loaded.tokenizer)
     reader = AnswerReader(loaded.tokenizer, reader=ReplyReader(layout, tools), border=border)
-    with closing(_written(loaded, prompt_ids, config)) as tokens:
+    with closing(_written(loaded, prompt_ids, config, grammar)) as tokens:
         yield from _read(reader, tokens, keeps_broken=False)
     if reader.num_tokens == config.max_new_tokens:
         yield CutOff()
@@ -374,7 +408,9 @@ class _TokenQueue(BaseStreamer):
         self.tokens.put(None)
 
 
-def _written(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig) -> Generator[int]:
+def _written(
+    loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationConfig, grammar: CompiledGrammar | None
+) -> Generator[int]:
     """Yield the ids of an answer, its stop token left out, while a thread lets the model write; closed, it stops it."""
     failures: list[BaseException] = []
     is_closed = Event()
@@ -383,7 +419,15 @@ def _written(loaded: LoadedModel, prompt_ids: Sequence[int], config: GenerationC
 
     def write() -> None:
         try:
-            generate_batch(loaded.model, loaded.tokenizer, [prompt_ids], config, streamer=queue, stop=is_closed.is_set)
+            generate_batch(
+                loaded.model,
+                loaded.tokenizer,
+                [prompt_ids],
+                config,
+                streamer=queue,
+                stop=is_closed.is_set,
+                grammar=grammar,
+            )
         except BaseException as error:
             failures.append(error)
             queue.end()

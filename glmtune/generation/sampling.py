@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from glmtune.constrained.compiling import CompiledGrammar
+from glmtune.constrained.matching import Matcher, as_scores, next_masks, put_stops
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -37,12 +40,14 @@ class Sampling:
     """Added to the logits of tokens."""
     num_logprobs: int | None = None
     """Most likely tokens to report beside each one; None reports nothing."""
-    openings: tuple[tuple[int, ...], ...] = ()
-    """Ids, one of which the answer must begin with; empty leaves it free."""
+    grammar: CompiledGrammar | None = None
+    """What the answer has to follow; it ends where that may end."""
     min_tokens: int = 0
-    """Tokens before the first that may end the answer."""
+    """Tokens before the first that may end the answer; one that follows a grammar may end before, where that does."""
     stops: Collection[int] = ()
     """Ids that end the answer, which it may not begin with where `min_tokens` is more than 0."""
+    ignores_stops: bool = False
+    """Whether an answer that follows a grammar ends only where nothing more may come."""
     seed: int | None = None
 
 
@@ -52,7 +57,7 @@ class NoNumbers(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class Logprobs:
-    """How likely a token was, before temperature and all else, and which ones were more so."""
+    """How likely a token was, before temperature, grammar and all else, and which ones were more so."""
 
     token: float
     """Natural logarithm of its probability."""
@@ -69,7 +74,7 @@ class Sampler:
         self.counts: Counter[int] = Counter()
         self.num_chosen = 0
         self.seen = set(prompt) if sampling.repetition_penalty != 1 else set()
-        self.openings = sampling.openings
+        self.matcher = None if sampling.grammar is None else Matcher(sampling.grammar)
         self.logprobs: list[Logprobs] = []
         """Of every token so far, where they are wanted."""
         self.failure: BaseException | None = None
@@ -82,20 +87,21 @@ class Sampler:
         """Whether the row takes its logits as they are."""
         wants = self.sampling
         penalties = wants.frequency_penalty, wants.presence_penalty, wants.repetition_penalty - 1
-        return not (any(penalties) or wants.logit_bias or self.openings or self._may_not_end)
+        return not (any(penalties) or wants.logit_bias or self._may_not_end)
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the answer is to go on, if anything may follow."""
+        return self.sampling.ignores_stops or self.num_chosen < self.sampling.min_tokens
 
     @property
     def _may_not_end(self) -> bool:
-        return self.num_chosen < self.sampling.min_tokens and bool(self.sampling.stops)
+        # Where a grammar is followed, its mask has the stop tokens.
+        return self.matcher is None and self.num_chosen < self.sampling.min_tokens and bool(self.sampling.stops)
 
     def adjust(self, logits: torch.Tensor) -> None:
         """Change the logits of the row, (V,), as it wants them."""
         wants = self.sampling
-        if self.openings:
-            allowed = sorted({opening[0] for opening in self.openings})
-            kept = logits[allowed].clone()
-            logits.fill_(-torch.inf)
-            logits[allowed] = kept
         if wants.logit_bias:
             if self._bias is None:  # made once: some requests name a thousand tokens
                 ids = torch.tensor(list(wants.logit_bias), device=logits.device)
@@ -120,9 +126,8 @@ class Sampler:
         self.num_chosen += 1
         if self.sampling.repetition_penalty != 1:
             self.seen.add(token)
-        rests = [opening[1:] for opening in self.openings if opening[0] == token]
-        # As soon as one of them is written out, the answer goes on freely.
-        self.openings = () if () in rests else tuple(rests)
+        if self.matcher is not None and token not in self.sampling.stops:
+            self.matcher.advance(token)
 
 
 def choose_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Tensor:
@@ -139,6 +144,10 @@ def choose_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Te
             if not sampler.is_plain:
                 with _failing_alone(sampler):
                     sampler.adjust(row)
+    rows = [row for row, sampler in enumerate(samplers) if sampler.matcher is not None and sampler.failure is None]
+    if rows:
+        scores = scores.clone() if scores is logits else scores
+        _follow_grammars([samplers[row] for row in rows], rows, scores)
     best, tokens = scores.max(dim=-1)  # NaN counts as the highest
     if not best.isfinite().all():
         for sampler, is_finite in zip(samplers, best.isfinite().tolist()):
@@ -151,9 +160,26 @@ def choose_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Te
         _draw_each([samplers[row] for row in drawn], drawn, scores, tokens)
     _take_down_logprobs(samplers, logits, tokens)
     for sampler, token in zip(samplers, tokens.tolist()):
-        with _failing_alone(sampler):
-            sampler.note(token)
+        if sampler.failure is None:
+            with _failing_alone(sampler):
+                sampler.note(token)
     return tokens
+
+
+def _follow_grammars(samplers: Sequence[Sampler], rows: Sequence[int], scores: torch.Tensor) -> None:
+    """Take from some rows of `scores`, (B, V), all tokens that the rows' grammars do not allow next."""
+    matchers = [sampler.matcher for sampler in samplers if sampler.matcher is not None]
+    masks, failures = next_masks(matchers)
+    for sampler, matcher, mask, failure in zip(samplers, matchers, masks, failures):
+        with _failing_alone(sampler):
+            if failure is not None:
+                raise failure
+            put_stops(mask, sampler.sampling.stops, may_end=matcher.may_end, is_early=sampler.is_early)
+    allowed = as_scores(masks, scores.shape[-1], scores.device)
+    if len(rows) == len(scores):
+        scores += allowed
+    else:
+        scores[rows] += allowed
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from glmtune.console import say
+from glmtune.constrained.matching import GrammarFailure
 from glmtune.generation.continuous_batching import Completion, ContinuousBatch
 from glmtune.generation.prompt_logprobs import PromptLogprobs
 from glmtune.generation.sampling import Logprobs, NoNumbers, Sampler, Sampling, choose_tokens
@@ -458,6 +459,8 @@ def _reason(error: BaseException) -> str:
     """Return what a client is told of an error: nothing of the machine that it happened on."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the model ran out of memory"
+    if isinstance(error, GrammarFailure):  # of what the client has sent
+        return str(error)
     return "the model computed no numbers" if isinstance(error, NoNumbers) else "the model failed"
 
 

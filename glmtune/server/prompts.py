@@ -9,8 +9,10 @@ from typing import Any
 
 from glmtune.chatformat.encoding import Encoder
 from glmtune.chatformat.replies import reply_layout
+from glmtune.constrained.grammars import Grammar
+from glmtune.constrained.schemas import GrammarError
+from glmtune.constrained.wanted import chat_grammar, content_grammar, reasoning_at_start, tags_of
 from glmtune.data.conversation import RowError
-from glmtune.data.parts.text_tools import name_of
 from glmtune.errors import GlmtuneError
 from glmtune.generation.decoding import border_of
 from glmtune.generation.generate import EMPTY, encode_messages
@@ -18,7 +20,7 @@ from glmtune.generation.generate import EMPTY, encode_messages
 from .api_errors import ApiError
 from .models import ServedModels
 from .reading import texts_in
-from .requests import ChatRequest, CompletionRequest, NamedToolChoice
+from .requests import ChatRequest, CompletionRequest, NamedToolChoice, Request
 
 SLICE_CHARACTERS = 20_000
 """What is counted at once of a text that may be too long."""
@@ -84,22 +86,31 @@ class PromptWriter:
             message = f"`{field}` holds ids that the model does not have: they go from 0 to {self.num_ids - 1}"
             raise ApiError(message, param=field)
 
-    def openings(self, request: ChatRequest) -> tuple[tuple[int, ...], ...]:
-        """Return what the answer has to begin with, where a call is required."""
-        choice = request.tool_choice
-        if choice in (None, "none", "auto"):
-            return ()
-        names = [name_of(tool) for tool in request.tools or ()]
-        if isinstance(choice, NamedToolChoice):
-            if choice.function.name not in names:
-                raise ApiError(f"`tools` has no function `{choice.function.name[:100]}`", param="tool_choice")
-            names = [choice.function.name]
-        if not names:
-            raise ApiError("`tool_choice` wants a call, but there are no `tools`", param="tool_choice")
-        if self.layout.calls is None:
-            raise ApiError("this model's chat template does not show calls", param="tool_choice")
-        texts = [self.layout.opening(str(name)) for name in names]
-        return tuple(tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    def reasoning(self, variables: Mapping[str, Any] | None = None) -> str:
+        """Return where an answer stands at its beginning, by what the chat template writes before it."""
+        return reasoning_at_start(self.encoder.renderer, self.layout, variables)
+
+    def grammar(self, request: Request) -> Grammar | None:
+        """Return what the answers have to follow; None where they are free."""
+        wanted = {"response_format": request.response_format, "structured_outputs": request.structured_outputs}
+        try:
+            if not isinstance(request, ChatRequest):
+                return content_grammar(**wanted)
+            choice = request.tool_choice
+            is_named = isinstance(choice, NamedToolChoice)
+            return chat_grammar(
+                layout=self.layout,
+                border=self.border,
+                tags=tags_of(self.tokenizer),
+                reasoning=self.reasoning(request.variables),
+                tools=request.tools,
+                tool_choice=choice.function.name if isinstance(choice, NamedToolChoice) else choice,
+                is_named=is_named,
+                is_parallel=request.parallel_tool_calls,
+                **wanted,
+            )
+        except GrammarError as error:
+            raise ApiError(str(error), param=error.param or None) from None
 
     def _refuse_long(self, value: Any, field: str, *, num_least: int = 0) -> None:
         """Raise where texts are surely too long, after reading not much more of them than the model would take."""

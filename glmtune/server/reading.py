@@ -17,7 +17,7 @@ from starlette.requests import Request as HttpRequest
 from glmtune.console import notice
 
 from .api_errors import ApiError
-from .requests import IGNORED, NEUTRAL, NOT_ANSWERED
+from .requests import GUIDED, IGNORED, NEUTRAL, NOT_ANSWERED
 
 AnyRequest = TypeVar("AnyRequest", bound=BaseModel)
 
@@ -70,7 +70,7 @@ class RequestReader:
 
     def _known(self, value: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
         """Return the fields that are read, and those that must not be left out in silence."""
-        known = kind.model_fields.keys() | IGNORED | NEUTRAL.keys() | NOT_ANSWERED
+        known = kind.model_fields.keys() | IGNORED | NEUTRAL.keys() | NOT_ANSWERED | GUIDED.keys()
         unknown = [key for key in value if key not in known]
         if self.is_strict or not unknown:
             return value

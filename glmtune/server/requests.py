@@ -6,14 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from glmtune.constrained.call_syntax import is_strict
+
 IGNORED = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "verbosity", "prediction", "web_search_options", "request_id", "priority", "cache_salt",
+    "verbosity", "prediction", "web_search_options", "request_id", "priority", "cache_salt", "guided_decoding_backend",
 }  # fmt: skip
 """Fields about accounts and about machines of others: they change nothing of the answer."""
 
 NEUTRAL: dict[str, Any] = {
-    "response_format": {"type": "text"},
     "modalities": ["text"],
     "echo": False,
     "suffix": "",
@@ -27,15 +28,11 @@ NEUTRAL: dict[str, Any] = {
 }
 """Fields that are not answered, and the value that asks for nothing, which some clients send."""
 
-NOT_ANSWERED = {
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "logits_processors",
-}
+NOT_ANSWERED = {"guided_whitespace_pattern", "logits_processors"}
 """Fields whose every value asks for something that an answer without it would not be."""
+
+GUIDED = {f"guided_{kind}": kind for kind in ("json", "regex", "choice", "grammar")}
+"""Older names of what `structured_outputs` holds."""
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
@@ -96,6 +93,9 @@ class Request(BaseModel):
     min_tokens: Count = 0
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """Likely tokens to tell beside each of the prompt's, with their likelihoods."""
+    structured_outputs: dict[str, Any] | None = None
+    """What the answer has to follow; as `response_format`, it is read where its grammar is made."""
+    response_format: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +110,11 @@ class Request(BaseModel):
         }
         if isinstance(kept.get("stop"), str):
             kept["stop"] = [kept["stop"]]
+        guided = [key for key in GUIDED if key in kept]
+        if len(guided) > 1 or (guided and "structured_outputs" in kept):
+            raise ValueError(f"`{guided[0]}` is an older name of what `structured_outputs` holds: send one of them")
+        for key in guided:
+            kept["structured_outputs"] = {GUIDED[key]: kept.pop(key)}
         # Before each of them is looked at.
         for key, most in (("logit_bias", MAX_BIASES), ("chat_template_kwargs", MAX_TEMPLATE_KEYS)):
             if isinstance(kept.get(key), dict) and len(kept[key]) > most:
@@ -132,6 +137,11 @@ class Request(BaseModel):
     def num_prompt_logprobs(self) -> int | None:
         """Likely tokens to tell beside each of the prompt's; None tells nothing of it."""
         return self.prompt_logprobs
+
+    @property
+    def may_follow_grammar(self) -> bool:
+        """Whether the answers may have to follow something."""
+        return self.response_format is not None or self.structured_outputs is not None
 
 
 class NamedFunction(BaseModel):
@@ -205,6 +215,13 @@ class ChatRequest(Request):
     def offered_tools(self) -> list[dict[str, Any]] | None:
         """The tools that the model is shown."""
         return None if self.tool_choice == "none" else self.tools
+
+    @property
+    def may_follow_grammar(self) -> bool:
+        """Whether the answers may have to follow something: a call is demanded, or held to its schema if it comes."""
+        if super().may_follow_grammar or self.tool_choice not in (None, "none", "auto"):
+            return True
+        return any(is_strict(tool) for tool in self.tools or ())
 
     @property
     def wanted_tokens(self) -> int | None:

@@ -189,6 +189,8 @@ def _load(
     adapter_folder: Path | None,
 ) -> tuple[Any, Any]:
     """Return the application and the engine behind it."""
+    from glmtune.constrained.compiling import is_installed
+
     from .api import create_app
     from .engine import Engine
     from .service import Service
@@ -206,6 +208,8 @@ def _load(
         keeps_last_logits=models.keeps_last_logits,
     )
     service = Service(models, engine, max_length=max_length)
+    if is_installed():  # else it is told to whoever asks for what needs it
+        service.compiler.read_vocabulary()
     application = create_app(
         service,
         api_key=api_key,

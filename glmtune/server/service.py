@@ -9,6 +9,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,9 +17,14 @@ from glmtune import __version__
 from glmtune.chatformat.call_parts import CallPart
 from glmtune.chatformat.replies import Found, ReplyReader, ToolCall
 from glmtune.console import say
+from glmtune.constrained.compiling import MAX_AT_ONCE, CompiledGrammar, Compiler
+from glmtune.constrained.grammars import IS_REASONING
+from glmtune.constrained.schemas import GrammarError
+from glmtune.errors import GlmtuneError
 from glmtune.generation.decoding import AnswerReader, token_text
 from glmtune.generation.prompt_logprobs import PromptLogprobs
 from glmtune.generation.sampling import Sampling
+from glmtune.modeling.context import vocabulary_of
 
 from .api_errors import ApiError
 from .engine import Busy, End, Ended, Engine, Event, Job, JobFailure, PromptRead, Token
@@ -96,6 +102,13 @@ class Service:
         self.engine = engine
         self.max_length = max_length
         self.prompts = PromptWriter(models, max_length=max_length)
+        self.compiler = Compiler(
+            models.tokenizer,
+            vocabulary=vocabulary_of(models.base.config),
+            stops=models.base.generation_config.eos_token_id,
+        )
+        # Of their own: what takes long to compile holds up no requests that want nothing of the kind.
+        self._compiling = ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="grammars")
         self.fingerprint = _fingerprint(models)
         self._described: dict[int, tuple[str, list[int]]] = {}
 
@@ -183,11 +196,19 @@ class Service:
         self.prompts.check_ids(request.tokens, "tokens")
         return str(self.models.tokenizer.decode(request.tokens, clean_up_tokenization_spaces=False))
 
-    async def _start(self, request: Any, prepared: Callable[[Any, asyncio.AbstractEventLoop], Choices]) -> Choices:
-        """Prepare the answers in a thread, since it takes long, and hand them to the engine."""
+    async def _start(
+        self,
+        request: Any,
+        prepared: Callable[[Any, CompiledGrammar | None, asyncio.AbstractEventLoop], Choices],
+    ) -> Choices:
+        """Prepare the answers in threads, since it takes long, and hand them to the engine."""
         self.check_model(request.model)
+        loop = asyncio.get_running_loop()
         try:
-            choices = await asyncio.to_thread(prepared, request, asyncio.get_running_loop())
+            grammar = None
+            if request.may_follow_grammar:
+                grammar = await loop.run_in_executor(self._compiling, self._grammar, request)
+            choices = await asyncio.to_thread(prepared, request, grammar, loop)
             self.engine.submit(choices.jobs)
         except KeyError:
             self.check_model(request.model)  # it may have been unloaded meanwhile
@@ -204,20 +225,37 @@ class Service:
         log_tokens(choices)
         return choices
 
-    def _prepared_chat(self, request: ChatRequest, loop: asyncio.AbstractEventLoop) -> Choices:
+    def _grammar(self, request: Request) -> CompiledGrammar | None:
+        """Return what the answers have to follow, compiled."""
+        grammar = self.prompts.grammar(request)
+        if grammar is None:
+            return None
+        try:
+            return self.compiler.compiled(grammar)
+        except GrammarError as error:
+            fields = ("response_format", "structured_outputs")
+            param = next((field for field in fields if getattr(request, field) is not None), "tools")
+            raise ApiError(f"`{param}` cannot be followed: {error}", param=param) from None
+        except GlmtuneError as error:
+            raise ApiError(error.what, status=501) from None
+
+    def _prepared_chat(
+        self, request: ChatRequest, grammar: CompiledGrammar | None, loop: asyncio.AbstractEventLoop
+    ) -> Choices:
         tools = request.offered_tools
         self._check_number(1, request)
         prompt = self._chat_prompt(request)
         is_continued = request.continue_final_message
         continued = "".join(texts_of_content(request.messages[-1].get("content"))) if is_continued else None
         sampling = replace(
-            self._sampling(request),
+            self._sampling(request, grammar),
             num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            openings=self.prompts.openings(request),
         )
+        is_reasoning = self.prompts.reasoning(request.variables) == IS_REASONING
+        layout = replace(self.prompts.layout, prompt_opens_reasoning=is_reasoning)
 
         def reader() -> AnswerReader:
-            reply = ReplyReader(self.prompts.layout, tools or [], continued=continued, streams_calls=request.stream)
+            reply = ReplyReader(layout, tools or [], continued=continued, streams_calls=request.stream)
             border = self.prompts.border
             return AnswerReader(self.models.tokenizer, stops=request.stop or [], reader=reply, border=border)
 
@@ -229,13 +267,15 @@ class Service:
         continues = request.continue_final_message
         return self.prompts.of_chat(request.messages, request.offered_tools, request.variables, continues=continues)
 
-    def _prepared_completion(self, request: CompletionRequest, loop: asyncio.AbstractEventLoop) -> Choices:
+    def _prepared_completion(
+        self, request: CompletionRequest, grammar: CompiledGrammar | None, loop: asyncio.AbstractEventLoop
+    ) -> Choices:
         self._check_number(len(request.prompts), request)
         prompts = self.prompts.of_completion(request)
         num_logprobs = request.logprobs
         if request.num_candidates > request.n:  # they are what is chosen by
             num_logprobs = num_logprobs or 0
-        sampling = replace(self._sampling(request), num_logprobs=num_logprobs)
+        sampling = replace(self._sampling(request, grammar), num_logprobs=num_logprobs)
         wanted = 16 if request.max_tokens is None else request.max_tokens
 
         def reader() -> AnswerReader:
@@ -300,7 +340,7 @@ class Service:
             num_prompt_tokens=sum(map(len, prompts)),
         )
 
-    def _sampling(self, request: Request) -> Sampling:
+    def _sampling(self, request: Request, grammar: CompiledGrammar | None) -> Sampling:
         """Return what the request asks for; what it leaves open is as the model's own settings have it."""
         own = self.models.base.generation_config
         is_greedy = not own.do_sample
@@ -312,7 +352,9 @@ class Service:
         bias = request.logit_bias or {}
         self.prompts.check_ids(list(bias), "logit_bias")
         self.prompts.check_ids(request.stop_token_ids or [], "stop_token_ids")
-        stops = {*([] if request.ignore_eos else own.eos_token_id), *(request.stop_token_ids or [])}
+        # What follows a grammar has to end with it.
+        ends_itself = not request.ignore_eos or grammar is not None
+        stops = {*(own.eos_token_id if ends_itself else []), *(request.stop_token_ids or [])}
         return Sampling(
             temperature=temperature,
             top_p=_first(request.top_p, own.top_p, 1.0),
@@ -322,8 +364,10 @@ class Service:
             presence_penalty=request.presence_penalty,
             repetition_penalty=_first(request.repetition_penalty, own.repetition_penalty, 1.0),
             logit_bias=bias,
+            grammar=grammar,
             min_tokens=request.min_tokens,
             stops=sorted(stops),
+            ignores_stops=request.ignore_eos,
         )
 
     def _max_new_tokens(self, model: str, num_prompt: int, wanted: int | None, param: str) -> int:

@@ -7,6 +7,7 @@ one that is cut off before that is lost, where the whole answer would hold it as
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -41,9 +42,13 @@ class Glm4RoleLineParser(ToolParser):  # type: ignore[misc, unused-ignore]  # of
             return request
         request.skip_special_tokens = False
         if request.tool_choice not in (None, "auto"):
-            openings = "|".join(re.escape(LAYOUT.opening(name)) for name in _wanted(request))
-            # The rest is left to the model, as in our own server: also that it calls several functions.
-            request.structured_outputs = StructuredOutputsParams(regex=rf"({openings})[\s\S]*")
+            # vLLM answers a `ValueError` with status 400.
+            if getattr(request.response_format, "type", "text") != "text" or request.structured_outputs is not None:
+                raise ValueError(
+                    "`tool_choice` demands a call, and `response_format` or `structured_outputs` another answer: "
+                    "leave one of them out"
+                )
+            request.structured_outputs = StructuredOutputsParams(structural_tag=json.dumps(_one_call(request)))
             request.response_format = None
         return request
 
@@ -95,11 +100,31 @@ class Glm4RoleLineParser(ToolParser):  # type: ignore[misc, unused-ignore]  # of
         )
 
 
-def _wanted(request: Any) -> list[str]:
-    """Return the names of the functions that `tool_choice` leaves: the one it names, or all."""
+def _one_call(request: Any) -> dict[str, Any]:
+    """Return what the answer has to be, as vLLM's libraries know it: one call, whose arguments follow their schema."""
+    calls = [
+        {
+            "type": "sequence",
+            "elements": [
+                {"type": "const_string", "value": LAYOUT.opening(function["name"])},
+                {"type": "json_schema", "json_schema": function.get("parameters") or {"type": "object"}},
+            ],
+        }
+        for function in _wanted(request)
+    ]
+    return {"type": "structural_tag", "format": calls[0] if len(calls) == 1 else {"type": "or", "elements": calls}}
+
+
+def _wanted(request: Any) -> list[dict[str, Any]]:
+    """Return the functions that `tool_choice` leaves: the one it names, or all."""
+    functions = [tool.get("function", tool) for tool in _tools(request)]
     if request.tool_choice == "required":
-        return [str(tool.get("function", tool).get("name")) for tool in _tools(request)]
-    return [str(getattr(request.tool_choice, "function", request.tool_choice).name)]
+        return functions
+    name = getattr(request.tool_choice, "function", request.tool_choice).name
+    found = [function for function in functions if function.get("name") == name]
+    if not found:
+        raise ValueError(f"`tools` has no function `{name[:100]}`")
+    return found
 
 
 def _tools(request: Any) -> list[dict[str, Any]]:

@@ -89,18 +89,6 @@ def test_a_bias_moves_a_token() -> None:
     assert draws(Sampling(logit_bias={4: 100.0}), 10).tolist() == [0, 0, 0, 0, 1]
 
 
-def test_an_opening_is_written_before_the_answer_is_free() -> None:
-    sampler = Sampler(Sampling(openings=((3, 4), (2, 2, 1))), ())
-    assert [int(choose_tokens([sampler], LOGITS[None].clone())) for _ in range(5)] == [2, 2, 1, 0, 0]
-    assert sampler.failure is None
-
-
-def test_an_opening_may_be_drawn() -> None:
-    shares = draws(Sampling(temperature=1, openings=((3, 4), (2, 2))))
-    assert shares[[0, 1, 4]].sum() == 0
-    assert shares[2] == pytest.approx(1 / (1 + math.exp(-1)), abs=0.03)
-
-
 def test_logprobs_are_those_before_temperature_and_bias() -> None:
     sampler = Sampler(Sampling(temperature=2, logit_bias={1: 5.0}, num_logprobs=2), ())
     token = int(choose_tokens([sampler, Sampler(Sampling(), ())], LOGITS.expand(2, -1).clone())[0])

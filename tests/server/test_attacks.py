@@ -50,6 +50,22 @@ def text(**fields: Any) -> Attack:
     return posted(json.dumps({"model": "tiny", "max_tokens": 4, **fields}).encode(), path=TEXT)
 
 
+def json_schema(schema: Any) -> Any:
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
+def deep(number: int) -> Any:
+    schema: Any = {}
+    for _ in range(number // 2):
+        schema = {"items": schema}
+    return schema
+
+
+def several_schemas(schemas: list[Any]) -> Attack:
+    fields = {"model": "tiny", "messages": MESSAGES, "max_tokens": 4}
+    return posted(*(json.dumps({**fields, "response_format": json_schema(each)}).encode() for each in schemas))
+
+
 def raw(data: bytes, *, num_connections: int = 1) -> Attack:
     """Send bytes that are no whole request, and leave."""
 
@@ -115,6 +131,29 @@ ATTACKS: dict[str, tuple[Attack, set[int]]] = {
         {400},
     ),
     "tools that are none": (chat(tools=[{"function": 3}, {"type": None}], tool_choice="required"), {400}),
+    "a schema that is deep": (chat(response_format=json_schema({"items": deep(400)})), {400}),
+    "a schema of many fields": (
+        chat(response_format=json_schema({"properties": {f"field{n}": {"type": "string"} for n in range(2000)}})),
+        {400},
+    ),
+    "choices that multiply": (
+        chat(response_format=json_schema({"allOf": [{"anyOf": [{"required": [f"a{n}"]}, {}]} for n in range(40)]})),
+        {200},
+    ),
+    "a multiple of much": (chat(response_format=json_schema({"type": "integer", "multipleOf": 99_991})), {200}),
+    "ever new multiples": (several_schemas([{"type": "integer", "multipleOf": 70_001 + n} for n in range(8)]), {200}),
+    "repeated repetitions": (
+        chat(structured_outputs={"regex": "((a{1,100}b?){1,100}c?){1,100}"}, n=16, max_tokens=100, seed=1),
+        {200},
+    ),
+    "an ambiguous grammar": (
+        chat(structured_outputs={"grammar": 'start: e\ne: e e | e e e | "a" | "" | /[a-z]+/'}, n=16, max_tokens=64),
+        {200},
+    ),
+    "schemas for 128 answers": (
+        chat(response_format=json_schema({"type": "object"}), n=128, temperature=1, max_tokens=8),
+        {200},
+    ),
     "a template of one's own": (chat(chat_template_kwargs={"chat_template": "{{ 7 * 7 }}"}), {400}),
     "a client that leaves while it sends": (raw(UPLOAD, num_connections=20), set()),
     "half-open connections": (raw(b"POST /v1/chat", num_connections=50), set()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import types
 from pathlib import Path
@@ -168,9 +167,12 @@ def parser(monkeypatch: pytest.MonkeyPatch) -> Any:
     return Glm4RoleLineParser(None)
 
 
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+
+
 def request(tool_choice: Any = "auto") -> Any:
-    tools = [Fields(type="function", function={"name": name, "parameters": {}}) for name in ("f", "g.h")]
-    open_fields = {"structured_outputs": None, "response_format": "json"}
+    tools = [Fields(type="function", function={"name": name, "parameters": PARAMETERS}) for name in ("f", "g.h")]
+    open_fields = {"structured_outputs": None, "response_format": None}
     return Fields(tools=tools, tool_choice=tool_choice, skip_special_tokens=True, **open_fields)
 
 
@@ -185,13 +187,42 @@ def test_the_plugin_has_answers_begin_with_the_calls_that_are_asked_for(
     asked = parser.adjust_request(request(tool_choice))
     assert asked.skip_special_tokens is (tool_choice == "none")
     if not names:
-        assert (asked.structured_outputs, asked.response_format) == (None, "json")
+        assert (asked.structured_outputs, asked.response_format) == (None, None)
         return
-    assert asked.response_format is None
-    allowed = re.compile(asked.structured_outputs.regex)
-    answers = {name: f'{name}\n{{"a": "北京"}}<|assistant|>f\n{{}}' for name in ("f", "g.h", "gxh", "other")}
-    assert [name for name, answer in answers.items() if allowed.fullmatch(answer)] == names
-    assert not allowed.fullmatch("\nThe weather is fine.")
+    wanted = json.loads(asked.structured_outputs.structural_tag)
+    assert wanted["type"] == "structural_tag"
+    calls = wanted["format"]["elements"] if len(names) > 1 else [wanted["format"]]
+    schema = {"type": "json_schema", "json_schema": PARAMETERS}
+    assert [call["elements"] for call in calls] == [
+        [{"type": "const_string", "value": f"{name}\n"}, schema] for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", ["required", "f"])
+def test_what_the_plugin_asks_for_is_a_call_to_vllms_library(parser: Any, name: str, glm_tokenizer: Any) -> None:
+    xgrammar = pytest.importorskip("xgrammar", reason="needs `pip install xgrammar`, which vLLM brings along")
+    choice = name if name == "required" else Fields(function=Fields(name=name))
+    tag = parser.adjust_request(request(choice)).structured_outputs.structural_tag
+    compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(glm_tokenizer, vocab_size=151552))
+    compiled = compiler.compile_structural_tag(tag)
+
+    def is_followed(text: str) -> bool:
+        matcher = xgrammar.GrammarMatcher(compiled, terminate_without_stop_token=True)
+        ids = glm_tokenizer.encode(text, add_special_tokens=False)
+        return all(matcher.accept_token(token) for token in ids) and matcher.is_terminated()
+
+    assert is_followed('f\n{"a": "北京"}')
+    assert is_followed('g.h\n{"a": ""}') is (name == "required")
+    for broken in ('f\n{"a": 1}', "f\n{}", "gxh\n{}", "\nThe weather is fine."):
+        assert not is_followed(broken), broken
+
+
+@pytest.mark.parametrize("field", ["response_format", "structured_outputs"])
+def test_the_plugin_refuses_a_call_and_another_answer_at_once(parser: Any, field: str) -> None:
+    asked = request("required")
+    setattr(asked, field, Fields(type="json_schema"))
+    with pytest.raises(ValueError, match="`tool_choice` demands a call"):
+        parser.adjust_request(asked)
 
 
 def test_the_plugin_reads_whole_answers(parser: Any) -> None:
