@@ -204,6 +204,10 @@ class ChatRequest(Request):
             raise ValueError("`add_generation_prompt: false` wants `continue_final_message: true`")
         if self.continue_final_message and self.tool_choice not in (None, "none", "auto"):
             raise ValueError("`continue_final_message` goes on with a text: `tool_choice` cannot demand a call")
+        is_text = self.response_format in (None, {"type": "text"})
+        if self.continue_final_message and not (is_text and self.structured_outputs is None):
+            field = "structured_outputs" if is_text else "response_format"
+            raise ValueError(f"`{field}` is for a whole answer: `continue_final_message` begins one without it")
         return self
 
     @property

@@ -123,6 +123,14 @@ def test_the_white_space_of_what_goes_on_is_kept() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        (
+            CONTINUED | {"response_format": {"type": "json_object"}},
+            "`response_format` is for a whole answer: `continue_final_message` begins one without it",
+        ),
+        (
+            CONTINUED | {"structured_outputs": {"choice": ["a"]}},
+            "`structured_outputs` is for a whole answer: `continue_final_message` begins one without it",
+        ),
         ({"continue_final_message": True}, "`continue_final_message` wants `add_generation_prompt: false`"),
         ({"add_generation_prompt": False}, "`add_generation_prompt: false` wants `continue_final_message: true`"),
         (CONTINUED, "the last message has role `user`; expected the assistant's, to be continued"),

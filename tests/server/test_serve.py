@@ -370,8 +370,8 @@ REFUSED = {
     "deep JSON": ("[" * 100_000, 400, None, "the request is not JSON: "),
     "a list": ("[1]", 400, None, "input should be"),
     "a field that is not answered": (
-        body(prompt_logprobs=2), 400, "prompt_logprobs",
-        "`prompt_logprobs` is not answered here: leave it out, or send 0",
+        body(length_penalty=2), 400, "length_penalty",
+        "`length_penalty` is not answered here: leave it out, or send 1.0",
     ),
     "no messages": (json.dumps({"model": "tiny"}), 400, "messages", "Missing required parameter: `messages`"),
     "an unknown model": (body(model="other"), 404, "model", "the model `other` does not exist; this server has `tiny`"),
