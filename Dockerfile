@@ -32,7 +32,7 @@ RUN uv pip install --no-cache --constraint .ci/constraints.txt ${TORCH_BACKEND:+
 COPY pyproject.toml README.md LICENSE ./
 COPY configs configs
 COPY glmtune glmtune
-RUN uv pip install --no-cache --constraint .ci/constraints.txt '.[report,serve]'
+RUN uv pip install --no-cache --constraint .ci/constraints.txt '.[report,serve,schema]'
 
 USER glmtune
 WORKDIR /workspace

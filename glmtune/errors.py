@@ -42,7 +42,7 @@ OWN_EXTRAS = {
     "fastapi": "glmtune[serve]",
     "uvicorn": "glmtune[serve]",
     "openai": "glmtune[serve]",
-    "llguidance": "glmtune[serve]",
+    "llguidance": "glmtune[schema]",
     "swanlab": "glmtune[swanlab]",
     "modelscope": "glmtune[modelscope]",
 }

@@ -50,7 +50,7 @@ def test_the_default_has_cuda_and_an_argument_gives_a_cpu_image() -> None:
 
 def test_torch_is_installed_before_the_package_as_the_readme_says() -> None:
     packages = [command[-1] for command in installs()]
-    assert packages == ["uv", "torch", ".[report,serve]"]
+    assert packages == ["uv", "torch", ".[report,serve,schema]"]
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     told = re.findall(r"^(?:uv )?pip install (?:-e )?'?(torch|\.)", readme, re.MULTILINE)
     assert not told or told[0] == "torch"

@@ -40,7 +40,7 @@ Column = Annotated[
     typer.Option(metavar="KEY=NAME", help="What the file calls a key of the format: instruction=question."),
 ]
 Schema = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="JSON Schema that every answer follows; needs `glmtune[serve]`.")
+    Path | None, typer.Option(metavar="FILE", help="JSON Schema that every answer follows; needs `glmtune[schema]`.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 

@@ -72,7 +72,7 @@ class Compiler:
         """Return the tokenizer as llguidance knows it; the first time takes 2 s where there are 151,552 tokens."""
         with self._reading:
             if self._vocabulary_read is None:
-                require("llguidance", extra="serve")
+                require("llguidance", extra="schema")
                 from llguidance.hf import from_tokenizer
 
                 tokenizer: Any = self._tokenizer

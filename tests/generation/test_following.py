@@ -111,5 +111,5 @@ def test_what_is_missing_is_told_with_the_way_to_install_it(tmp_path: Path, monk
     with pytest.raises(GlmtuneError) as raised:
         read_schema(file)
     assert str(raised.value) == (
-        "`llguidance` is not installed\nhint: run `pip install 'glmtune[serve]'` and try again"
+        "`llguidance` is not installed\nhint: run `pip install 'glmtune[schema]'` and try again"
     )
