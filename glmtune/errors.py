@@ -42,7 +42,10 @@ OWN_EXTRAS = {
     "fastapi": "glmtune[serve]",
     "uvicorn": "glmtune[serve]",
     "openai": "glmtune[serve]",
+    "prometheus_client": "glmtune[serve]",
     "llguidance": "glmtune[schema]",
+    "jupyter_client": "glmtune[interpreter]",
+    "ipykernel": "glmtune[interpreter]",
     "swanlab": "glmtune[swanlab]",
     "modelscope": "glmtune[modelscope]",
 }

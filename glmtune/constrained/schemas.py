@@ -52,7 +52,7 @@ def read_schema(path: Path, *, is_followed_here: bool = True) -> dict[str, Any]:
     if not path.is_file():
         raise GlmtuneError(f"`{path}` is not there; expected a file with a JSON Schema")
     if is_followed_here:
-        require("llguidance", extra="serve")
+        require("llguidance", extra="schema")
     try:
         return checked_schema(json_text.parse(read_utf8(path)))
     except (GrammarError, RowError) as error:
