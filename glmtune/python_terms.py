@@ -30,6 +30,7 @@ FUNCTIONS = {
 ARGUMENTS = {
     "--accept-changes": "accept_changes",
     "--adapter": "adapters",
+    "--allow-adapter-changes": "allow_adapter_changes",
     "--allow-sending": "allow_sending",
     "--allowed-host": "allowed_hosts",
     "--api-key": "api_key",
