@@ -125,20 +125,29 @@ def train(
     check_model(model, base_model=None if init_from else base_model)
     if start_group(num_processes):
         return
-    from glmtune.starting.fitted_run import train as run_training
+    from glmtune.starting.fitted_run import configured_run
     from glmtune.training.run import leave_process_group
+    from glmtune.training.run import train as run_training
 
-    run_training(
+    run = configured_run(
         data_dir,
         model,
         config,
         method=method,
         columns=columns_of(column),
         overrides=[*(overrides or ()), *strict_setting(strict), *_setting(deepspeed)],
-        base_model=base_model,
-        init_from=init_from,
-        dry_run=dry_run,
+        is_kept=not dry_run,
     )
+    with run as (rows, whole, changes):
+        run_training(
+            rows,
+            model,
+            whole,
+            overrides=changes,
+            base_model=base_model,
+            init_from=init_from,
+            dry_run=dry_run,
+        )
     leave_process_group()
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,9 @@ def train(
             from .preflight import preflight
 
             return preflight(prepared, run_folder)
-        return execute(prepared, run_folder, is_new_folder=is_new_folder)
+        with started_run(prepared, run_folder, is_new_folder=is_new_folder) as trainer:
+            trainer.train()
+    return run_folder
 
 
 @quiet_libraries()
@@ -223,18 +225,21 @@ def _go_on(
     remember(replace(own, config=request.config), source)
     state = checkpoint.read_state(chosen)
     say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
-    return execute(prepared, run_folder, resume_from=chosen, record=record)
+    with started_run(prepared, run_folder, resume_from=chosen, record=record) as trainer:
+        trainer.train(chosen)
+    return run_folder
 
 
-def execute(
+@contextmanager
+def started_run(
     prepared: Prepared,
     run_folder: Path,
     *,
     resume_from: Path | None = None,
     record: Mapping[str, Any] | None = None,
     is_new_folder: bool = False,
-) -> Path:
-    """Load and adapt the model, train it and score it; a run that cannot start leaves no folder behind.
+) -> Iterator[GlmTrainer]:
+    """Load and adapt the model, and yield its trainer; then score it. A run that cannot start leaves no folder behind.
 
     Args:
         prepared: The run.
@@ -274,7 +279,7 @@ def execute(
                 remember(prepared.request, prepared.source)
             check_shared(run_folder)
             trainer = build_trainer(prepared, arguments, model, run_folder)
-            trainer.train(resume_from)
+            yield trainer
             score_test_rows(trainer, prepared.data.get("test"))
     except BaseException as error:
         clean_up()
@@ -287,7 +292,6 @@ def execute(
         checkpoint.discard_staging(run_folder)
         try_draw_loss_curve(run_folder)
         say(f"done: {run_folder}")
-    return run_folder
 
 
 def leave_process_group() -> None:
