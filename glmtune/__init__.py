@@ -25,11 +25,13 @@ _HOMES = {
     "export": "glmtune.exporting.run",
     "first_config": "glmtune.starting.run",
     "generate": "glmtune.generation.generate",
+    "list_runs": "glmtune.runs.listing",
     "load_config": "glmtune.config.run_config",
     "prepare_data": "glmtune.training.setup.preparation",
     "read_metrics": "glmtune.reports.logged_frame",
     "resume": "glmtune.training.run",
     "serve": "glmtune.server.run",
+    "stop_run": "glmtune.runs.stop",
     "train": "glmtune.starting.fitted_run",
 }
 

@@ -59,6 +59,7 @@ from .options import (
     strict_setting,
     with_sampling_options,
 )
+from .run_verbs import runs, stop
 from .serve_verb import serve
 from .verb_examples import add_examples
 
@@ -199,6 +200,10 @@ def resume(
         allow_sending=allow_sending,
     )
     leave_process_group()
+
+
+app.command()(runs)
+app.command()(stop)
 
 
 @app.command()

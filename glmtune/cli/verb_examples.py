@@ -23,6 +23,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glmtune resume output --checkpoint 500",
         "glmtune resume output --set training_args.num_train_epochs=5 --accept-changes",
     ),
+    "runs": ("glmtune runs", "glmtune runs runs --json"),
+    "stop": ("glmtune stop output",),
     "estimate": (
         "glmtune estimate zai-org/glm-4-9b-chat-hf configs/lora.yaml",
         "glmtune estimate models/glm-4-9b configs/sft.yaml --gpus 8 --deepspeed configs/ds_zero3.json",
