@@ -19,6 +19,7 @@ _HOMES = {
     "GlmtuneError": "glmtune.errors",
     "RunConfig": "glmtune.config.run_config",
     "check_data": "glmtune.datatools.data_inspection",
+    "compare": "glmtune.comparing.compare",
     "convert_data": "glmtune.data.conversion",
     "estimate": "glmtune.memory.run",
     "evaluate": "glmtune.evaluation.evaluate",

@@ -17,6 +17,7 @@ FUNCTIONS = {
     "resume": "resume",
     "estimate": "estimate",
     "eval": "evaluate",
+    "compare": "compare",
     "infer": "generate",
     "export": "export",
     "serve": "serve",

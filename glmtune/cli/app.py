@@ -37,6 +37,7 @@ from glmtune.text.visible_text import ANSWER_KEEPS, UNSEEN
 
 from .argument_order import check_order
 from .chat_verb import chat
+from .compare_verb import compare
 from .config_verbs import config_app
 from .data_verbs import data_app
 from .env_verb import env
@@ -288,6 +289,9 @@ def evaluate(
     say(f"{len(scores.predictions)} predictions in {path}")
     if scores.failed is not None:
         raise scores.failed
+
+
+app.command()(compare)
 
 
 @app.command()

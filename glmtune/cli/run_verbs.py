@@ -14,8 +14,6 @@ from glmtune.text.plain_json import plain_json
 from glmtune.text.text_table import format_table
 from glmtune.text.visible_text import ANSWER_KEEPS
 
-from .options import check_files
-
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or one that holds runs; by default this one.")] = Path(
@@ -23,7 +21,7 @@ def runs(
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, times in seconds since 1970.")] = False,
 ) -> None:
-    """List the runs in a folder and below: what each does, how far it is, how it ended."""
+    """List the runs in a folder. And below it: what each does, how far it is, how it ended."""
     from glmtune.runs.listing import list_runs
 
     found = list_runs(folder)
@@ -51,8 +49,7 @@ def stop(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run: its `output_dir`.")],
     timeout: Annotated[float, typer.Option(help="Seconds to wait for its end; 0 asks and does not wait.", min=0)] = 600,
 ) -> None:
-    """Ask a run to save its step and end, here or on another machine that shares the folder."""
-    check_files(run_dir=run_dir)
+    """Have a run save its step and end. It may be on another machine that shares the folder."""
     from glmtune.runs.stop import stop_run
 
     run = stop_run(run_dir, timeout=timeout)

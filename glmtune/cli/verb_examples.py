@@ -34,6 +34,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glmtune eval output/checkpoint-500 data/test.jsonl --limit 100 --output predictions.jsonl",
         "glmtune eval output data/test.jsonl --metrics my_metrics.py",
     ),
+    "compare": (
+        "glmtune compare demo-sft output data/test.jsonl",
+        "glmtune compare output/checkpoint-100 output/checkpoint-200 rows.jsonl --output report.html",
+        "glmtune compare zai-org/glm-4-9b-chat-hf output rows.jsonl --retention general.jsonl",
+    ),
     "infer": (
         "glmtune infer output --prompt '类型#裙*风格#简约'",
         "glmtune infer output --input prompts.jsonl --json --greedy",
