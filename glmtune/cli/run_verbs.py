@@ -38,7 +38,9 @@ def runs(
             doing += f" {run.status.done}/{run.status.total}"
         steps = f"{run.step}/{run.total_steps}" if run.total_steps else "-"
         loss = "-" if run.loss is None else f"{run.loss:.4f}"
-        rows.append([str(run.folder), doing, steps, loss, run.method or "-", run.model or "-", _ago(run.updated)])
+        rows.append(
+            [str(run.folder), doing, steps, loss, run.method or "-", _short(run.model) or "-", _ago(run.updated)]
+        )
     put(shown(format_table(["run", "state", "step", "loss", "method", "model", "updated"], rows), ANSWER_KEEPS))
     for run in found:
         if run.state == "failed" and run.status and run.status.error:
@@ -59,6 +61,12 @@ def stop(
         say(f"stopped before its first checkpoint: {run_dir}")
     else:
         say(f"stopped: `glmtune resume {run_dir}` goes on from {run.checkpoint.name}")
+
+
+def _short(model: str) -> str:
+    """Return a model's name; a folder below this one without the way here."""
+    path = Path(model)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else model
 
 
 def _ago(when: float) -> str:

@@ -24,9 +24,9 @@ h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2rem}h3{font-size:1rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .8rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
 th:first-child,td:first-child{text-align:left}
-small,.faint{color:var(--faint)}
+small,.faint{color:var(--faint)}small{white-space:nowrap}
 .good{color:var(--good)}.bad{color:var(--bad)}
-svg{display:block;max-width:100%;height:auto}svg text{fill:currentColor;font:13px system-ui,sans-serif}
+svg{display:block;width:100%;min-width:34rem;height:auto}svg text{fill:currentColor;font:13px system-ui,sans-serif}
 details{border:1px solid var(--line);border-radius:6px;margin:.5rem 0;padding:.4rem .8rem}
 summary{cursor:pointer}
 dt{color:var(--faint);margin-top:.4rem}
@@ -112,12 +112,12 @@ def _picture(other: AgainstFirst) -> str:
     scale = (WIDTH - LABEL - NUMBERS) / 2 / reach
     label = f"differences of {_text(other.name)} with their intervals"
     lines = [
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">\n',
+        f'<div class="scroll"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">\n',
         f'<line x1="{middle}" x2="{middle}" y1="0" y2="{height}" stroke="currentColor" stroke-opacity=".4"/>\n',
     ]
     for number, (name, each) in enumerate(found.items()):
         lines.append(_line(name, each, y=LINE * number + LINE / 2 + 5, middle=middle, scale=scale))
-    return "".join(lines) + "</svg>\n"
+    return "".join(lines) + "</svg></div>\n"
 
 
 def _line(name: str, found: PairedDifference, *, y: float, middle: float, scale: float) -> str:
