@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from glmtune.generation import continuous_batching
-from glmtune.generation.continuous_batching import Completion
+from glmtune.generation.completion import Completion
 from glmtune.generation.sampling import Sampler, Sampling
 from glmtune.server.engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Lane, Token
 

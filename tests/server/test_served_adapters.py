@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmtune import generate
 from glmtune.errors import GlmtuneError
-from glmtune.generation.continuous_batching import SCORED_TOKENS
+from glmtune.generation.prefill import SCORED_TOKENS
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.server.models import find_adapters, load_models, model_name
 
