@@ -40,7 +40,7 @@ from glmtune.processes.groups import highest
 from .batch_cache import BatchCache, order_without_gaps
 from .completion import Completion
 from .prefill import Prefill
-from .prefix_store import BLOCK_TOKENS, Block, PrefixStore, States
+from .prefix_store import BLOCK_TOKENS, KeptBlock, PrefixStore, States
 
 MAX_ROWS = 64
 """Beyond it a row more saves little; the logits of a row take 0.6 MB, several times over, where V is 151,552."""
@@ -362,7 +362,7 @@ class ContinuousBatch:
         self.waiting = deque(row for row in self.waiting if id(row) not in chosen)
         return group
 
-    def _known(self, row: Completion) -> list[Block]:
+    def _known(self, row: Completion) -> list[KeptBlock]:
         """Return keys and values of the row's beginning, of all but its last token at most."""
         if self.prefixes is None or row.is_to_score:
             return []

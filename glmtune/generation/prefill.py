@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from glmtune.compat import CACHE
 
 from .completion import Completion
-from .prefix_store import BLOCK_TOKENS, Block
+from .prefix_store import BLOCK_TOKENS, KeptBlock
 from .prompt_logprobs import PromptLogprobs, joined, score
 
 SCORED_TOKENS = 512
@@ -34,7 +34,7 @@ class Prefill:
         model: Any,
         rows: Sequence[Completion],
         model_kwargs: dict[str, Any],
-        known: Sequence[Sequence[Block]] | None = None,
+        known: Sequence[Sequence[KeptBlock]] | None = None,
     ) -> None:
         """Lay the texts side by side; nothing is read yet.
 

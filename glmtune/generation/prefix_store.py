@@ -10,10 +10,12 @@ Shape legend: H key/value heads, D head size.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 BLOCK_TOKENS = 64
@@ -24,7 +26,7 @@ States = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class KeptBlock:
     """Keys and values of some tokens that stand behind certain others."""
 
     number: int
@@ -38,10 +40,11 @@ Key = tuple[Hashable, int, tuple[int, ...]]
 class PrefixStore:
     """Blocks of several owners: what one model or adapter has computed means nothing to another."""
 
-    def __init__(self, max_tokens: int) -> None:
-        """Keep the keys and values of so many tokens."""
+    def __init__(self, max_tokens: int, max_bytes: float = math.inf) -> None:
+        """Keep the keys and values of so many tokens, and no more bytes than that."""
+        self.max_tokens, self.max_bytes = max_tokens, max_bytes
         self.max_blocks = max_tokens // BLOCK_TOKENS
-        self._blocks: OrderedDict[Key, Block] = OrderedDict()  # the one that is used least comes first
+        self._blocks: OrderedDict[Key, KeptBlock] = OrderedDict()  # the one that is used least comes first
         self._numbers = itertools.count(1)
 
     @property
@@ -49,7 +52,7 @@ class PrefixStore:
         """Tokens whose keys and values are kept."""
         return len(self._blocks) * BLOCK_TOKENS
 
-    def find(self, owner: Hashable, ids: Sequence[int]) -> list[Block]:
+    def find(self, owner: Hashable, ids: Sequence[int]) -> list[KeptBlock]:
         """Return the blocks that a text begins with."""
         found = self._chain(owner, ids)
         self._use(found)
@@ -70,8 +73,11 @@ class PrefixStore:
                 break
             end = start + BLOCK_TOKENS
             layers = [(own_keys.clone(), own_values.clone()) for own_keys, own_values in states_of(start, end)]
+            # All models of a server have layers of the same shape.
+            num_bytes = sum(states.nbytes for layer in layers for states in layer)
+            self.max_blocks = int(min(self.max_blocks, self.max_bytes // num_bytes))
             key = owner, before, tuple(ids[start:end])
-            self._blocks[key] = Block(next(self._numbers), layers)
+            self._blocks[key] = KeptBlock(next(self._numbers), layers)
             before = self._blocks[key].number
             keys.append(key)
         self._use(keys)
@@ -103,3 +109,10 @@ class PrefixStore:
     def _use(self, keys: Sequence[Key]) -> None:
         for key in reversed(keys):
             self._blocks.move_to_end(key)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Return how much memory is free where a model computes; without end where that cannot be told."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(psutil.virtual_memory().available) if device.type == "cpu" else math.inf

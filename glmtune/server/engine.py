@@ -138,7 +138,7 @@ class Engine:
         max_batch_tokens: int,
         max_waiting: int,
         keeps_last_logits: bool,
-        prefix_cache_tokens: int = 0,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         """Prepare for requests; `start` begins to answer them.
 
@@ -149,12 +149,12 @@ class Engine:
             max_batch_tokens: Rows times tokens that the keys and values of one lane may take.
             keeps_last_logits: Whether the models take `logits_to_keep`.
             max_waiting: Answers that may wait for their turn; beyond it `submit` raises `Busy`.
-            prefix_cache_tokens: Tokens whose keys and values are kept for conversations that go on, of all lanes.
+            prefixes: Keeps keys and values for conversations that go on, of all lanes; by default none are kept.
         """
         self.lanes: dict[str, Lane] = {}
         self.max_waiting = max_waiting
         self._batches: dict[str, ContinuousBatch] = {}
-        self._prefixes = PrefixStore(prefix_cache_tokens)
+        self._prefixes = prefixes or PrefixStore(0)
         self._pace = Pace()
         self._new_batch = partial(
             ContinuousBatch,
@@ -164,7 +164,7 @@ class Engine:
             max_tokens=max_batch_tokens,
             max_rows=max_rows,
             keeps_last_logits=keeps_last_logits,
-            prefixes=self._prefixes if prefix_cache_tokens else None,
+            prefixes=self._prefixes,
         )
         for name, lane in lanes.items():
             self.add_lane(name, lane)
