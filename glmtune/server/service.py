@@ -327,7 +327,7 @@ class Service:
                     with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                         loop.call_soon_threadsafe(queue.put_nowait, (index, event))
 
-                own = replace(sampling, seed=answer_seed(request.seed, number))
+                own = replace(sampling, seed=answer_seed(request.seed, number), max_tokens=max_new_tokens)
                 waits = not (request.stream or request.stop)
                 job = Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits, stops=stops)
                 if not number:  # once for all answers to the prompt
