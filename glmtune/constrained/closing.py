@@ -210,7 +210,7 @@ def _step(state: LLMatcher, closers: Closers, num_taken: int) -> list[int]:
     if letter and line_break:
         for tag in closers.spelled_tags:
             behind = state.deep_copy()
-            if behind.consume_tokens(tag) and not _is_free(behind, closers):
+            if behind.consume_tokens(list(tag)) and not _is_free(behind, closers):
                 return list(tag)
     for token in closers.ordered(is_in_text=letter, num_taken=num_taken):
         if _is_in(mask, token):
