@@ -63,6 +63,7 @@ def running(
     origins: Sequence[str] = (),
     log_requests: bool = False,
     adapter_folder: Path | None = None,
+    quantization: str | None = None,
     **limits: Any,
 ) -> Iterator[str]:
     """Serve in this process as `glmtune serve` does; yields the URL."""
@@ -77,7 +78,7 @@ def running(
     from glmtune.server.service import Service
 
     source = find_model(checkpoint)
-    models = load_models(source, "tiny", find_adapters(adapters or [], source))
+    models = load_models(source, "tiny", find_adapters(adapters or [], source), quantization=quantization)
     chosen = {
         "max_rows": 64,
         "max_batch_tokens": 65536,
