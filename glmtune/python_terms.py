@@ -61,6 +61,7 @@ ARGUMENTS = {
     "--port": "port",
     "--prompts": "prompts",
     "--push": "push_to",
+    "--quantization": "quantization",
     "--set": "overrides",
     "--strict": "strict",
     "--strict-fields": "strict_fields",

@@ -27,6 +27,7 @@ def local_answers(
     *,
     base_model: str | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
     seed: int | None = None,
     thinking: bool | None = None,
     schema: Any = None,
@@ -38,12 +39,13 @@ def local_answers(
         model: A checkpoint, model folder, run folder, hub name or `demo`.
         base_model: Where the base model of an adapter is now, if it has moved.
         trust_remote_code: Run code that the model brings along.
+        quantization: `4bit` or `8bit` rounds the base model's weights while they are loaded.
         seed: Makes sampling repeatable.
         thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
         schema: A JSON Schema, which every answer follows.
         options: Fields of `transformers.GenerationConfig`.
     """
-    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code, quantization=quantization)
     encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)
     layout = reply_layout(encoder.renderer)
     config = generation_config(loaded.model, options)

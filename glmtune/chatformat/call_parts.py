@@ -1,7 +1,8 @@
 r"""The arguments of a call while it is written; put together they are, letter for letter, those of the whole call.
 
-GLM-4's are an object of JSON, given out as it comes. GLM-4.5's stand between tags, one pair of key and value after the
-other, and become a member of an object each, once both are there. All of it takes time in proportion to the text.
+GLM-4's and ChatML's are an object of JSON, given out as it comes. GLM-4.5's stand between tags, one pair of key and
+value after the other, and become a member of an object each, once both are there. All of it takes time in proportion to
+the text.
 """
 
 from __future__ import annotations

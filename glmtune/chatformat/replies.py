@@ -43,6 +43,11 @@ TAGS = (
 )
 FUNCTION_NAME = re.compile(r"[A-Za-z_][\w.-]{0,127}", re.ASCII)
 OBJECT_START = re.compile(r'\s*\{\s*["}]')
+JSON_CALL = re.compile(
+    r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+MAX_JSON_CALL = 2000
+"""Characters of a call in which its arguments begin, or come as a whole."""
 
 ROLE_LINE, JSON_TAGS, ARGUMENT_TAGS = "role line", "JSON in tags", "arguments in tags"
 """How calls are written: by GLM-4, by ChatML models (Qwen, Hermes), by GLM-4.5 and later."""
@@ -350,6 +355,8 @@ class ReplyReader:
         """Give out what is left of a call that has begun, but is none: more of the arguments, or a text behind them."""
         assert self._parts is not None, "only a call of which parts were given out is broken off"
         rest = body[self._start + self._parts.num_taken :].strip()
+        if self._parts.is_whole and self.layout.calls == JSON_TAGS:
+            rest = rest.removeprefix("}").lstrip()  # of the object around the arguments
         if rest and self._parts.is_whole:
             self._give(rest, events)
         elif rest:
@@ -359,14 +366,18 @@ class ReplyReader:
     def _stream_call(self, events: list[Found]) -> None:
         """Give out what is certain of the call that is being written."""
         if self._parts is None:
-            begun = self._begun_object() if self.layout.calls == ROLE_LINE else self._begun_arguments()
+            begun = {
+                ROLE_LINE: self._begun_object,
+                JSON_TAGS: self._begun_json,
+                ARGUMENT_TAGS: self._begun_arguments,
+            }[self.layout.calls or ROLE_LINE]()
             if begun is None:
                 return
             name, self._parts, self._start = begun
             self._num_fed = self._start
             events.append(CallPart(name=name))
         end = -1
-        if self.layout.calls == ARGUMENT_TAGS:
+        if self.layout.calls != ROLE_LINE:
             end = self._text.find(CLOSE_CALL, max(0, self._num_searched - len(CLOSE_CALL)))
         end = len(self._text) if end < 0 else end
         part = self._parts.feed(self._text[self._num_fed : end])
@@ -382,11 +393,19 @@ class ReplyReader:
             return None
         return name, ObjectParts(), len(self._text) - len(body.lstrip())
 
+    def _begun_json(self) -> tuple[str, ObjectParts, int] | None:
+        """Return the name of the call in JSON between tags and where its arguments begin, once that is known."""
+        found = JSON_CALL.match(self._text[:MAX_JSON_CALL])
+        name = None if found is None else _text_of_json(found["name"])
+        if found is None or name is None or not self._is_offered(name):
+            return None
+        return name, ObjectParts(), found.end()
+
     def _begun_arguments(self) -> tuple[str, ArgumentParts, int] | None:
         """Return the name of the call between tags and where its arguments begin, once that is known."""
         start = self._text.find(OPEN_KEY, max(0, self._num_searched - len(OPEN_KEY)))
         name = self._text[: max(0, start)].strip()
-        if self.layout.calls != ARGUMENT_TAGS or start < 0 or not self._is_offered(name):
+        if start < 0 or not self._is_offered(name):
             return None
         return name, ArgumentParts(partial(self._value_of, name)), start
 
@@ -454,6 +473,9 @@ class ReplyReader:
             return ToolCall(name=call["name"], arguments=arguments) if _json_object(arguments) is not None else None
         if not isinstance(arguments, dict):
             return None
+        if (found := JSON_CALL.match(body[:MAX_JSON_CALL])) is not None:  # as they are streamed
+            _, end = json.JSONDecoder().raw_decode(body, found.end())
+            return ToolCall(name=call["name"], arguments=body[found.end() : end])
         return ToolCall(name=call["name"], arguments=json.dumps(arguments, ensure_ascii=False))
 
     def _argument_call(self, body: str) -> ToolCall | None:
@@ -477,6 +499,14 @@ def _json_object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _text_of_json(text: str) -> str | None:
+    """Return the text that a string of JSON stands for; None where it is none."""
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return None
 
 
 def _refuse_constant(name: str) -> None:

@@ -47,6 +47,7 @@ from .options import (
     BaseModel,
     Column,
     MaxNewTokens,
+    Quantization,
     SamplingOptions,
     Schema,
     Seed,
@@ -259,6 +260,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Python file whose `compute(predictions, references)` returns more metrics; it is run."),
     ] = None,
+    quantization: Quantization = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -281,6 +283,7 @@ def evaluate(
         columns=columns_of(column) or None,
         metrics=metrics,
         trust_remote_code=trust_remote_code,
+        quantization=quantization,
         **given(max_new_tokens=max_new_tokens),
     )
     put_json(plain_json({name: round(value, 4) for name, value in scores.metrics.items()}, indent=2))
@@ -321,6 +324,7 @@ def infer(
     num_beams: Annotated[int | None, typer.Option(help="Beams of beam search.", min=1)] = None,
     seed: Seed = None,
     batch_size: BatchSize = 8,
+    quantization: Quantization = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -355,6 +359,7 @@ def infer(
         batch_size=batch_size,
         base_model=base_model,
         trust_remote_code=trust_remote_code,
+        quantization=quantization,
         **options,
     )
     for asked, pieces in zip(prompts, answers):

@@ -12,6 +12,7 @@ from glmtune.standard_streams import argument_text
 
 from .options import (
     BaseModel,
+    Quantization,
     SamplingOptions,
     Schema,
     Seed,
@@ -66,6 +67,7 @@ def chat(
     sampling: SamplingOptions,
     thinking: Thinking = None,
     seed: Seed = None,
+    quantization: Quantization = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -76,7 +78,11 @@ def chat(
     if idle and not interpreter:
         raise GlmtuneError(f"`{idle}` is for `--interpreter`", fix="give that, too, or leave it out")
     options: dict[str, Any] = sampling.generation_options()
-    local = {"--base-model": base_model is not None, "--trust-remote-code": trust_remote_code}
+    local = {
+        "--base-model": base_model is not None,
+        "--trust-remote-code": trust_remote_code,
+        "--quantization": quantization is not None,
+    }
     remote = {"--model": server_model is not None, "--api-key-env": api_key_env is not None}
     idle = next((flag for flag, is_set in (local if url else remote).items() if is_set), None)
     if idle:
@@ -90,7 +96,7 @@ def chat(
     if url:
         options |= {"server_model": server_model, "api_key_env": api_key_env}
     else:
-        options |= {"base_model": base_model, "trust_remote_code": trust_remote_code}
+        options |= {"base_model": base_model, "trust_remote_code": trust_remote_code, "quantization": quantization}
     run(
         model,
         url=url,

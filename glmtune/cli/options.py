@@ -26,6 +26,9 @@ from glmtune.files.missing import (
 from glmtune.files.user_paths import expand, user_path
 
 BaseModel = Annotated[str | None, typer.Option(help="Where the base model of an adapter is now, if it has moved.")]
+Quantization = Annotated[
+    str | None, typer.Option(metavar="BITS", help="`4bit` or `8bit` for the base model's weights (`glmtune[quant]`).")
+]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)]
 Thinking = Annotated[

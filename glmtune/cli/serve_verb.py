@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseModel, TrustRemoteCode, check_model
+from .options import BaseModel, Quantization, TrustRemoteCode, check_model
 
 
 def serve(
@@ -75,6 +75,7 @@ def serve(
         bool,
         typer.Option("--strict-fields", help="Refuse requests with fields that nothing reads, not just tell once."),
     ] = False,
+    quantization: Quantization = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -108,4 +109,5 @@ def serve(
         ),
         base_model=base_model,
         trust_remote_code=trust_remote_code,
+        quantization=quantization,
     )

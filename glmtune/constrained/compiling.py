@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from glmtune.errors import require
 
+from .closing import Closers
 from .grammars import Grammar
 from .schemas import GrammarError
 
@@ -63,6 +64,7 @@ class Compiler:
         self.vocabulary = vocabulary or len(tokenizer)
         self._stops = stops
         self._vocabulary_read: LLTokenizer | None = None
+        self._closers: Closers | None = None
         self._reading = threading.Lock()
         self._compiling = threading.Semaphore(MAX_AT_ONCE)
         self._kept: OrderedDict[str, CompiledGrammar | GrammarError] = OrderedDict()
@@ -81,7 +83,15 @@ class Compiler:
                 self._vocabulary_read = from_tokenizer(
                     tokenizer, n_vocab=self.vocabulary, eos_token=self._stops or None
                 )
+                self._closers = Closers.of(tokenizer, self.vocabulary)
             return self._vocabulary_read
+
+    @property
+    def closers(self) -> Closers:
+        """The tokens by which answers end."""
+        if self._closers is None:
+            self._closers = Closers.of(self._tokenizer, self.vocabulary)
+        return self._closers
 
     def compiled(self, grammar: Grammar) -> CompiledGrammar:
         """Return the grammar, compiled now or before.

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .closing import Closing
 from .compiling import CompiledGrammar
 from .matching import Matcher, allowed_ids, as_scores, next_masks, put_stops
 
@@ -17,17 +18,20 @@ from .matching import Matcher, allowed_ids, as_scores, next_masks, put_stops
 class HeldAnswers:
     """Follows each answer by a key of its own."""
 
-    def __init__(self, grammar: CompiledGrammar, stops: Collection[int]) -> None:
+    def __init__(self, grammar: CompiledGrammar, stops: Collection[int], max_tokens: int | None = None) -> None:
+        """Begin to hold answers, each of which ends within `max_tokens`, where its grammar lets it."""
         self._grammar = grammar
         self._stops = stops
+        self._max_tokens = max_tokens
         self._matchers: dict[Hashable, Matcher] = {}
+        self._closings: dict[Hashable, Closing | None] = {}
 
     def scores(self, keys: Sequence[Hashable], logits: torch.Tensor) -> torch.Tensor:
         """Return the logits, (B, V), without the tokens that may not come next; a row whose key is None is free."""
         rows = [row for row, key in enumerate(keys) if key is not None]
         if not rows:
             return logits
-        masks = self._masks([keys[row] for row in rows])
+        masks = self._masks([keys[row] for row in rows], logits[rows])
         held = logits.clone()
         held[rows] += as_scores(masks, logits.shape[-1], logits.device)
         return held
@@ -57,13 +61,17 @@ class HeldAnswers:
     def _matcher(self, key: Hashable) -> Matcher:
         if key not in self._matchers:
             self._matchers[key] = Matcher(self._grammar)
+            self._closings[key] = self._matchers[key].closing(self._max_tokens)
         return self._matchers[key]
 
-    def _masks(self, keys: Sequence[Hashable]) -> Any:
+    def _masks(self, keys: Sequence[Hashable], scores: torch.Tensor | None = None) -> Any:
         matchers = [self._matcher(key) for key in keys]
         masks, failures = next_masks(matchers)
-        for matcher, mask, failure in zip(matchers, masks, failures):
+        for row, (matcher, mask, failure) in enumerate(zip(matchers, masks, failures)):
             if failure is not None:
                 raise failure
             put_stops(mask, self._stops, may_end=matcher.may_end)
+            if (closing := self._closings[keys[row]]) is not None:
+                held = None if scores is None else scores[row]
+                closing.lead(matcher.state, mask, held, written=matcher.written, stops=self._stops)
         return masks

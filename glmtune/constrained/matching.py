@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .closing import WORD_BITS, Closing
 from .compiling import CompiledGrammar, compile_anew
 from .schemas import GrammarError
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor
 
-WORD_BITS = 32
 ALL = 0xFFFFFFFF
 MAX_RENEWAL_SECONDS = 0.005
 """Usual schemas are compiled in less; what takes longer is not compiled between two tokens, where all rows wait."""
@@ -39,9 +39,18 @@ class Matcher:
         """The library's own."""
 
     @property
+    def written(self) -> Sequence[int]:
+        """Tokens of the answer so far."""
+        return self._written
+
+    @property
     def vocabulary(self) -> int:
         """Entries of the model's logits."""
         return self._compiled.compiler.vocabulary
+
+    def closing(self, max_tokens: int | None) -> Closing | None:
+        """Return what leads the answer to its end within so many tokens; None where they have no limit."""
+        return None if max_tokens is None else Closing(self._compiled.compiler.closers, max_tokens)
 
     @property
     def may_end(self) -> bool:

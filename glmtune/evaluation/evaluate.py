@@ -95,6 +95,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     metrics: str | Path | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
     **generation_options: Any,
 ) -> Scores:
     """Score a checkpoint or model on a file of rows; without sampling unless `do_sample=True`.
@@ -113,6 +114,7 @@ def evaluate(
             rows, where those of the file can be read so.
         metrics: A Python file with metrics of your own, which is run: see `glmtune.evaluation.own_metrics`.
         trust_remote_code: Run code that the model brings along.
+        quantization: `4bit` or `8bit` rounds the base model's weights while they are loaded.
         generation_options: Fields of `transformers.GenerationConfig`.
     """
     expect_paths(data_file=data_file, output=output, metrics=metrics)
@@ -123,7 +125,7 @@ def evaluate(
     refuse_folder(data_file)
     own_metrics = load_metrics(metrics) if metrics is not None else None
     with reserved(output) if output is not None else nullcontext():
-        loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+        loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code, quantization=quantization)
         encoder = Encoder(
             loaded.tokenizer,
             loaded.family,

@@ -147,7 +147,7 @@ def generate_batch(
     for row, prompt in enumerate(prompts):
         input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, longest - len(prompt) :] = 1
-    held = None if grammar is None else HeldAnswers(grammar, config.eos_token_id or [])
+    held = None if grammar is None else HeldAnswers(grammar, config.eos_token_id or [], config.max_new_tokens)
     # Not inference_mode: weights that ZeRO-3 gathers meanwhile would be unfit for training afterwards.
     with torch.no_grad():
         output = model.generate(

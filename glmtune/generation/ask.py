@@ -76,13 +76,14 @@ def answer_all(
     thinking: bool | None = None,
     schema: Any = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
     **options: Any,
 ) -> Iterator[Generator[str]]:
     """Yield the answer to every prompt: its pieces while they are written where `stream`, else one text.
 
     To close a generator of pieces before its end stops the writing.
     """
-    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code, quantization=quantization)
     encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)
     # All of them first: what cannot be asked is told before the first answer, not after a thousand.
     prompt_ids = [encode_question(encoder, prompt, system, thinking=thinking) for prompt in prompts]

@@ -132,7 +132,7 @@ def answer_continuously(
             and the number of prompts that were unfinished before it, on the process that has most of them left.
         grammar: What the answers have to follow.
     """
-    held = None if grammar is None else HeldAnswers(grammar, config.eos_token_id or [])
+    held = None if grammar is None else HeldAnswers(grammar, config.eos_token_id or [], config.max_new_tokens)
     answers = [Completion(index, prompt, room) for index, (prompt, room) in enumerate(zip(prompts, rooms))]
 
     def run(model: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, **model_kwargs: Any) -> Any:

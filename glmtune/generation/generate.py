@@ -59,6 +59,7 @@ def generate(
     thinking: bool | None = None,
     schema: Any = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
     **generation_options: Any,
 ) -> str: ...
 
@@ -75,6 +76,7 @@ def generate(
     thinking: bool | None = None,
     schema: Any = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
     **generation_options: Any,
 ) -> list[str]: ...
 
@@ -92,6 +94,7 @@ def generate(
     thinking: bool | None = None,
     schema: Any = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
     **generation_options: Any,
 ) -> str | list[str]:
     """Return the model's answer to one prompt as a text, or to every prompt of a list, in order.
@@ -108,12 +111,13 @@ def generate(
         thinking: Switches reasoning on or off where the chat template knows how; None leaves it alone.
         schema: A JSON Schema, which every answer follows, behind the reasoning where there is some.
         trust_remote_code: Run code that the model brings along.
+        quantization: `4bit` or `8bit` rounds the base model's weights while they are loaded.
         generation_options: Fields of `transformers.GenerationConfig`, such as `max_new_tokens`, `temperature`.
     """
     expect_counts(batch_size=batch_size)
     check_seed(seed)
     listed, is_alone = _list_of_prompts(prompts)
-    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code)
+    loaded = as_loaded(model, base_model=base_model, trust_remote_code=trust_remote_code, quantization=quantization)
     encoder = Encoder(loaded.tokenizer, loaded.family, use_skeletons=False)
     prompt_ids = [encode_question(encoder, prompt, system, thinking=thinking) for prompt in listed]
     check_context(loaded.model, prompt_ids, generation_options)
@@ -235,11 +239,18 @@ def _refuse_many(messages: Sequence[Mapping[str, Any]]) -> None:
 @quiet_libraries()
 @memory_errors_explained("loading the model", "use a smaller model, or a GPU with more memory")
 def as_loaded(
-    model: str | Path | LoadedModel, *, base_model: str | None = None, trust_remote_code: bool = False
+    model: str | Path | LoadedModel,
+    *,
+    base_model: str | None = None,
+    trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> LoadedModel:
     """Load the model unless it is loaded already; one that computes no numbers will not answer."""
     if not isinstance(model, LoadedModel):
-        model = load_model(find_model(model, base_model=base_model), trust_remote_code=trust_remote_code)
+        source = find_model(model, base_model=base_model)
+        model = load_model(source, trust_remote_code=trust_remote_code, quantization=quantization)
+    elif quantization is not None:
+        raise GlmtuneError("`quantization` is for a model that is still to be loaded", fix="leave it out")
     watch_logits(model.model)
     return model
 

@@ -43,6 +43,8 @@ class Sampling:
     """Most likely tokens to report beside each one; None reports nothing."""
     grammar: CompiledGrammar | None = None
     """What the answer has to follow; it ends where that may end."""
+    max_tokens: int | None = None
+    """Tokens within which an answer that follows a grammar is led to its end."""
     min_tokens: int = 0
     """Tokens before the first that may end the answer; one that follows a grammar may end before, where that does."""
     stops: Collection[int] = ()
@@ -76,6 +78,7 @@ class Sampler:
         self.num_chosen = 0
         self.seen = set(prompt) if sampling.repetition_penalty != 1 else set()
         self.matcher = None if sampling.grammar is None else Matcher(sampling.grammar)
+        self.closing = None if self.matcher is None else self.matcher.closing(sampling.max_tokens)
         self.logprobs: list[Logprobs] = []
         """Of every token so far, where they are wanted."""
         self.failure: BaseException | None = None
@@ -171,11 +174,14 @@ def _follow_grammars(samplers: Sequence[Sampler], rows: Sequence[int], scores: t
     """Take from some rows of `scores`, (B, V), all tokens that the rows' grammars do not allow next."""
     matchers = [sampler.matcher for sampler in samplers if sampler.matcher is not None]
     masks, failures = next_masks(matchers)
-    for sampler, matcher, mask, failure in zip(samplers, matchers, masks, failures):
+    for row, sampler, matcher, mask, failure in zip(rows, samplers, matchers, masks, failures):
         with _failing_alone(sampler):
             if failure is not None:
                 raise failure
-            put_stops(mask, sampler.sampling.stops, may_end=matcher.may_end, is_early=sampler.is_early)
+            stops = sampler.sampling.stops
+            put_stops(mask, stops, may_end=matcher.may_end, is_early=sampler.is_early)
+            if sampler.closing is not None:
+                sampler.closing.lead(matcher.state, mask, scores[row], written=matcher.written, stops=stops)
     allowed = as_scores(masks, scores.shape[-1], scores.device)
     if len(rows) == len(scores):
         scores += allowed

@@ -41,7 +41,7 @@ from .config_loading import from_pretrained, load_model_config, load_tokenizer
 from .context import check_vocabulary
 from .finite import check_finite
 from .library_errors import WHILE_BUILDING, is_lack_of_memory, reason_of, rust_errors_caught
-from .quantization import check_quantized_can_be_read, make_trainable, quantization_options
+from .quantization import check_quantization, check_quantized_can_be_read, make_trainable, quantization_options
 
 MISSING = "missing adapter keys"
 """What PEFT warns of, and goes on with numbers of its own."""
@@ -143,20 +143,33 @@ def load_model(
     dtype: torch.dtype | Literal["auto"] | None = None,
     device: torch.device | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> LoadedModel:
-    """Load model, adapter and tokenizer for inference, in the dtype that suits the device unless another is given."""
+    """Load model, adapter and tokenizer for inference, in the dtype that suits the device unless another is given.
+
+    `quantization`, `4bit` or `8bit`, is that of the base model's weights; an adapter on them stays as it is.
+    """
     note_untested_versions()
     device = device or default_device()
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     config = load_model_config(source, trust_remote_code=trust_remote_code)
     check_vocabulary(tokenizer, config)
+    check_quantization(quantization, config, source.base)
     family = family_of(config.model_type)
-    model: Any = load_base_model(source, dtype=dtype or default_dtype(device), trust_remote_code=trust_remote_code)
+    model: Any = load_base_model(
+        source,
+        dtype=dtype or default_dtype(device),
+        trust_remote_code=trust_remote_code,
+        quantization=quantization,
+        device=device,
+    )
     check_generation(Path(source.base) / "generation_config.json", model.generation_config.to_dict())
     set_stop_tokens(model, tokenizer, family)
     if source.adapter is not None:
         model = load_adapter(model, source.adapter, is_trainable=False)
-    return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, family=family)
+    if quantization is None:  # else it is there already, and PEFT has put the adapter beside it
+        model = model.to(device)
+    return LoadedModel(model=model.eval(), tokenizer=tokenizer, family=family)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default") -> PeftModel:

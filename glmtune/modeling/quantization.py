@@ -25,6 +25,7 @@ from glmtune.errors import GlmtuneError, install_hint, require
 
 from .library_errors import REFUSALS, reason_of
 
+QUANTIZATIONS = ("4bit", "8bit")
 UNQUANTIZED = "take the model's unquantized weights"
 
 
@@ -85,6 +86,23 @@ def _rounding_of(config: PretrainedConfig) -> dict[str, Any] | None:
     """Return what a model's configuration says of how its weights are quantized; None where they are not."""
     settings = config.to_dict().get("quantization_config")
     return None if settings is None else dict(settings)
+
+
+def check_quantization(quantization: str | None, config: PretrainedConfig, name: str) -> None:
+    """Raise where the weights of a model cannot be quantized while they are loaded."""
+    if quantization is None:
+        return
+    if quantization not in QUANTIZATIONS:
+        allowed = " or ".join(f"`{known}`" for known in QUANTIZATIONS)
+        raise GlmtuneError(f"`--quantization` is `{quantization}`; expected {allowed}")
+    if (settings := _rounding_of(config)) is not None:
+        method = settings.get("quant_method", "bitsandbytes")
+        raise GlmtuneError(
+            f"the model's weights are quantized already, by the method `{method}`",
+            where=_config_of(name),
+            fix="leave `--quantization` out",
+        )
+    require("bitsandbytes", extra="quant")
 
 
 def quantization_options(quantization: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

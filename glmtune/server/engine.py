@@ -464,7 +464,8 @@ class Engine:
 
 def _end_of(row: Completion, job: Job) -> End:
     """Return how an answer ended; the stop token, which is not written, has its likelihood behind the others'."""
-    is_cut = len(row.written) >= row.max_new_tokens
+    was_led = job.sampler.closing is not None and job.sampler.closing.has_led
+    is_cut = was_led or len(row.written) >= row.max_new_tokens
     if is_cut or row.stop_token is None or len(job.sampler.logprobs) <= len(row.written):
         return End(is_cut=is_cut)
     return End(is_cut=False, stop_token=Token(id=row.stop_token, logprobs=job.sampler.logprobs[len(row.written)]))

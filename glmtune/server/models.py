@@ -77,7 +77,12 @@ def find_adapters(adapters: list[str], source: ModelSource) -> dict[str, ModelSo
 
 
 def load_models(
-    source: ModelSource, name: str, adapters: Mapping[str, ModelSource], *, trust_remote_code: bool = False
+    source: ModelSource,
+    name: str,
+    adapters: Mapping[str, ModelSource],
+    *,
+    trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> ServedModels:
     """Load a base model and put all adapters on it.
 
@@ -86,12 +91,13 @@ def load_models(
         name: What requests call the checkpoint.
         adapters: Others, by what requests call them.
         trust_remote_code: Whether to run Python code that lies beside the weights.
+        quantization: `4bit` or `8bit` rounds the base model's weights while they are loaded.
     """
     if name in adapters:
         raise GlmtuneError(
             f"the name `{name}` is the checkpoint's and an adapter's", fix="choose another with `--name`"
         )
-    loaded = load_model(ModelSource(base=source.base), trust_remote_code=trust_remote_code)
+    loaded = load_model(ModelSource(base=source.base), trust_remote_code=trust_remote_code, quantization=quantization)
     base: Any = loaded.model
     reason = reason_against_continuous_batching(
         base, GenerationConfig(eos_token_id=base.generation_config.eos_token_id)

@@ -16,7 +16,6 @@ IGNORED = {
 
 NEUTRAL: dict[str, Any] = {
     "modalities": ["text"],
-    "echo": False,
     "suffix": "",
     "add_generation_prompt": True,
     "continue_final_message": False,
@@ -176,6 +175,8 @@ class ChatRequest(Request):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     """Whether the last message, the assistant's, is the beginning of the answer."""
+    echo: bool = False
+    """Whether a message that the answer goes on with stands before it; vLLM's field."""
     reasoning_effort: Annotated[str, Field(max_length=100)] | None = None
     """A variable of the chat template."""
     chat_template_kwargs: dict[str, Any] | None = None

@@ -10,9 +10,10 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,10 @@ from glmtune.console import notice, quiet_libraries, say
 from glmtune.errors import GlmtuneError, require
 from glmtune.files.user_paths import user_path
 from glmtune.generation.prefix_store import PrefixStore, free_bytes
-from glmtune.modeling.finding.model_source import ModelSource, find_model
+from glmtune.modeling.finding.model_source import find_model
 from glmtune.tested_versions import note_untested_versions
 
-from .models import find_adapters, load_models, model_name
+from .models import ServedModels, find_adapters, load_models, model_name
 from .vllm import run_vllm, takes_vllm, vllm_command
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def serve(
     limits: Limits | None = None,
     base_model: str | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> None:
     """Answer requests until a signal ends it: Ctrl-C in a program, the stop button in a notebook's cell.
 
@@ -99,6 +101,7 @@ def serve(
         limits: What the server takes on.
         base_model: Where the base model of an adapter is now, if it has moved.
         trust_remote_code: Run code that the model brings along.
+        quantization: `4bit` or `8bit` rounds the base model's weights while they are loaded.
     """
     for package in ("fastapi", "uvicorn", "openai", "prometheus_client"):
         require(package, extra="serve")
@@ -116,7 +119,7 @@ def serve(
     limits = limits or Limits()
     if host not in LOOPBACK and api_key is None:
         notice(f"everybody who can reach `{host}` may use the model; `--api-key` or `${API_KEY_VARIABLE}` ends that")
-    if takes_vllm(backend, [source, *others.values()]):
+    if takes_vllm(backend, [source, *others.values()], is_quantized=quantization is not None):
         command = vllm_command(
             source,
             own_name,
@@ -141,7 +144,10 @@ def serve(
     # Before the model is loaded, which takes minutes: the address may be taken.
     listener = _listen(host, port)
     with listener:
-        application, engine = _load(source, own_name, others, api_key, limits, trust_remote_code, adapter_folder)
+        options: Any = {"trust_remote_code": trust_remote_code, "quantization": quantization}
+        application, engine = _load(
+            partial(load_models, source, own_name, others, **options), api_key, limits, adapter_folder
+        )
         address = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
         say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
@@ -187,22 +193,19 @@ def _reason(error: OSError | OverflowError) -> str:
 
 @quiet_libraries()
 def _load(
-    source: ModelSource,
-    name: str,
-    adapters: dict[str, ModelSource],
+    loaded: Callable[[], ServedModels],
     api_key: str | None,
     limits: Limits,
-    trust_remote_code: bool,
     adapter_folder: Path | None,
 ) -> tuple[Any, Any]:
-    """Return the application and the engine behind it."""
+    """Return the application and the engine behind it, which answers by the models that are to be loaded."""
     from glmtune.constrained.compiling import is_installed
 
     from .api import create_app
     from .engine import Engine
     from .service import Service
 
-    models = load_models(source, name, adapters, trust_remote_code=trust_remote_code)
+    models = loaded()
     max_length = limits.max_length or models.max_tokens
     if max_length > models.max_tokens:
         raise GlmtuneError(f"`--max-length` is {max_length}; the model was made for {models.max_tokens} tokens")

@@ -250,8 +250,7 @@ class Service:
         tools = request.offered_tools
         self._check_number(1, request)
         prompt = self._chat_prompt(request)
-        is_continued = request.continue_final_message
-        continued = "".join(texts_of_content(request.messages[-1].get("content"))) if is_continued else None
+        continued = continued_text(request)
         sampling = replace(
             self._sampling(request, grammar),
             num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
@@ -332,7 +331,7 @@ class Service:
                     with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                         loop.call_soon_threadsafe(queue.put_nowait, (index, event))
 
-                own = replace(sampling, seed=answer_seed(request.seed, number))
+                own = replace(sampling, seed=answer_seed(request.seed, number), max_tokens=max_new_tokens)
                 waits = not (request.stream or request.stop)
                 job = Job(request.model, prompt, max_new_tokens, own, on_event, waits_for_end=waits, stops=stops)
                 if not number:  # once for all answers to the prompt
@@ -407,6 +406,13 @@ def _read(choices: Choices, number: int, event: Token | End) -> Update:
         job.is_complete = job.is_cancelled = True
         finish_reason = "stop"
     return Update(choice=number, events=events, tokens=tokens, finish_reason=finish_reason)
+
+
+def continued_text(request: ChatRequest) -> str | None:
+    """Return the text that the answer goes on with; None where it begins anew."""
+    if not request.continue_final_message:
+        return None
+    return "".join(texts_of_content(request.messages[-1].get("content")))
 
 
 def answer_seed(seed: int | None, number: int) -> int:

@@ -40,7 +40,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that `--max-lora-rank` takes."""
 
 
-def takes_vllm(backend: str, sources: Sequence[ModelSource]) -> bool:
+def takes_vllm(backend: str, sources: Sequence[ModelSource], *, is_quantized: bool = False) -> bool:
     """Return whether vLLM serves, or raise where it was asked for and cannot."""
     if backend not in BACKENDS:
         raise GlmtuneError(f"`--backend` is `{backend}`; expected one of: {', '.join(BACKENDS)}")
@@ -48,6 +48,8 @@ def takes_vllm(backend: str, sources: Sequence[ModelSource]) -> bool:
         return False
     is_asked_for = backend == "vllm"
     reason = _why_not(sources, is_asked_for=is_asked_for)
+    if reason is None and is_quantized:
+        reason = "`--quantization` is bitsandbytes' by transformers; vLLM's own is among `--vllm-args`"
     if is_asked_for and reason is not None:
         raise GlmtuneError(f"vLLM cannot serve this: {reason}", fix="leave out `--backend vllm`")
     if reason is not None and importlib.util.find_spec("vllm") is not None:

@@ -78,6 +78,19 @@ WHOLE = {
         GLM_45,
         [f"<tool_call>weather{PAIR.format('days', '1')}{PAIR.format('days', '[2, 3]')}</tool_call>"],
     ),
+    "text and tags": (
+        CHATML,
+        [
+            'So.\n<tool_call>\n{ "name":"weather" , "arguments" : {"city": "Bath \\" }", "in": [{}]} }\n</tool_call>\n'
+            '<tool_call>{"name": "\\u67e5\\u8be2 价格", "parameters": {}}</tool_call>'
+        ],
+    ),
+    "name behind": (CHATML, ['<tool_call>\n{"arguments": {"city":"Bath"}, "name": "weather"}\n</tool_call>']),
+    "arguments twice": (
+        CHATML,
+        ['<tool_call>{"name": "weather", "arguments": {"days":1}, "arguments": {"days":2}}</tool_call>'],
+    ),
+    "arguments as a text": (CHATML, ['<tool_call>{"name": "weather", "arguments": "{\\"days\\":1}"}</tool_call>']),
     "tags": (CHATML, ['<tool_call>\n{"name": "weather", "arguments": {"city":"Bath"}}\n</tool_call>']),
     "not offered in tags": (GLM_45, [f"<tool_call>other\n{PAIR.format('city', '1')}</tool_call>"]),
 }
@@ -99,13 +112,13 @@ def test_a_key_that_comes_twice_has_its_last_value() -> None:
     assert json.loads(parse_reply(sections, layout, TOOLS).tool_calls[0].arguments) == {"days": [2, 3]}
 
 
-@pytest.mark.parametrize("kind", ["one", "arguments"])
+@pytest.mark.parametrize("kind", ["one", "arguments", "tags"])
 def test_arguments_come_before_the_call_is_whole(kind: str) -> None:
     layout, sections = WHOLE[kind]
     events = streamed(layout, sections, list(range(200)))
     parts = [event.arguments for event in events if isinstance(event, CallPart)]
     assert parts[0] == ""  # the name alone
-    assert len(parts) > (20 if kind == "one" else 3)
+    assert len(parts) > {"one": 20, "arguments": 3, "tags": 10}[kind]
     assert isinstance(events[-1], ToolCall)
 
 
@@ -114,6 +127,16 @@ BROKEN = {
     "text behind": (GLM_4, ['weather\n{"city": 1} and more'], "and more", '{"city": 1}'),
     "cut off in tags": (
         GLM_45, [f"<tool_call>weather\n{PAIR.format('days', '1')}<arg_key>ci"], "", '{"days": 1<arg_key>ci',
+    ),
+    "cut off in JSON": (
+        CHATML, ['<tool_call>\n{"name": "weather", "arguments": {"city": "Ba'], "", '{"city": "Ba',
+    ),
+    "cut off behind JSON": (
+        CHATML, ['<tool_call>\n{"name": "weather", "arguments": {"days": 1}}\n'], "", '{"days": 1}',
+    ),
+    "something behind JSON": (
+        CHATML, ['<tool_call>\n{"name": "weather", "arguments": {"days": 1}} x</tool_call> end'], "x end",
+        '{"days": 1}',
     ),
     "something between": (
         GLM_45, [f"<tool_call>weather\n{PAIR.format('days', '1')}x</tool_call> end"], "end", '{"days": 1x',

@@ -50,7 +50,7 @@ class RandomModel:
         ids: list[int] = self.tokenizer.encode(written, add_special_tokens=False)
         for token in ids:
             sampler.note(token)
-        while len(ids) < MAX_TOKENS:
+        while len(ids) < (MAX_TOKENS if sampling.max_tokens is None else sampling.max_tokens):
             logits = torch.randn(1, self.vocabulary, generator=chance)
             logits[:, self._closers] += 3 + len(ids) / 50
             logits[:, self.stops] += len(ids) / 50

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from serving_rows import ITEMS, PLAIN, REPLY, THANKS, TOOLS, answer, call, question, result
+from serving_rows import rows_by_heart
 from written_server import OpenAIServer
 
 from glmtune import train
@@ -25,19 +25,8 @@ from glmtune.chat.run import run_chat
 from glmtune.modeling.finding.model_source import find_model
 
 
-@pytest.fixture(scope="session")
-def tool_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that knows a few rows by heart: plain answers, and a call, its result and the answer."""
-    folder = tmp_path_factory.mktemp("tool-model")
-    rows: list[dict[str, Any]] = [
-        {"messages": [question(item), call(item), result(item), answer(item)], "tools": TOOLS} for item in ITEMS
-    ]
-    rows += [
-        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]}
-        for asked, told in PLAIN.items()
-    ]
-    thanks = [{"role": "user", "content": THANKS}, {"role": "assistant", "content": REPLY}]
-    rows.append({"messages": thanks, "tools": TOOLS})
+def learnt(folder: Path, rows: list[dict[str, Any]], *, num_steps: int = 60, learning_rate: float = 3e-3) -> Path:
+    """Return a checkpoint in the folder that knows these rows by heart."""
     (folder / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     config = {
         "data_config": {"train_file": "train.jsonl"},
@@ -45,17 +34,24 @@ def tool_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "max_output_length": 128,
         "training_args": {
             "output_dir": str(folder / "run"),
-            "max_steps": 60,
-            "save_steps": 60,
+            "max_steps": num_steps,
+            "save_steps": num_steps,
             "per_device_train_batch_size": len(rows),
-            "learning_rate": 3e-3,
+            "learning_rate": learning_rate,
             "lr_scheduler_type": "linear",
             "warmup_steps": 3,
             "save_only_model": True,
         },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    return train(folder, "demo", folder / "config.yaml") / "checkpoint-60"
+    return train(folder, "demo", folder / "config.yaml") / f"checkpoint-{num_steps}"
+
+
+@pytest.fixture(scope="session")
+def tool_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that knows a few rows by heart: plain answers, and a call, its result and the answer."""
+    folder = tmp_path_factory.mktemp("tool-model")
+    return learnt(folder, rows_by_heart())
 
 
 @contextlib.contextmanager
@@ -67,6 +63,7 @@ def running(
     origins: Sequence[str] = (),
     log_requests: bool = False,
     adapter_folder: Path | None = None,
+    quantization: str | None = None,
     **limits: Any,
 ) -> Iterator[str]:
     """Serve in this process as `glmtune serve` does; yields the URL."""
@@ -82,7 +79,7 @@ def running(
     from glmtune.server.service import Service
 
     source = find_model(checkpoint)
-    models = load_models(source, "tiny", find_adapters(adapters or [], source))
+    models = load_models(source, "tiny", find_adapters(adapters or [], source), quantization=quantization)
     chosen = {
         "max_rows": 64,
         "max_batch_tokens": 65536,

@@ -45,3 +45,17 @@ def result(item: str) -> dict[str, str]:
 
 def answer(item: str) -> dict[str, str]:
     return {"role": "assistant", "content": f"{item}现价{ITEMS[item]}元，欢迎选购。"}
+
+
+def rows_by_heart(tools: list[dict[str, Any]] = TOOLS) -> list[dict[str, Any]]:
+    """Return rows of training: plain answers, and a call, its result and the answer, with these tools offered."""
+    rows: list[dict[str, Any]] = [
+        {"messages": [question(item), call(item), result(item), answer(item)], "tools": tools} for item in ITEMS
+    ]
+    rows += [
+        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]}
+        for asked, told in PLAIN.items()
+    ]
+    thanks = [{"role": "user", "content": THANKS}, {"role": "assistant", "content": REPLY}]
+    rows.append({"messages": thanks, "tools": tools})
+    return rows

@@ -111,6 +111,19 @@ def test_an_answer_goes_on_where_the_last_message_ends(http: httpx.Client, token
     assert done.json()["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
 
 
+def test_what_goes_on_is_echoed_before_the_answer(http: httpx.Client) -> None:
+    begun = TOLD[:4]
+    messages = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": begun}]
+    body = {"model": "tiny", "messages": messages, "temperature": 0, "echo": True, **CONTINUED}
+    assert content(http.post("/v1/chat/completions", json=body).json()) == TOLD
+    events = http.post("/v1/chat/completions", json={**body, "stream": True}).text.split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
+    texts = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
+    assert texts[:2] == ["", begun]
+    assert "".join(texts) == TOLD
+    assert content(chat(http, temperature=0, echo=True)) == TOLD  # a question is no part of its answer
+
+
 def test_the_white_space_of_what_goes_on_is_kept() -> None:
     reader = ReplyReader(ReplyLayout(calls="role line"), [], continued="a")
     told = [*reader.feed(" b\n"), *reader.feed("42"), *reader.finish()]

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from glmtune.chatformat.replies import Delta, Found, ToolCall
 from glmtune.server.requests import ChatRequest
-from glmtune.server.service import Choices, Service, Update
+from glmtune.server.service import Choices, Service, Update, continued_text
 
 from .answer_events import (
     DONE,
@@ -32,12 +32,13 @@ from .answer_events import (
 async def whole_chat(service: Service, request: ChatRequest, choices: Choices) -> str:
     """Return the answer to a conversation, as JSON, once all its choices are written."""
     collected = await collect(service, choices)
+    echoed = _echoed(request)
 
     def put_together() -> str:
         told = [
             {
                 "index": number,
-                "message": _message(updates, has_functions=request.has_functions),
+                "message": _message(updates, echoed=echoed, has_functions=request.has_functions),
                 "finish_reason": _finish_reason(updates[-1], has_functions=request.has_functions),
                 "logprobs": {"content": _logprobs(service, updates)} if request.logprobs else None,
             }
@@ -69,6 +70,8 @@ async def stream_chat(service: Service, request: ChatRequest, choices: Choices) 
 
     for number in range(len(choices.jobs)):
         yield chunk({"role": "assistant", "content": ""}, Update(choice=number, events=[]))
+        if echoed := _echoed(request):
+            yield chunk({"content": echoed}, Update(choice=number, events=[]))
     async for update in service.follow(choices):
         for found in update.events:
             if begins_call(found):
@@ -92,9 +95,14 @@ def _finish_reason(update: Update, *, has_functions: bool) -> str | None:
     return "function_call" if has_functions and update.finish_reason == "tool_calls" else update.finish_reason
 
 
-def _message(updates: Sequence[Update], *, has_functions: bool) -> dict[str, Any]:
+def _echoed(request: ChatRequest) -> str:
+    """Return what stands before each answer."""
+    return (continued_text(request) or "") if request.echo else ""
+
+
+def _message(updates: Sequence[Update], *, echoed: str, has_functions: bool) -> dict[str, Any]:
     calls = [found for update in updates for found in update.events if isinstance(found, ToolCall)]
-    text = text_of(updates)
+    text = echoed + text_of(updates)
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
     if reasoning := text_of(updates, is_reasoning=True):
         message["reasoning_content"] = reasoning
