@@ -14,7 +14,7 @@ from glmtune.text.plain_json import plain_json
 from glmtune.text.visible_text import ANSWER_KEEPS
 
 from .argument_order import check_order
-from .options import Column, MaxNewTokens, TrustRemoteCode, check_files, check_model, columns_of, given
+from .options import Column, MaxNewTokens, Quantization, TrustRemoteCode, check_files, check_model, columns_of, given
 
 
 def compare(
@@ -49,6 +49,7 @@ def compare(
     judge_key_env: Annotated[
         str | None, typer.Option(help="Environment variable that holds its key; OPENAI_API_KEY by default.")
     ] = None,
+    quantization: Quantization = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Compare models on the same rows. Scores side by side, what got better and worse, and how sure that is."""
@@ -78,6 +79,7 @@ def compare(
         columns=columns_of(column) or None,
         metrics=metrics,
         output=output or (),
+        quantization=quantization,
         trust_remote_code=trust_remote_code,
         **given(max_new_tokens=max_new_tokens),
     )

@@ -50,6 +50,7 @@ def compare(
     columns: Mapping[str, str] | None = None,
     metrics: str | Path | None = None,
     output: Sequence[str | Path] = (),
+    quantization: str | None = None,
     trust_remote_code: bool = False,
     **generation_options: Any,
 ) -> Comparison:
@@ -69,6 +70,7 @@ def compare(
         columns: Key of the format: what the files call it.
         metrics: A Python file with metrics of your own, which is run.
         output: Reports that are written: names that end with `.md`, `.json` or `.html`.
+        quantization: `4bit` or `8bit` rounds the base models' weights while they are loaded.
         trust_remote_code: Run code that the models bring along.
         generation_options: Fields of `transformers.GenerationConfig`.
 
@@ -101,6 +103,7 @@ def compare(
                     combine=combine,
                     columns=columns,
                     metrics=metrics,
+                    quantization=quantization,
                     trust_remote_code=trust_remote_code,
                     **generation_options,
                 )
