@@ -23,6 +23,7 @@ FUNCTIONS = {
     "serve": "serve",
     "runs": "list_runs",
     "stop": "stop_run",
+    "web": "web",
     "init": "first_config",
     "data check": "check_data",
     "data convert": "convert_data",

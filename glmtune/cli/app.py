@@ -64,6 +64,7 @@ from .options import (
 from .run_verbs import runs, stop
 from .serve_verb import serve
 from .verb_examples import add_examples
+from .web_verb import web
 
 app = typer.Typer(
     name="glmtune",
@@ -206,6 +207,7 @@ def resume(
 
 app.command()(runs)
 app.command()(stop)
+app.command()(web)
 
 
 @app.command()

@@ -25,6 +25,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "runs": ("glmtune runs", "glmtune runs runs --json"),
     "stop": ("glmtune stop output",),
+    "web": ("glmtune web runs", "glmtune web runs --port 9000 --read-only"),
     "estimate": (
         "glmtune estimate zai-org/glm-4-9b-chat-hf configs/lora.yaml",
         "glmtune estimate models/glm-4-9b configs/sft.yaml --gpus 8 --deepspeed configs/ds_zero3.json",
