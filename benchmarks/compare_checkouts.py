@@ -122,7 +122,7 @@ def cells(checkout: Path, folder: Path, names: list[str]) -> Iterator[tuple[str,
 
 def _written(folder: Path) -> tuple[Any, ...]:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if folder.is_dir() else []
-    clocks = ("runtime", "per_second")
+    clocks = ("runtime", "per_second", "time", "memory_bytes")
     logs = [
         {key: value for key, value in json.loads(line).items() if not any(clock in key for clock in clocks)}
         for line in lines

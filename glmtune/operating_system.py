@@ -9,6 +9,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 HAS_PROCESS_GROUPS = {"setsid", "killpg"} <= vars(os).keys() and "SIGKILL" in vars(signal)
 """Whether a process and all that it has started can be ended together."""
@@ -26,6 +32,14 @@ CAN_LEAD_WORKERS = HAS_PROCESS_GROUPS and "SIGUSR1" in vars(signal)
 def signals(*names: str) -> tuple[signal.Signals, ...]:
     """Return those of the named signals that this system knows."""
     return tuple(signal.Signals(vars(signal)[name]) for name in names if name in vars(signal))
+
+
+def peak_resident_bytes() -> int | None:
+    """Return the most memory that this process has held at once; None where the system does not count it."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def start_method() -> str:

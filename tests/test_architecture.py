@@ -27,10 +27,10 @@ ROOMS = [
     *("console", "files", "standard_streams", "tested_versions", "processes", "environment", "config", "demo"),
     *("data.conversation", "data.json_text", "data.verdicts", "data.parts", "data.formats", "data.reading"),
     *("data.known_columns", "data.unused", "data.conversion", "chatformat", "encoded", "kernels", "modeling"),
-    *("constrained", "generation", "evaluation", "reports"),
+    *("constrained", "generation", "evaluation", "reports", "runs"),
     *("training.folder", "training.distributed", "training.events", "training.methods"),
     *("training.setup", "training.trainer", "training.callbacks", "training"),
-    *("memory", "datatools", "starting", "chat", "server", "exporting", "cli", "__main__"),
+    *("memory", "datatools", "starting", "chat", "comparing", "server", "exporting", "cli", "__main__"),
 ]
 MOST_FILES = 15
 """In a folder; more hold more than one idea."""

@@ -37,6 +37,7 @@ from glmtune.text.visible_text import ANSWER_KEEPS, UNSEEN
 
 from .argument_order import check_order
 from .chat_verb import chat
+from .compare_verb import compare
 from .config_verbs import config_app
 from .data_verbs import data_app
 from .env_verb import env
@@ -60,6 +61,7 @@ from .options import (
     strict_setting,
     with_sampling_options,
 )
+from .run_verbs import runs, stop
 from .serve_verb import serve
 from .verb_examples import add_examples
 
@@ -126,20 +128,29 @@ def train(
     check_model(model, base_model=None if init_from else base_model)
     if start_group(num_processes):
         return
-    from glmtune.starting.fitted_run import train as run_training
+    from glmtune.starting.fitted_run import configured_run
     from glmtune.training.run import leave_process_group
+    from glmtune.training.run import train as run_training
 
-    run_training(
+    run = configured_run(
         data_dir,
         model,
         config,
         method=method,
         columns=columns_of(column),
         overrides=[*(overrides or ()), *strict_setting(strict), *_setting(deepspeed)],
-        base_model=base_model,
-        init_from=init_from,
-        dry_run=dry_run,
+        is_kept=not dry_run,
     )
+    with run as (rows, whole, changes):
+        run_training(
+            rows,
+            model,
+            whole,
+            overrides=changes,
+            base_model=base_model,
+            init_from=init_from,
+            dry_run=dry_run,
+        )
     leave_process_group()
 
 
@@ -191,6 +202,10 @@ def resume(
         allow_sending=allow_sending,
     )
     leave_process_group()
+
+
+app.command()(runs)
+app.command()(stop)
 
 
 @app.command()
@@ -277,6 +292,9 @@ def evaluate(
     say(f"{len(scores.predictions)} predictions in {path}")
     if scores.failed is not None:
         raise scores.failed
+
+
+app.command()(compare)
 
 
 @app.command()

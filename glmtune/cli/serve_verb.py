@@ -62,6 +62,14 @@ def serve(
     max_batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens of all of them that may be in memory; 65536 by default.", min=1)
     ] = None,
+    prefix_cache_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of earlier conversations that need not be read again; 65536 by default, as far as a tenth of "
+            "the free memory holds them, and 0 keeps none.",
+            min=0,
+        ),
+    ] = None,
     max_queue: Annotated[int, typer.Option(help="Answers that may wait; 429 beyond.", min=0)] = 256,
     max_request_bytes: Annotated[int, typer.Option(help="Longest request; 413 beyond.", min=1)] = 4 * 1024 * 1024,
     shutdown_seconds: Annotated[
@@ -99,6 +107,7 @@ def serve(
             max_length=max_length,
             max_rows=max_batch,
             max_batch_tokens=max_batch_tokens,
+            prefix_cache_tokens=prefix_cache_tokens,
             max_waiting=max_queue,
             max_request_bytes=max_request_bytes,
             shutdown_seconds=shutdown_seconds,

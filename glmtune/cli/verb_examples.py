@@ -23,6 +23,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glmtune resume output --checkpoint 500",
         "glmtune resume output --set training_args.num_train_epochs=5 --accept-changes",
     ),
+    "runs": ("glmtune runs", "glmtune runs runs --json"),
+    "stop": ("glmtune stop output",),
     "estimate": (
         "glmtune estimate zai-org/glm-4-9b-chat-hf configs/lora.yaml",
         "glmtune estimate models/glm-4-9b configs/sft.yaml --gpus 8 --deepspeed configs/ds_zero3.json",
@@ -31,6 +33,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glmtune eval output data/test.jsonl",
         "glmtune eval output/checkpoint-500 data/test.jsonl --limit 100 --output predictions.jsonl",
         "glmtune eval output data/test.jsonl --metrics my_metrics.py",
+    ),
+    "compare": (
+        "glmtune compare demo-sft output data/test.jsonl",
+        "glmtune compare output/checkpoint-100 output/checkpoint-200 rows.jsonl --output report.html",
+        "glmtune compare zai-org/glm-4-9b-chat-hf output rows.jsonl --retention general.jsonl",
     ),
     "infer": (
         "glmtune infer output --prompt '类型#裙*风格#简约'",

@@ -61,6 +61,8 @@ class Scores:
 
     Where references call functions, `tool-name-accuracy`, `tool-call-accuracy` and `false-call-rate`, too."""
     predictions: tuple[Prediction, ...] = ()
+    text_scores: tuple[Mapping[str, float], ...] = ()
+    """BLEU and ROUGE of each prediction."""
     left_out: tuple[Reject, ...] = ()
     """Rows or turns that were not scored, and why."""
     failed: MetricsFailed | None = None
@@ -220,7 +222,8 @@ def score_model(
             )
             metrics["generation_seconds"] = time.monotonic() - started
             rows = join_shares(gather(scorer.scores()))
-    metrics |= means([rows[place] for place in sorted(rows)])
+    text_scores = tuple(rows[place] for place in sorted(rows))
+    metrics |= means(text_scores)
     metrics |= call_metrics([prediction.tool_call for prediction in predictions])
     failed: MetricsFailed | None = None
     if own_metrics is not None:
@@ -232,7 +235,13 @@ def score_model(
             # The figures that are there already are worth more than an end: whoever asked says what is missing.
             failed = error
             metrics |= dict.fromkeys(own_metrics.names, math.nan)
-    return Scores(metrics=metrics, predictions=tuple(predictions), left_out=(*data.rejects, *left_out), failed=failed)
+    return Scores(
+        metrics=metrics,
+        predictions=tuple(predictions),
+        text_scores=text_scores,
+        left_out=(*data.rejects, *left_out),
+        failed=failed,
+    )
 
 
 def _perplexity(loss: float) -> float:

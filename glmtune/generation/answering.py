@@ -18,7 +18,8 @@ from glmtune.kernels.virtual_tokens import num_tokens_before_rows
 from glmtune.modeling.context import context_tokens
 from glmtune.processes.groups import rank, world_size
 
-from .continuous_batching import Completion, answer_continuously, reason_against_continuous_batching
+from .completion import Completion
+from .continuous_batching import answer_continuously, reason_against_continuous_batching
 
 OnAnswers = Callable[[list[tuple[int, list[int]]]], None]
 """Takes pairs: the place of a prompt, and the ids of its answer."""

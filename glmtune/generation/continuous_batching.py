@@ -9,7 +9,7 @@ as wide as it is expected to become; where a row grows wider, so that the limit 
 end of the queue and goes on there, with others of its kind, from what it has written.
 
 Shape legend: B rows in the batch, P tokens of a trained prefix (P-Tuning v2), W tokens of prompt and answer, padded on
-the left; H key/value heads, D head size, V vocabulary. Keys and values are (B, H, P + W, D).
+the left; V vocabulary.
 
 Under ZeRO-3 and FSDP each forward pass is a meeting of all processes, and so is the encoder of a trained prefix, which
 runs where prompts come in. Therefore all processes take prompts in at the same passes, and one that has nothing to
@@ -19,10 +19,10 @@ do runs a pass that counts for nothing.
 from __future__ import annotations
 
 import inspect
+import itertools
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,7 +37,10 @@ from glmtune.constrained.held_answers import HeldAnswers
 from glmtune.kernels.virtual_tokens import num_tokens_before_rows
 from glmtune.processes.groups import highest
 
-from .prompt_logprobs import PromptLogprobs, joined, score
+from .batch_cache import BatchCache, order_without_gaps
+from .completion import Completion
+from .prefill import Prefill
+from .prefix_store import BLOCK_TOKENS, KeptBlock, PrefixStore, States
 
 MAX_ROWS = 64
 """Beyond it a row more saves little; the logits of a row take 0.6 MB, several times over, where V is 151,552."""
@@ -48,9 +51,8 @@ SHARE_TO_CHANGE = 4
 EXPECTED_SHARE = 0.9
 """So many of the answers that are finished are no longer than a new one is expected to become."""
 
-SCORED_TOKENS = 512
-"""Rows times tokens that are read at once where the likelihoods of a prompt are wanted: logits are kept of all of them,
-0.3 MB a token in bfloat16 where V is 151,552."""
+MAX_LOOKED_AT = 32
+"""Prompts that wait and are looked at for those that can be read next: what is known of each has to be looked up."""
 
 MAX_LENGTHS = 1000
 """Lengths of answers that are remembered: a server runs for weeks."""
@@ -69,36 +71,6 @@ NEUTRAL = {
     "encoder_repetition_penalty": 1.0, "length_penalty": 1.0,
 }  # fmt: skip
 """Values that change nothing, but are spelled out by some models' files, and by transformers' trainer."""
-
-
-@dataclass(eq=False)
-class Completion:
-    """A prompt, and what is written behind it so far."""
-
-    index: int
-    prompt: Sequence[int]
-    max_new_tokens: int
-    stops: Collection[int] | None = None
-    """Ids that end the answer; None for those of the batch."""
-    written: list[int] = field(default_factory=list)
-    """Ids, without the stop token."""
-    num_prompt_logprobs: int | None = None
-    """Most likely tokens to tell beside each of the prompt's, with their likelihoods; None tells nothing."""
-    prompt_logprobs: PromptLogprobs | None = None
-    """Known once the prompt has been read, where they are wanted."""
-    stop_token: int | None = None
-    """The id that ended the answer."""
-    is_done: bool = False
-
-    @property
-    def length(self) -> int:
-        """Tokens of prompt and answer; while it is in the batch, keys and values are kept of all but the last."""
-        return len(self.prompt) + len(self.written)
-
-    @property
-    def is_to_score(self) -> bool:
-        """Whether the likelihoods of its prompt are wanted and not yet known."""
-        return self.num_prompt_logprobs is not None and self.prompt_logprobs is None
 
 
 Choose = Callable[[Sequence[Completion], torch.Tensor], torch.Tensor]
@@ -217,12 +189,14 @@ class ContinuousBatch:
         max_tokens: int,
         max_rows: int,
         keeps_last_logits: bool,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         self.model = model
         self.choose = choose
         self.stops = set(stops)
         self.max_tokens = max_tokens
         self.max_rows = max_rows
+        self.prefixes = prefixes
         self.model_kwargs: dict[str, Any] = {"use_cache": True}
         if keeps_last_logits:
             self.model_kwargs["logits_to_keep"] = 1
@@ -230,11 +204,21 @@ class ContinuousBatch:
         self.num_unfinished = len(self.waiting)
         self.finished_lengths: list[int] = []
         self.rows: list[Completion] = []
-        self.coming_in: list[Completion] = []  # being read: where that fails, those in the batch are as they were
-        self.cache: Any = None
+        self.coming_in: Prefill | None = None  # in this pass: where it fails, those in the batch are as they were
+        self.partly_read: Prefill | None = None  # in several passes
+        self._is_turn_of_others = False
+        self.num_read = 0  # rows times tokens, by the last pass that read prompts
+        self.cache: BatchCache | None = None
         self.num_prefix = 0
+        self.shift = 0  # of positions, by a prefix
         self.tokens = torch.empty((0, 1), dtype=torch.long, device=model.device)  # (B, 1), the last of each row
         self.lengths = torch.empty(0, dtype=torch.long, device=model.device)  # (B,), without padding and prefix
+
+    @property
+    def taken(self) -> list[Completion]:
+        """Rows that are being answered, or whose prompts are being read."""
+        prefill = self.partly_read  # another thread may ask
+        return [row for row in (*self.rows, *(prefill.rows if prefill else ())) if not row.is_done]
 
     def wants_prompts(self) -> bool:
         """Whether prompts had better come in before the next token is written."""
@@ -242,9 +226,9 @@ class ContinuousBatch:
         num_new = self._num_to_take(active)
         return num_new > 0 and num_new * SHARE_TO_CHANGE >= len(active)
 
-    def has_room(self) -> bool:
-        """Whether a prompt that waits could come in at once, without regard to what it costs those in the batch."""
-        return self._num_to_take([row for row in self.rows if not row.is_done]) > 0
+    def has_prompts_to_read(self) -> bool:
+        """Whether a prompt is being read, or could be at once, without regard to what it costs those in the batch."""
+        return self.partly_read is not None or self._num_to_take(self.taken) > 0
 
     def drop(self, row: Completion) -> None:
         """Give a row up, in the batch or waiting, in the same time however many wait."""
@@ -255,124 +239,178 @@ class ContinuousBatch:
     def is_idle(self) -> bool:
         """Whether there is nothing to write."""
         self._pass_over_dropped()
-        return not self.waiting and all(row.is_done for row in self.rows)
+        return not self.waiting and not self.taken
 
     def clear(self) -> None:
         """Give up all rows in the batch, and their keys and values, whatever state a failure left them in."""
-        for row in self.rows:
+        for row in self.taken:
             self.drop(row)
-        self.rows, self.coming_in, self.cache = [], [], None
+        self.rows, self.coming_in, self.partly_read, self.cache = [], None, None, None
         self.tokens, self.lengths = self.tokens[:0], self.lengths[:0]
 
-    def take_in(self, most: int | None = None) -> list[Completion]:
-        """Let prompts come in, `most` of them, and write the first token of each; returns the answers that ended so."""
-        self._let_go()
-        new = self._next_prompts(self._num_to_take(self.rows) if most is None else most)
+    def take_in(self) -> list[Completion]:
+        """Let prompts come in, as many as there is room for, and write the first token of each.
+
+        Returns the answers that ended so.
+        """
+        self.let_go()
+        new = self._next_prompts(self._num_to_take(self.rows))
         if not new:  # it is another process that has room
-            self._read([Completion(-1, [0], 1)])
+            Prefill(self.model, [Completion(-1, [0], 1)], self.model_kwargs).read()
             return []
-        self.coming_in = new
-        logits, cache = self._read(new)
-        tokens = self._choose(new, logits)
-        self.coming_in = []
-        width = max([*(row.length - 1 for row in self.rows), *(row.length for row in new)])
-        self._align(cache, width)
-        if self.rows:
-            self._align(self.cache, width)
-            for layer, other in zip(self.cache.layers, cache.layers):
-                layer.keys = torch.cat([layer.keys, other.keys])
-                layer.values = torch.cat([layer.values, other.values])
-        else:
-            self.cache = cache
-        self.tokens = torch.cat([self.tokens, tokens])
-        self.lengths = self._on_device([*(row.length - 1 for row in self.rows), *(row.length for row in new)])
-        self.rows += new
-        return self._note(new, tokens)
+        return self._read(self._begun(new))
+
+    def read_on(self, most: int) -> list[Completion]:
+        """Read of the prompts, in one forward pass, so many tokens at most; where one is at its end, it comes in.
+
+        A long prompt takes many passes; every other one is left to those that wait behind it and fit into one.
+        Returns the answers that ended with their first token.
+        """
+        self.let_go()
+        prefill, self.num_read = self._next_prefill(most), 0
+        return [] if prefill is None else self._read(prefill, most)
+
+    def forget_failed(self) -> list[Completion]:
+        """Return the rows whose reading failed: they are neither in the batch any more, nor do they wait."""
+        failed, self.coming_in = self.coming_in, None
+        if failed is self.partly_read:
+            self.partly_read = None
+        return [] if failed is None else failed.rows
 
     def write(self) -> list[Completion]:
         """Write the next token of every row; returns the answers that ended with it."""
         num_done = sum(row.is_done for row in self.rows)
         width = self._width() + 1
         if num_done * SHARE_TO_CHANGE >= len(self.rows) or len(self.rows) * width > self.max_tokens:
-            self._let_go()
+            self.let_go()
             width = self._width() + 1
         if not self.rows:  # it is another process that has some
             self.model(input_ids=self._on_device([[0]]), use_cache=False)
             return []
-        places = torch.arange(width, device=self.lengths.device)
-        inputs = self.model.prepare_inputs_for_generation(
-            self.tokens,
-            attention_mask=(places >= (width - 1 - self.lengths)[:, None]).long(),  # (B, W + 1)
-            position_ids=self.lengths[:, None],
-            **{CACHE: self.cache},
+        places = torch.arange(self.num_prefix + width, device=self.lengths.device)
+        inputs: dict[str, Any] = {
+            "attention_mask": (places >= (width - 1 - self.lengths)[:, None]).long(),  # (B, P + W + 1)
+            "position_ids": self.lengths[:, None] + self.shift,
+            CACHE: self.cache,
             **self.model_kwargs,
-        )
-        self.tokens = self._choose(self.rows, self.model(**inputs, return_dict=True).logits)
+        }
+        if not self.num_prefix:  # else PEFT would prepare for a prefix that stands before the padding
+            inputs = self.model.prepare_inputs_for_generation(self.tokens, **inputs)
+        logits = self.model(**{"input_ids": self.tokens, **inputs}, return_dict=True).logits
+        self.tokens = self._choose(self.rows, logits)
         self.lengths = self.lengths + 1
         return self._note(self.rows, self.tokens)
 
-    def _read(self, rows: Sequence[Completion]) -> tuple[torch.Tensor, Any]:
-        """Return the logits behind each row's text, (B, 1, V), and the cache of what stands there."""
-        texts = [[*row.prompt, *row.written] for row in rows]
-        width = max(len(text) for text in texts)
-        input_ids = self._on_device([[0] * (width - len(text)) + text for text in texts])
-        mask = self._on_device([[0] * (width - len(text)) + [1] * len(text) for text in texts])
-        position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
-        scores = any(row.is_to_score for row in rows)
-        step = max(1, SCORED_TOKENS // len(rows)) if scores else width
-        inputs = self.model.prepare_inputs_for_generation(
-            input_ids[:, :step],
-            attention_mask=mask[:, :step],
-            position_ids=position_ids[:, :step],
-            is_first_iteration=True,
-            **{CACHE: DynamicCache(config=self.model.config.get_text_config(decoder=True))},
-            **({"use_cache": True} if scores else self.model_kwargs),
-        )
-        logits = self.model(**inputs, return_dict=True).logits
-        cache = inputs[CACHE]  # ours, or the one that PEFT has put a prefix into
-        self.num_prefix = cache.get_seq_length() - min(step, width)
-        if not scores:
-            return logits, cache
-        parts: list[list[PromptLogprobs]] = [[] for _ in rows]
-        self._score(rows, input_ids, logits, 0, parts)
-        before = mask.new_ones((len(rows), self.num_prefix))
-        shift = inputs["position_ids"][0, 0] - position_ids[0, 0]  # PEFT counts a prefix, too
-        for start in range(step, width, step):
-            end = start + step
-            # Not prepared: behind a prefix PEFT would leave all but the last token out.
-            logits = self.model(
-                input_ids=input_ids[:, start:end],
-                attention_mask=torch.cat([before, mask[:, :end]], dim=1),
-                position_ids=position_ids[:, start:end] + shift,
-                use_cache=True,
-                return_dict=True,
-                **{CACHE: cache},
-            ).logits
-            self._score(rows, input_ids, logits, start, parts)
-        for row, own in zip(rows, parts):
-            if row.is_to_score:
-                row.prompt_logprobs = joined(own)
-        return logits, cache
+    def let_go(self) -> None:
+        """Drop the rows that are done, and put the widest back where the others would not fit beside them."""
+        kept = [index for index, row in enumerate(self.rows) if not row.is_done]
+        leaving = [index for index, row in enumerate(self.rows) if row.is_done]
+        while len(kept) > 1:
+            widest = max(kept, key=lambda index: self.rows[index].length)
+            if len(kept) * self.rows[widest].length <= self.max_tokens:
+                break
+            kept.remove(widest)
+            leaving.append(widest)
+            self.waiting.append(self.rows[widest])
+        if not leaving:
+            return
+        self._keep_prefixes(leaving)
+        order = order_without_gaps(kept)
+        indices = self._on_device(order)
+        self.rows = [self.rows[index] for index in order]
+        self.tokens, self.lengths = self.tokens[indices], self.lengths[indices]
+        if self.rows and self.cache is not None:
+            self.cache.keep(order, self.num_prefix + max(row.length for row in self.rows) - 1)
+        else:
+            self.cache = None
 
-    def _score(
-        self,
-        rows: Sequence[Completion],
-        input_ids: torch.Tensor,
-        logits: torch.Tensor,
-        start: int,
-        parts: Sequence[list[PromptLogprobs]],
-    ) -> None:
-        """Add to the parts of each row what is likely by these logits, (B, S, V), of the columns from `start`."""
-        for index, row in enumerate(rows):
-            if not row.is_to_score:
+    def _next_prefill(self, most: int) -> Prefill | None:
+        """Return what is read next: prompts that fit into this pass, or a long one that takes several."""
+        long = self.partly_read
+        if long is not None and not any(not row.is_done for row in long.rows):
+            long = self.partly_read = None
+        if long is None or self._is_turn_of_others:
+            self._is_turn_of_others = False
+            if rows := self._next_group(most, is_beside_long=long is not None):
+                prefill = self._begun(rows)
+                if long is None and prefill.num_left > most:
+                    self.partly_read, self._is_turn_of_others = prefill, True
+                return prefill
+        self._is_turn_of_others = True
+        return long
+
+    def _next_group(self, most: int, *, is_beside_long: bool) -> list[Completion]:
+        """Return prompts that can be read together in one pass, or a single one that is longer; they wait no more."""
+        active = self.taken
+        group: list[Completion] = []
+        num_columns, widest = 0, max(map(self._expected_width, active), default=0)
+        for row in list(itertools.islice(self.waiting, MAX_LOOKED_AT)):
+            if row.is_done:
                 continue
-            padding = input_ids.shape[1] - row.length
-            first = max(start, padding)
-            behind = min(start + logits.shape[1], padding + len(row.prompt) - 1)
-            if first < behind:
-                following = input_ids[index, first + 1 : behind + 1]
-                own = logits[index, first - start : behind - start]
-                parts[index].append(score(own, following, row.num_prompt_logprobs or 0))
+            widest = max(widest, self._expected_width(row))
+            if self._is_too_much(len(active) + len(group) + 1, widest):
+                break
+            num_columns = max(num_columns, row.length - BLOCK_TOKENS * len(self._known(row)))
+            fits = (len(group) + 1) * num_columns <= most and not row.is_to_be_read_alone
+            if group and not fits:
+                break
+            if fits or not is_beside_long:
+                group.append(row)
+            if not fits:
+                break
+        chosen = set(map(id, group))
+        self.waiting = deque(row for row in self.waiting if id(row) not in chosen)
+        return group
+
+    def _known(self, row: Completion) -> list[KeptBlock]:
+        """Return keys and values of the row's beginning, of all but its last token at most."""
+        if self.prefixes is None or row.is_to_score:
+            return []
+        return self.prefixes.find(self, [*row.prompt, *row.written][:-1])
+
+    def _begun(self, rows: Sequence[Completion]) -> Prefill:
+        prefill = Prefill(self.model, rows, self.model_kwargs, [self._known(row) for row in rows])
+        for index, row in enumerate(rows):
+            if not row.written:
+                row.num_cached_tokens = prefill.num_cached(index)
+        return prefill
+
+    def _read(self, prefill: Prefill, most: int | None = None) -> list[Completion]:
+        """Read on; at the end the rows come in, and their first tokens are written."""
+        self.coming_in, num_left = prefill, prefill.num_left
+        logits = prefill.read(most)
+        self.num_read = num_left - prefill.num_left
+        if logits is None:
+            self.coming_in = None
+            return []
+        tokens = self._choose(prefill.rows, logits)
+        self.coming_in = None
+        if prefill is self.partly_read:
+            self.partly_read = None
+        self.num_prefix, self.shift = prefill.num_prefix, prefill.shift
+        if self.cache is None:
+            self.cache = BatchCache(prefill.cache, self.max_tokens)
+        self.cache.add(prefill.cache, prefill.paddings, prefill.num_prefix)
+        self.tokens = torch.cat([self.tokens, tokens])
+        self.lengths = torch.cat([self.lengths, self._on_device([row.length for row in prefill.rows])])
+        self.rows += prefill.rows
+        self._keep_prefixes(range(len(self.rows) - len(prefill.rows), len(self.rows)))
+        return self._note(prefill.rows, tokens)
+
+    def _keep_prefixes(self, places: Iterable[int]) -> None:
+        """Keep the keys and values of rows, for texts that begin as theirs do."""
+        if self.prefixes is None or self.cache is None:
+            return
+        layers, lengths = self.cache.layers, self.lengths.tolist()
+        for place in places:
+            row, first = self.rows[place], self.cache.get_seq_length() - lengths[place]
+
+            def states_of(start: int, end: int, place: int = place, first: int = first) -> States:
+                columns = slice(first + start, first + end)
+                return [(layer.keys[place, :, columns], layer.values[place, :, columns]) for layer in layers]
+
+            if not row.is_broken:
+                self.prefixes.keep(self, [*row.prompt, *row.written][: lengths[place]], states_of)
 
     def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         """Return the next token of each row, (B, 1)."""
@@ -406,11 +444,14 @@ class ContinuousBatch:
             if row.is_done:
                 continue
             widest = max(widest, self._expected_width(row))
-            num_rows = len(active) + number + 1
-            if num_rows > 1 and (num_rows * widest > self.max_tokens or num_rows > self.max_rows):
+            if self._is_too_much(len(active) + number + 1, widest):
                 break
             number += 1
         return number
+
+    def _is_too_much(self, num_rows: int, width: int) -> bool:
+        """Whether so many rows are beyond the limits; one always has room."""
+        return num_rows > 1 and (num_rows * width > self.max_tokens or num_rows > self.max_rows)
 
     def _next_prompts(self, number: int) -> list[Completion]:
         """Return so many of the prompts that wait, or all; they wait no more."""
@@ -432,41 +473,9 @@ class ContinuousBatch:
             expected = self.finished_lengths[int(EXPECTED_SHARE * (len(self.finished_lengths) - 1))] + 1
         return len(row.prompt) + min(row.max_new_tokens, max(expected, len(row.written) + 1))
 
-    def _let_go(self) -> None:
-        """Drop the rows that are done, and put the widest back where the others would not fit beside them."""
-        kept = [index for index, row in enumerate(self.rows) if not row.is_done]
-        while len(kept) > 1:
-            widest = max(kept, key=lambda index: self.rows[index].length)
-            if len(kept) * self.rows[widest].length <= self.max_tokens:
-                break
-            kept.remove(widest)
-            self.waiting.append(self.rows[widest])
-        if len(kept) == len(self.rows):
-            return
-        indices = self._on_device(kept)
-        self.rows = [self.rows[index] for index in kept]
-        self.tokens, self.lengths = self.tokens[indices], self.lengths[indices]
-        if self.rows:
-            self.cache.batch_select_indices(indices)
-            self._align(self.cache, max(row.length for row in self.rows) - 1)
-        else:
-            self.cache = None
-
-    def _align(self, cache: Any, width: int) -> None:
-        """Add or take away padding between prefix and text, so that the text is `width` wide."""
-        missing = self.num_prefix + width - cache.get_seq_length()
-        if not missing:
-            return
-        for layer in cache.layers:
-            layer.keys = self._aligned(layer.keys, missing)
-            layer.values = self._aligned(layer.values, missing)
-
-    def _aligned(self, states: torch.Tensor, missing: int) -> torch.Tensor:
-        prefix, text = states[:, :, : self.num_prefix], states[:, :, self.num_prefix :]
-        return torch.cat([prefix, F.pad(text, (0, 0, missing, 0))], dim=2)  # below 0, it takes away
-
     def _width(self) -> int:
-        return self.cache.get_seq_length() - self.num_prefix if self.rows else 0
+        """Return W."""
+        return self.cache.get_seq_length() - self.num_prefix if self.cache is not None else 0
 
     def _on_device(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)

@@ -87,6 +87,22 @@ def stop_request() -> StopRequest:
     return _request
 
 
+def ask_to_stop() -> bool:
+    """Do from another thread what SIGTERM does; returns False where it has to be asked for once more, later on."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not _handle:
+        # The run is in a thread of a program's own, which has its signals for itself.
+        if _request.is_stepping and _request.received is None:
+            _request.received, _request.received_at = signal.SIGTERM, time.monotonic()
+        return _request.is_stepping
+    if "pthread_kill" in vars(signal):
+        # To the main thread, which may be waiting for the system and would not hear of it.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        signal.raise_signal(signal.SIGTERM)
+    return True
+
+
 @contextmanager
 def heed_signals() -> Iterator[None]:
     """Handle the signals that end a run for as long as it lasts, in a program's main thread; puts the former back."""

@@ -16,6 +16,8 @@ from glmtune.text.plain_json import plain_json
 METRICS_FILE = "metrics.jsonl"
 """In the folder of a run."""
 
+LAST_BYTES = 65_536
+
 NOT_JSON = object()
 """In the place of what a line would say."""
 
@@ -34,6 +36,18 @@ def read_logs(path: Path) -> Iterator[dict[str, Any]]:
     for value in read_lines(path):
         if _is_log(value):
             yield value
+
+
+def read_last_logs(path: Path) -> list[dict[str, Any]]:
+    """Return the last logs of a file, in order: those in its last 64 KiB, which is enough to see where a run is."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - LAST_BYTES))
+        lines = file.read(LAST_BYTES).splitlines()
+    values = map(_value, lines if size <= LAST_BYTES else lines[1:])
+    return [value for value in values if _is_log(value)]
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -20,7 +20,10 @@ import torch
 
 from glmtune.console import say
 from glmtune.constrained.matching import GrammarFailure
-from glmtune.generation.continuous_batching import Completion, ContinuousBatch
+from glmtune.generation.completion import Completion
+from glmtune.generation.continuous_batching import ContinuousBatch
+from glmtune.generation.pace import Pace
+from glmtune.generation.prefix_store import PrefixStore
 from glmtune.generation.prompt_logprobs import PromptLogprobs
 from glmtune.generation.sampling import Logprobs, NoNumbers, Sampler, Sampling, choose_tokens
 
@@ -103,6 +106,8 @@ class Job:
     is_complete: bool = field(default=False, init=False)
     """Set where nothing more is wanted since the answer is there: it ended with a text that the request named."""
     submitted_at_seconds: float = field(default_factory=time.monotonic, init=False)
+    num_cached_tokens: int = field(default=0, init=False)
+    """Tokens of the prompt that were not read, since their keys and values were kept."""
     is_prompt_reported: bool = field(default=False, init=False)
     num_reported: int = field(default=0, init=False)
     is_retried: bool = field(default=False, init=False)
@@ -135,6 +140,7 @@ class Engine:
         max_batch_tokens: int,
         max_waiting: int,
         keeps_last_logits: bool,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         """Prepare for requests; `start` begins to answer them.
 
@@ -145,10 +151,13 @@ class Engine:
             max_batch_tokens: Rows times tokens that the keys and values of one lane may take.
             keeps_last_logits: Whether the models take `logits_to_keep`.
             max_waiting: Answers that may wait for their turn; beyond it `submit` raises `Busy`.
+            prefixes: Keeps keys and values for conversations that go on, of all lanes; by default none are kept.
         """
         self.lanes: dict[str, Lane] = {}
         self.max_waiting = max_waiting
         self._batches: dict[str, ContinuousBatch] = {}
+        self._prefixes = prefixes or PrefixStore(0)
+        self._pace = Pace()
         self._new_batch = partial(
             ContinuousBatch,
             answers=[],
@@ -157,6 +166,7 @@ class Engine:
             max_tokens=max_batch_tokens,
             max_rows=max_rows,
             keeps_last_logits=keeps_last_logits,
+            prefixes=self._prefixes,
         )
         for name, lane in lanes.items():
             self.add_lane(name, lane)
@@ -211,7 +221,7 @@ class Engine:
         inbox = Counter(job.lane for job in self._inbox.copy())
         return {
             name: (
-                sum(not row.is_done for row in batch.rows.copy()),
+                len(batch.taken),
                 sum(not row.is_done for row in batch.waiting.copy()) + inbox[name],
             )
             for name, batch in self._batches.items()
@@ -263,11 +273,13 @@ class Engine:
             if not self._take_jobs():
                 return False
             self._act()
+            self._pace.begin(is_writing=any(not row.is_done for batch in self._batches.values() for row in batch.rows))
             for name, batch in self._batches.items():
                 try:
                     self._attend(name, batch)
                 except BaseException as error:  # what is written in Rust throws no `Exception`
                     self._fail(name, batch, error)
+            self._pace.end()
             self._let_lanes_go()
         except BaseException as error:
             self._fail_all(error)
@@ -315,6 +327,7 @@ class Engine:
             wanted = {job.lane for job in (*self._jobs.values(), *self._inbox)}
             gone = [name for name in self._leaving if name not in wanted]
             for name in gone:
+                self._prefixes.forget(self._batches[name])
                 self.lanes = {other: lane for other, lane in self.lanes.items() if other != name}
                 self._batches = {other: batch for other, batch in self._batches.items() if other != name}
         for name in gone:
@@ -326,36 +339,47 @@ class Engine:
         if not batch.is_idle():
             self._advance(name, batch)
         elif batch.rows:
-            batch.clear()
+            batch.let_go()
 
     def _advance(self, name: str, batch: ContinuousBatch) -> None:
         """Let new rows of a lane come in, and write the next token of all."""
         self.lanes[name].activate()
         with torch.no_grad():
-            if batch.has_room():
-                self._let_in(batch)
+            if batch.has_prompts_to_read():
+                self._read_on(batch)
             if any(not row.is_done for row in batch.rows):
                 self._report(batch, batch.write())
 
-    def _let_in(self, batch: ContinuousBatch, most: int | None = None) -> None:
-        """Let prompts come in; where they cannot be read together, each of them is tried alone."""
+    def _read_on(self, batch: ContinuousBatch) -> None:
+        """Read some of a lane's prompts; where they cannot be read together, each of them is tried alone."""
+        num_readers = sum(other.has_prompts_to_read() for other in self._batches.values())
         try:
-            self._report(batch, batch.take_in(most))
+            self._report(batch, batch.read_on(self._pace.num_tokens(num_readers)))
         except BaseException as error:
-            together, batch.coming_in = batch.coming_in, []
+            together = batch.forget_failed()
             if not together:
                 raise
-            if len(together) == 1:
-                self._fail_rows(batch, together, error)
-                return
+            if not self._makes_room(error):
+                if len(together) == 1:
+                    self._fail_rows(batch, together, error)
+                    return
+                for row in together:
+                    row.is_to_be_read_alone = True
             batch.waiting.extendleft(reversed(together))
-            for _ in together:
-                self._let_in(batch, most=1)
+        self._pace.note_read(batch.num_read)
+
+    def _makes_room(self, error: BaseException) -> bool:
+        """Whether memory that was too little has become more: what is kept of earlier texts goes before an answer."""
+        if not (isinstance(error, torch.OutOfMemoryError) and self._prefixes.num_tokens):
+            return False
+        self._prefixes.clear()
+        return True
 
     def _report(self, batch: ContinuousBatch, ended: Sequence[Completion]) -> None:
         for row in batch.rows:
             if (job := self._jobs.get(row.index)) is None:
                 continue
+            job.num_cached_tokens = row.num_cached_tokens
             if self.watch is not None:
                 self.watch.wrote(job, row)
             if not job.waits_for_end:
@@ -377,6 +401,7 @@ class Engine:
 
     def _fail(self, name: str, batch: ContinuousBatch, error: BaseException) -> None:
         """Give up what was in the batch, or just coming in; what waits is tried, unless nothing else is left."""
+        self._makes_room(error)
         if self._begin_anew(batch, error):
             return
         waiting = {row.index for row in batch.waiting}
@@ -390,7 +415,7 @@ class Engine:
 
     def _begin_anew(self, batch: ContinuousBatch, error: BaseException) -> bool:
         """Have the rows of a failed pass read anew, once: what fails for one of them fails there for it alone."""
-        rows = [row for row in batch.rows if not row.is_done]
+        rows = batch.taken
         jobs = [job for row in rows if (job := self._jobs.get(row.index)) is not None]
         # Where some have a token already that others do not, nobody could tell what was written.
         is_clean = all(job.sampler.num_chosen == len(row.written) for job, row in zip(jobs, rows))
@@ -398,7 +423,7 @@ class Engine:
             return False
         for job in jobs:
             job.is_retried = True
-        batch.rows = [row for row in batch.rows if row.is_done]  # the others are not given up with them
+        batch.rows, batch.partly_read = [], None  # they are not given up with what is cleared
         batch.clear()
         batch.waiting.extendleft(reversed(rows))
         _report_error(f"{len(rows)} answers are begun anew where they stand: {type(error).__name__}: {error}")
@@ -418,6 +443,7 @@ class Engine:
     def _fail_rows(self, batch: ContinuousBatch, rows: Sequence[Completion], error: BaseException) -> None:
         """Give rows up for what concerns no others."""
         for row in rows:
+            row.is_broken = True
             batch.drop(row)
         self._tell_failure([row.index for row in rows], error)
 
@@ -428,7 +454,7 @@ class Engine:
         _report_error(f"{len(indices) + num_others} answers failed: {type(error).__name__}: {error}")
 
     def _drop_cancelled(self, batch: ContinuousBatch) -> None:
-        for row in [*batch.rows, *batch.waiting]:
+        for row in [*batch.taken, *batch.waiting]:
             job = self._jobs.get(row.index)
             if job is not None and job.is_cancelled:
                 del self._jobs[row.index]

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from glmtune.generation.continuous_batching import Completion
+from glmtune.generation.completion import Completion
 
 from .engine import Engine, Job
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from glmtune.console import notice, quiet_libraries, say
 from glmtune.errors import GlmtuneError, require
 from glmtune.files.user_paths import user_path
+from glmtune.generation.prefix_store import PrefixStore, free_bytes
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.tested_versions import note_untested_versions
 
@@ -34,6 +35,9 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 API_KEY_VARIABLE = "GLMTUNE_API_KEY"
 BATCH_TOKENS = 65536
 """Keys and values of GLM-4-9B take 40 kB a token in bfloat16: 2.7 GB."""
+PREFIX_TOKENS = 65536
+SHARE_FOR_PREFIXES = 0.1
+"""Of the memory that is free once the model is there, where the user has not said how many tokens to keep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,9 @@ class Limits:
     """Answers that are written at once, for each adapter."""
     max_batch_tokens: int | None = None
     """Rows times tokens in memory, for each adapter."""
+    prefix_cache_tokens: int | None = None
+    """Tokens of earlier texts whose keys and values are kept, for all adapters together; 0 keeps none. By default
+    65,536, as far as a tenth of the free memory holds them."""
     max_waiting: int = 256
     """Answers that may wait for their turn."""
     max_request_bytes: int = 4 * 1024 * 1024
@@ -209,6 +216,7 @@ def _load(
         max_batch_tokens=max(limits.max_batch_tokens or BATCH_TOKENS, max_length),
         max_waiting=limits.max_waiting,
         keeps_last_logits=models.keeps_last_logits,
+        prefixes=_prefix_store(limits.prefix_cache_tokens, models.base.device),
     )
     service = Service(models, engine, max_length=max_length)
     if is_installed():  # else it is told to whoever asks for what needs it
@@ -222,6 +230,12 @@ def _load(
         adapter_folder=adapter_folder,
     )
     return application, engine
+
+
+def _prefix_store(num_tokens: int | None, device: Any) -> PrefixStore:
+    if num_tokens is not None:
+        return PrefixStore(num_tokens)
+    return PrefixStore(PREFIX_TOKENS, SHARE_FOR_PREFIXES * free_bytes(device))
 
 
 def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits) -> None:

@@ -81,6 +81,11 @@ class Choices:
         """Tokens written so far, stop tokens not counted."""
         return sum(reader.num_tokens for reader in self.readers)
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of the prompts that were kept from earlier texts and not read again, by the first answer to each."""
+        return sum({id(job.prompt): job.num_cached_tokens for job in reversed(self.jobs)}.values())
+
     def cancel(self) -> None:
         """Give up what is still being written."""
         for job in self.jobs:

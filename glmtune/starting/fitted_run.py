@@ -48,16 +48,49 @@ def train(
     expect_overrides(overrides)
     check_method(method)
     refuse_unfitted(data_dir, model, config, method)
-    if config is None:
-        with _fitted_config(data_dir, model, method, columns or {}, overrides, dry_run=dry_run) as (folder, fitted):
-            return training.train(folder, model, fitted, base_model=base_model, init_from=init_from, dry_run=dry_run)
-    overrides = [
-        *overrides,
-        *(f"data_config.columns.{key}={json.dumps(name)}" for key, name in (columns or {}).items()),
-    ]
-    return training.train(
-        data_dir, model, config, overrides=overrides, base_model=base_model, init_from=init_from, dry_run=dry_run
+    run = configured_run(
+        data_dir, model, config, method=method, columns=columns, overrides=overrides, is_kept=not dry_run
     )
+    with run as (folder, whole, changes):
+        return training.train(
+            folder,
+            model,
+            whole,
+            overrides=changes,
+            base_model=base_model,
+            init_from=init_from,
+            dry_run=dry_run,
+        )
+
+
+@contextmanager
+def configured_run(
+    data: str | Path,
+    model: str,
+    config: AnyConfig | None,
+    *,
+    method: str | None,
+    columns: Mapping[str, str] | None,
+    overrides: Sequence[str],
+    is_kept: bool,
+) -> Iterator[tuple[str | Path, AnyConfig, Sequence[str]]]:
+    """Yield what `training.run.train` needs: the folder of the rows, the configuration, and changes on top of it.
+
+    Args:
+        data: As in `train`; so are all but the last.
+        model: Its name or folder.
+        config: The configuration; without it, one is fitted to the rows.
+        method: What it trains, where it is fitted.
+        columns: Key of the format: what the files call it.
+        overrides: `key=value` strings on top of the configuration.
+        is_kept: Whether the run leaves a folder, which is reserved meanwhile for a configuration that is fitted.
+    """
+    if config is None:
+        with _fitted_config(data, model, method, columns or {}, overrides, is_kept=is_kept) as (folder, fitted):
+            yield folder, fitted, ()
+    else:
+        mapped = (f"data_config.columns.{key}={json.dumps(name)}" for key, name in (columns or {}).items())
+        yield data, config, [*overrides, *mapped]
 
 
 @contextmanager
@@ -68,19 +101,16 @@ def _fitted_config(
     columns: Mapping[str, str],
     overrides: Sequence[str],
     *,
-    dry_run: bool,
+    is_kept: bool,
 ) -> Iterator[tuple[Path, RunConfig]]:
-    """Yield the folder of the rows, and the configuration that a run without one has; says what was chosen.
-
-    The run's folder is reserved meanwhile, but for a dry run, which has none.
-    """
+    """Yield the folder of the rows, and the configuration that a run without one has; says what was chosen."""
     method = method or METHODS[0]
     trusts = any(override.replace(" ", "").lower() == "trust_remote_code=true" for override in overrides)
-    with nullcontext() if dry_run else reserved_run_folder(str(data), method) as run_folder:
+    with reserved_run_folder(str(data), method) if is_kept else nullcontext() as run_folder:
         first = first_config(
             data, model, method=method, columns=columns, output_dir=run_folder, trust_remote_code=trusts
         )
         config = as_config(first.config, overrides)
-        for line in (*first.notes, *summary(config, is_kept=not dry_run)):
+        for line in (*first.notes, *summary(config, is_kept=is_kept)):
             notice(line)
         yield first.data_dir, config

@@ -161,7 +161,7 @@ def add_callbacks(trainer: GlmTrainer, config: RunConfig, run_folder: Path) -> N
         Learning(trainer),  # before a checkpoint and an evaluation are tried, which take their time
         FirstEvaluation(trainer),
         ProgressLine(trainer),
-        MetricsFile(run_folder / METRICS_FILE),
+        MetricsFile(trainer, run_folder / METRICS_FILE),
         LastStep(),
         # Before an evaluation that is due is made up for.
         *([] if patience is None else [EarlyStopping(trainer, patience, threshold)]),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from glmtune.python_terms import in_python_terms
 from glmtune.reports.loss_curve import try_draw_loss_curve
 from glmtune.tested_versions import note_untested_versions
 from glmtune.text.secret_values import masked_argument
+from glmtune.training.callbacks.status_updates import StatusUpdates
 from glmtune.training.callbacks.unfinished import remains
 from glmtune.training.distributed.fsdp import with_accelerates_fsdp
 from glmtune.training.distributed.global_batch import keep_global_batch
@@ -52,6 +53,7 @@ from glmtune.training.folder.run_folder import (
 )
 from glmtune.training.folder.run_lock import hold_run
 from glmtune.training.folder.saved_state import check_state, num_waited
+from glmtune.training.folder.status_file import StatusFile, told_status
 from glmtune.training.setup.arguments import training_arguments, use_one_gpu
 from glmtune.training.setup.checks import check_run
 from glmtune.training.setup.consent import Consent, check_consent, remember
@@ -105,7 +107,8 @@ def train(
     )
     run_folder = Path(config.training_args["output_dir"])
     refuse_unreadable_name(run_folder, "run")
-    with nullcontext(False) if dry_run else hold_run(run_folder) as is_new_folder:
+    with ExitStack() as held:
+        is_new_folder = False if dry_run else held.enter_context(hold_run(run_folder))
         refuse_used_folder(run_folder)
         check_run(config)
         if config.data_config.has_val_rows and config.training_args.get("eval_strategy", "no") == "no":
@@ -115,12 +118,15 @@ def train(
                 "`demo` has random weights, and an adapter on them learns little: give `demo-sft`, the same model "
                 "after its first training, or the checkpoint of a run that trained all of them (`configs/sft.yaml`)"
             )
-        prepared = prepare_run(request)
         if dry_run:
             from .preflight import preflight
 
-            return preflight(prepared, run_folder)
-        return execute(prepared, run_folder, is_new_folder=is_new_folder)
+            return preflight(prepare_run(request), run_folder)
+        status = held.enter_context(told_status(run_folder, num_processes=world_size()))
+        prepared = prepare_run(request)
+        with started_run(prepared, run_folder, status, is_new_folder=is_new_folder) as trainer:
+            trainer.train()
+    return run_folder
 
 
 @quiet_libraries()
@@ -215,30 +221,36 @@ def _go_on(
     if told:
         notice(told)
     check_run(config)
-    prepared = prepare_run(replace(request, config=config), files)
     if verify:
-        return replay(prepared, run_folder, chosen, record)
-    if changes and is_main_process():
-        record_changes(run_folder, record, request, source, prepared.data_files, changes)
-    remember(replace(own, config=request.config), source)
-    state = checkpoint.read_state(chosen)
-    say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
-    return execute(prepared, run_folder, resume_from=chosen, record=record)
+        return replay(prepare_run(replace(request, config=config), files), run_folder, chosen, record)
+    with told_status(run_folder, num_processes=world_size()) as status:
+        prepared = prepare_run(replace(request, config=config), files)
+        if changes and is_main_process():
+            record_changes(run_folder, record, request, source, prepared.data_files, changes)
+        remember(replace(own, config=request.config), source)
+        state = checkpoint.read_state(chosen)
+        say(f"resuming {run_folder} at step {state['global_step']} of {state['max_steps']}")
+        with started_run(prepared, run_folder, status, resume_from=chosen, record=record) as trainer:
+            trainer.train(chosen)
+    return run_folder
 
 
-def execute(
+@contextmanager
+def started_run(
     prepared: Prepared,
     run_folder: Path,
+    status: StatusFile,
     *,
     resume_from: Path | None = None,
     record: Mapping[str, Any] | None = None,
     is_new_folder: bool = False,
-) -> Path:
-    """Load and adapt the model, train it and score it; a run that cannot start leaves no folder behind.
+) -> Iterator[GlmTrainer]:
+    """Load and adapt the model, and yield its trainer; then score it. A run that cannot start leaves no folder behind.
 
     Args:
         prepared: The run.
         run_folder: Where it goes.
+        status: What the run says of itself.
         resume_from: The checkpoint that it goes on from.
         record: The `run.yaml` of a run that goes on.
         is_new_folder: Whether the folder is there for this run alone.
@@ -256,6 +268,7 @@ def execute(
         with undone_at_exit(clean_up):
             check_epoch(prepared.data["train"], arguments, config.tokens_per_batch)
             prepared = replace(prepared, arithmetic=arithmetic_of_run(prepared, arguments, record))
+            status.tell("loading the model")
             model = build_model(prepared, arguments, resume_from)
             if is_main_process():
                 run_folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +287,9 @@ def execute(
                 remember(prepared.request, prepared.source)
             check_shared(run_folder)
             trainer = build_trainer(prepared, arguments, model, run_folder)
-            trainer.train(resume_from)
+            trainer.add_callback(StatusUpdates(trainer, status))
+            status.tell("trying")
+            yield trainer
             score_test_rows(trainer, prepared.data.get("test"))
     except BaseException as error:
         clean_up()
@@ -287,7 +302,6 @@ def execute(
         checkpoint.discard_staging(run_folder)
         try_draw_loss_curve(run_folder)
         say(f"done: {run_folder}")
-    return run_folder
 
 
 def leave_process_group() -> None:

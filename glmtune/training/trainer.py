@@ -34,6 +34,7 @@ from glmtune.kernels.fused_layers import FusedLayers
 from glmtune.kernels.loss import LabelledLoss
 from glmtune.modeling.adapting.ptuning import save_sharded_prefix
 from glmtune.modeling.out_of_memory import LESS_IN_EVALUATION, LESS_IN_TRAINING, memory_errors_explained
+from glmtune.operating_system import peak_resident_bytes
 from glmtune.processes import group_watch
 from glmtune.processes.signals import collate_in_reader, stop_request
 from glmtune.training.distributed.fsdp import load_weights, no_pickled_copy
@@ -122,6 +123,8 @@ class GlmTrainer(Seq2SeqTrainer):
         self.tokens_per_batch = tokens_per_batch
         self._num_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._speed_since = time.monotonic()
+        self.speed = 0.0
+        """Tokens per second, over all processes, between the last two losses that were logged."""
         self._num_evaluations = 0
         self.loss_window = LossWindow(self.args.device)
 
@@ -210,11 +213,18 @@ class GlmTrainer(Seq2SeqTrainer):
         """Log with the mean loss of all steps since the last log, those before an interruption among them."""
         if "loss" in logs:
             logs = logs | {"loss": self.loss_window.mean(self.state.global_step)}
+            self.speed = self.tokens_per_second()
         super().log(logs, start_time)
 
     def _places(self, rows: torch.Tensor) -> list[str]:
         """Return `file:line` of each row of a batch."""
         return [self.train_data.dataset[row]["where"] for row in rows.tolist()]
+
+    def peak_memory(self) -> int | None:
+        """Return the most bytes that this process has used of its GPU, else of memory; None where nobody counts."""
+        if self.args.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.args.device)
+        return peak_resident_bytes()
 
     def tokens_per_second(self) -> float:
         """Return how fast tokens were trained since this was last asked, over all processes, padding not counted."""

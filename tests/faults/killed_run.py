@@ -117,8 +117,8 @@ class KilledRun:
         assert life.end() == EXIT_USER_ERROR
         assert life.told() == (
             f"error: `{self.folder}` holds a run that ended before its first checkpoint\n"
-            "hint: remove what it has left there (`run.yaml`, `metrics.jsonl`), or choose another folder: "
-            f"`--set training_args.output_dir={self.folder}-2`\n"
+            "hint: remove what it has left there (`run.yaml`, `metrics.jsonl`, `status.json`), "
+            f"or choose another folder: `--set training_args.output_dir={self.folder}-2`\n"
         )
 
     def end(self) -> None:

@@ -13,7 +13,10 @@ NUM_STEPS = 40
 EVAL_STEPS = 20
 NUM_ROWS = {"train": 40, "dev": 6}
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
-TIMINGS = ("eval_generation_seconds", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+TIMINGS = (
+    *("time", "tokens_per_second", "memory_bytes", "eval_generation_seconds"),
+    *("train_runtime", "train_samples_per_second", "train_steps_per_second"),
+)
 
 
 def write_rows(folder: Path) -> Path:

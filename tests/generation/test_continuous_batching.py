@@ -13,8 +13,8 @@ from peft.tuners import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from glmtune.generation.answering import answer_prompts, generate_batch, num_reports, say_once_that_batches_wait
+from glmtune.generation.completion import Completion
 from glmtune.generation.continuous_batching import (
-    Completion,
     ContinuousBatch,
     can_batch_continuously,
     reason_against_continuous_batching,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -42,6 +44,51 @@ def test_top_p_keeps_the_token_that_reaches_it() -> None:
     # 0.636, 0.234, 0.086: 0.7 needs the second one, too.
     assert (draws(Sampling(temperature=1, top_p=0.7)) > 0).tolist() == [True, True, False, False, False]
     assert draws(Sampling(temperature=1, top_p=0.0)).tolist() == [1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("spread", [0.1, 4.0])
+def test_the_tokens_are_those_of_the_sorted_vocabulary_with_their_ties(spread: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn((6, 5000), generator=generator) * spread).round(decimals=2)  # many of them are equal
+    wants = [{}, {"top_p": 0.8}, {"top_k": 40}, {"min_p": 0.2}, {"top_p": 0.9, "top_k": 2000}, {"top_k": 1}]
+    for seed in range(20):
+        samplings = [Sampling(temperature=1.3, seed=seed, **want) for want in wants]
+        marks = [Sampler(sampling, ()).random.random() for sampling in samplings]
+        tokens = choose_tokens([Sampler(sampling, ()) for sampling in samplings], logits.clone())
+        for row, (sampling, mark, token) in enumerate(zip(samplings, marks, tokens.tolist())):
+            ordered, order = logits[row].sort(descending=True, stable=True)
+            chances = (ordered / 1.3).softmax(-1)
+            chances[chances < sampling.min_p * chances[0]] = 0
+            chances[sampling.top_k or 5000 :] = 0
+            chances /= chances.sum()
+            chances[chances.cumsum(-1) - chances >= sampling.top_p] = 0
+            place = int(torch.searchsorted(chances.cumsum(-1) / chances.sum(), mark, right=True))
+            assert abs(order.tolist().index(token) - place) <= 1  # rounding moves the border between two
+            assert chances[order.tolist().index(token)] > 0
+
+
+def test_equal_scores_are_drawn_alike() -> None:
+    rows = torch.zeros((3000, 4))
+    rows[:, 2] = -1.0
+    tokens = choose_tokens([Sampler(Sampling(temperature=1.0), ()) for _ in rows], rows.clone())
+    shares = torch.bincount(tokens, minlength=4) / len(rows)
+    torch.testing.assert_close(shares, rows[0].softmax(-1), atol=0.04, rtol=0)
+
+
+def test_sampling_a_whole_vocabulary_takes_a_small_part_of_sorting_it() -> None:
+    logits = torch.randn((4, 151_552))
+    samplers = [Sampler(Sampling(temperature=1.0, top_p=0.9), ()) for _ in logits]
+
+    def seconds(act: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(5):
+            start = time.perf_counter()
+            act()
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    sorting = seconds(lambda: logits.sort(dim=-1, descending=True, stable=True))
+    assert seconds(lambda: choose_tokens(samplers, logits)) < sorting
 
 
 def test_a_very_low_temperature_is_finite() -> None:

@@ -69,6 +69,7 @@ def running(
     """Serve in this process as `glmtune serve` does; yields the URL."""
     pytest.importorskip("fastapi", reason="needs the `serve` extra")
     uvicorn = pytest.importorskip("uvicorn", reason="needs the `serve` extra")
+    from glmtune.generation.prefix_store import PrefixStore
     from glmtune.server.api import create_app
     from glmtune.server.engine import Engine
     from glmtune.server.middleware.connections import server_settings
@@ -83,6 +84,7 @@ def running(
         "max_rows": 64,
         "max_batch_tokens": 65536,
         "max_waiting": 256,
+        "prefixes": PrefixStore(65536),
         "max_length": 512,
         "max_request_bytes": 10**6,
     }

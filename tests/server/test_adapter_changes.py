@@ -95,6 +95,25 @@ def test_adapters_come_and_go_and_each_answers_as_alone(changing: str, tool_mode
         assert names(changing) == ["tiny"]
 
 
+def test_an_adapter_of_an_old_name_meets_nothing_that_was_kept(changing: str, folder: Path) -> None:
+    long = ASKED * 30
+
+    def usage(name: str) -> int:
+        body = {"model": name, "messages": [{"role": "user", "content": long}], "temperature": 0, "max_tokens": 12}
+        told = httpx2.post(f"{changing}/v1/chat/completions", json=body, timeout=60).json()
+        answers.append(told["choices"][0]["message"]["content"])
+        return int(told["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    answers: list[str] = []
+    for kind in ("lora", "wide"):
+        assert load(changing, "name", kind).status_code == 200
+        assert usage("name") == 0
+        assert usage("name") > 100
+        assert unload(changing, "name").status_code == 200
+    alone = [generate(folder / kind, [long], max_new_tokens=12, do_sample=False)[0] for kind in ("lora", "wide")]
+    assert answers == [alone[0], alone[0], alone[1], alone[1]]
+
+
 def test_answers_go_on_while_adapters_come_and_their_own_goes(changing: str) -> None:
     assert load(changing, "lora").status_code == 200
     client = openai.OpenAI(base_url=f"{changing}/v1", api_key="none", max_retries=0)

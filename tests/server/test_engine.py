@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from glmtune.generation import continuous_batching
-from glmtune.generation.continuous_batching import Completion
+from glmtune.generation.completion import Completion
+from glmtune.generation.prefix_store import PrefixStore
 from glmtune.generation.sampling import Sampler, Sampling
 from glmtune.server.engine import Busy, End, Ended, Engine, Event, Job, JobFailure, Lane, Token
 
@@ -409,6 +410,51 @@ def test_a_prompt_that_cannot_be_read_fails_alone(engine: Engine, model: Model, 
     assert last(bad) == JobFailure(reason="the model ran out of memory")
     assert answer(events) == answer(expected)
     assert len(answer(told)) == 39
+
+
+def test_a_long_prompt_does_not_hold_up_who_is_being_answered(engine: Engine, model: Model) -> None:
+    streaming, told = job(400)
+    engine.submit([streaming])
+    for _ in range(20):
+        assert isinstance(told.get(timeout=20), Token)
+    events: queue.Queue[Event] = queue.Queue()
+    long = Job("a", [9] * 500, 2, Sampling(), events.put)
+    before = streaming.num_reported
+    engine.submit([long])
+    assert isinstance(events.get(timeout=20), Token)
+    assert streaming.num_reported >= before + 2
+    streaming.is_cancelled = True
+    assert isinstance(last(events), End)
+
+
+def test_what_is_kept_makes_room_for_a_prompt_that_memory_was_too_little_for(
+    model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = PrefixStore(1000)
+    lanes = {"a": Lane(model=model, activate=lambda: None)}
+    limits = {"max_rows": 4, "max_batch_tokens": 1000, "max_waiting": 3, "keeps_last_logits": True}
+    engine = Engine(lanes, [], prefixes=store, **limits)
+    engine.start()
+    try:
+
+        def ask() -> tuple[list[int], int]:
+            events: queue.Queue[Event] = queue.Queue()
+            made = Job("a", list(range(9, 159)), 3, Sampling(), events.put)
+            engine.submit([made])
+            return answer(events), made.num_cached_tokens
+
+        first, again = ask(), ask()
+        assert (first[1], again) == (0, (first[0], 128))
+        model.error = torch.OutOfMemoryError("too much")
+        assert ask() == first
+        model.error = RuntimeError("broken")
+        events: queue.Queue[Event] = queue.Queue()
+        engine.submit([Job("a", [5, 6, 7], 3, Sampling(), events.put)])
+        assert last(events) == JobFailure(reason="the model failed")
+        assert ask() == again
+    finally:
+        model.error = None
+        engine.stop()
 
 
 class Broken(Sampler):

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmtune import generate
 from glmtune.errors import GlmtuneError
-from glmtune.generation.continuous_batching import SCORED_TOKENS
+from glmtune.generation.prefill import SCORED_TOKENS
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.server.models import find_adapters, load_models, model_name
 
@@ -78,6 +78,35 @@ def test_every_name_answers_as_its_adapter_alone(many: str, tool_model: Path, ad
     }
     assert served == alone
     assert len({tuple(answers) for answers in alone.values()}) == len(alone)
+
+
+def test_a_conversation_goes_on_from_what_its_own_adapter_has_read(
+    many: str, tool_model: Path, adapters: dict[str, Path]
+) -> None:
+    client = openai.OpenAI(base_url=f"{many}/v1", api_key="none", max_retries=0)
+    ids: Any = AutoTokenizer.from_pretrained(tool_model)(THANKS * 30)["input_ids"][:150]
+    told = {}
+    for name, folder in {"tiny": None, **adapters}.items():
+        model = AutoModelForCausalLM.from_pretrained(tool_model)
+        model = model if folder is None else PeftModel.from_pretrained(model, folder)
+        conversation, cached = list(ids), []
+        for _ in range(3):
+            done = client.completions.create(
+                model=name,
+                prompt=conversation,
+                max_tokens=4,
+                temperature=0,
+                logprobs=0,
+                extra_body={"ignore_eos": True},
+            )
+            cached.append(done.usage.prompt_tokens_details.cached_tokens)
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([conversation])).logits[0, -1]
+            expected = float(logits.log_softmax(-1).max())
+            assert done.choices[0].logprobs.token_logprobs[0] == pytest.approx(expected, abs=1e-4)
+            conversation += [int(logits.argmax()), *ids[:60]]
+        told[name] = cached
+    assert told == {name: [0, 128, 192] for name in told}
 
 
 @pytest.mark.parametrize("name", ["lora", "prefix"])

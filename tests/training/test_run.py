@@ -38,7 +38,7 @@ def test_a_run_explains_itself(method: str, demo_data: Path, write_config) -> No
     run = train(demo_data, "demo", config)
 
     assert sorted(path.name for path in run.iterdir() if not path.name.startswith("loss")) == [
-        "checkpoint-2", "checkpoint-4", "metrics.jsonl", "predictions", "run.yaml",
+        "checkpoint-2", "checkpoint-4", "metrics.jsonl", "predictions", "run.yaml", "status.json",
     ]  # fmt: skip
     metrics = json_lines(run / "metrics.jsonl")
     assert [line["step"] for line in metrics if "loss" in line] == [1, 2, 3, 4]

@@ -78,7 +78,7 @@ def usage_of(choices: Choices) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": choices.num_cached_tokens},
     }
 
 

@@ -170,7 +170,6 @@ async def whole_message(service: Service, request: ChatRequest, choices: Choices
     blocks, last = await whole(service, choices)
     content = [_block(block) | _filling(block) for block in blocks]
     message = _message(request, choices) | {"content": content} | _stop(choices, last)
-    message["usage"]["output_tokens"] = choices.num_completion_tokens
     return json.dumps(message, ensure_ascii=False)
 
 
@@ -193,16 +192,24 @@ async def stream_message(service: Service, request: ChatRequest, choices: Choice
             yield event("content_block_stop", index=step.place)
         else:
             yield event("content_block_delta", index=step.place, delta=_delta(step))
-    usage = {"output_tokens": choices.num_completion_tokens}
-    yield event("message_delta", delta=_stop(choices, updates[-1]), usage=usage)
+    yield event("message_delta", delta=_stop(choices, updates[-1]), usage=_usage(choices))
     yield event("message_stop")
 
 
 def _message(request: ChatRequest, choices: Choices) -> dict[str, Any]:
-    usage = {"input_tokens": choices.num_prompt_tokens, "output_tokens": 0}
-    cached = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
     head = {"id": f"msg_{choices.id}", "type": "message", "role": "assistant", "model": request.model}
-    return {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage | cached}
+    return {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(choices)}
+
+
+def _usage(choices: Choices) -> dict[str, int]:
+    """Return the tokens read and written so far; those of the prompt that were kept are no part of `input_tokens`."""
+    cached = choices.num_cached_tokens
+    return {
+        "input_tokens": choices.num_prompt_tokens - cached,
+        "output_tokens": choices.num_completion_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+    }
 
 
 def _stop(choices: Choices, last: Update) -> dict[str, Any]:

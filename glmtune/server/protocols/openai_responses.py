@@ -298,7 +298,7 @@ def _ended(
         "output": [_item(block) for block in blocks],
         "usage": {
             "input_tokens": read,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": choices.num_cached_tokens, "cache_write_tokens": 0},
             "output_tokens": written,
             "output_tokens_details": {"reasoning_tokens": min(num_thoughts, written)},
             "total_tokens": read + written,

@@ -60,14 +60,13 @@ class ProgressLine(RunCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         if "loss" in logs and state.is_world_process_zero:
-            speed = self.trainer.tokens_per_second()
             if self.bar is not None:
                 self.bar.set_postfix_str(f"loss {logs['loss']:.4f} {_course(state)}".rstrip(), refresh=False)
             done = state.global_step - self.first_step
             remaining = (time.monotonic() - self.started) / max(1, done) * (state.max_steps - state.global_step)
             self.on_message(
                 f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  "
-                f"lr {logs['learning_rate']:.2e}  {speed:,.0f} tokens/s  eta {_duration(remaining)}"
+                f"lr {logs['learning_rate']:.2e}  {self.trainer.speed:,.0f} tokens/s  eta {_duration(remaining)}"
             )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -113,9 +112,10 @@ class FirstEvaluation(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Appends every log to `metrics.jsonl`, a line of JSON with its step."""
+    """Appends every log to `metrics.jsonl`, a line of JSON with its step and time, and with each loss what it took."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, trainer: GlmTrainer, path: Path) -> None:
+        self.trainer = trainer
         self.path = path
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -127,7 +127,9 @@ class MetricsFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            append_log(self.path, state.global_step, logs)
+            taken = {"tokens_per_second": round(self.trainer.speed, 1), "memory_bytes": self.trainer.peak_memory()}
+            took = taken if "loss" in logs else {}
+            append_log(self.path, state.global_step, {**logs, "time": round(time.time(), 3), **took})
 
 
 class LastStep(TrainerCallback):

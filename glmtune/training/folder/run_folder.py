@@ -31,18 +31,27 @@ from glmtune.modeling.finding.model_source import CHECKPOINT_NAME, ModelSource
 from glmtune.modeling.finding.run_record import read_run_file
 from glmtune.modeling.library_errors import reason_of
 from glmtune.reports.metrics_file import METRICS_FILE
+from glmtune.reports.run_status import STATUS_FILE, STOP_FILE, read_status
 from glmtune.text.secret_values import masked_arguments, without_secrets
 
 FITTED_CONFIG = "fitted-config.yaml"
 """Of a run whose configuration was fitted to its rows: what `glmtune init` would have written."""
-OWN_FILES = (FITTED_CONFIG, METRICS_FILE, "rejects.jsonl", "loss.png", "predictions", "evaluation-failures.log")
+OWN_FILES = (
+    FITTED_CONFIG,
+    METRICS_FILE,
+    STATUS_FILE,
+    "rejects.jsonl",
+    "loss.png",
+    "predictions",
+    "evaluation-failures.log",
+)
 """What a run writes beside its checkpoints."""
 
 MODEL_FILES = ("config.json", "adapter_config.json", "manifest.json", "tokenizer_config.json")
 
 STAGED = (
     *(f".{name}" for name in (RUN_FILE, *OWN_FILES)),
-    *(".saving", ".lock", ".shared-storage-probe"),
+    *(".saving", ".lock", ".shared-storage-probe", STOP_FILE),
 )
 """Names under which a run writes first what it then renames, or removes."""
 TRACKED = ("runs", "swanlog")
@@ -101,7 +110,8 @@ def refuse_used_folder(folder: Path) -> None:
         )
     refuse_links(folder, STAGED)
     for name in OWN_FILES:
-        if os.path.lexists(folder / name):
+        # A run that was killed before its first step leaves nothing but its status.
+        if os.path.lexists(folder / name) and not (name == STATUS_FILE and read_status(folder) is not None):
             raise GlmtuneError(
                 f"`{folder}` holds a `{name}`, and a run writes one of its own there",
                 fix=f"move it away, or {other}",

@@ -31,7 +31,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
                                    "eval_steps": 4, "metric_for_best_model": "rouge-1"},
 }  # fmt: skip
 TEST_ROWS = {"data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl", "test_file": "test.jsonl"}}
-TIMES = ("runtime", "per_second", "seconds")
+TIMES = ("runtime", "per_second", "seconds", "time", "memory_bytes")
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
