@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from glmtune.console import notice, quiet_libraries, say
 from glmtune.errors import GlmtuneError, require
 from glmtune.files.user_paths import user_path
+from glmtune.generation.prefix_store import PrefixStore, free_bytes
 from glmtune.modeling.finding.model_source import find_model
 from glmtune.tested_versions import note_untested_versions
 
@@ -28,8 +29,6 @@ from .models import ServedModels, find_adapters, load_models, model_name
 from .vllm import run_vllm, takes_vllm, vllm_command
 
 if TYPE_CHECKING:
-    from glmtune.generation.prefix_store import PrefixStore
-
     import uvicorn
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -234,8 +233,6 @@ def _load(
 
 
 def _prefix_store(num_tokens: int | None, device: Any) -> PrefixStore:
-    from glmtune.generation.prefix_store import PrefixStore, free_bytes
-
     if num_tokens is not None:
         return PrefixStore(num_tokens)
     return PrefixStore(PREFIX_TOKENS, SHARE_FOR_PREFIXES * free_bytes(device))
