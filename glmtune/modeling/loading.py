@@ -172,10 +172,16 @@ def load_model(
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, family=family)
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default") -> PeftModel:
-    """Put a saved adapter on its base model; PEFT calls it `name`."""
-    check_adapter(folder, model)
-    check_saved_start(folder)
+def load_adapter(
+    model: PreTrainedModel, folder: Path, *, is_trainable: bool, name: str = "default", is_checked: bool = False
+) -> PeftModel:
+    """Put a saved adapter on its base model; PEFT calls it `name`.
+
+    `is_checked`: whoever calls has looked through its files.
+    """
+    if not is_checked:
+        check_adapter(folder, model)
+        check_saved_start(folder)
     try:
         with rust_errors_caught(), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")

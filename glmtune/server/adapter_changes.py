@@ -13,12 +13,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from glmtune.errors import GlmtuneError
-from glmtune.modeling.adapting.starts import check_saved_start
 from glmtune.modeling.finding.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 from .api_errors import ApiError
 from .engine import Ended
-from .models import add_adapter
+from .models import add_adapter, check_new_adapter
 from .service import Service
 
 MAX_MODELS = 100
@@ -63,8 +62,9 @@ class AdapterChanges:
             if len(models.lanes) >= MAX_MODELS:
                 raise ApiError(f"{MAX_MODELS} models are served already: unload one", param="lora_name")
 
+            await self._checked(folder)
+
             def act() -> None:
-                check_saved_start(folder, is_alone=False)
                 lane = add_adapter(models, folder)
                 engine.add_lane(name, lane)
                 models.lanes[name] = lane
@@ -86,6 +86,13 @@ class AdapterChanges:
 
             await self._between_passes(act)
         return f"Success: LoRA adapter '{name}' removed successfully."
+
+    async def _checked(self, folder: Path) -> None:
+        """Read all of an adapter in a thread: what is left to be done between two passes is short then."""
+        try:
+            await asyncio.to_thread(check_new_adapter, self.service.models, folder)
+        except GlmtuneError as error:
+            raise ApiError(error.what, param="lora_path") from None
 
     async def _between_passes(self, act: Any) -> None:
         try:

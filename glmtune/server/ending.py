@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from glmtune.console import say
 
@@ -60,11 +61,15 @@ class Ending:
     def _exit(self, code: int, message: str) -> None:
         if self.may_exit:
             say(message)
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError, AttributeError):
-                    stream.flush()
-            # Not `sys.exit`: it would wait for the threads.
-            os._exit(code)
+            leave_at_once(code)
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End the process without what Python does at its end: it waits for threads, and takes torch apart for a second."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

@@ -110,6 +110,8 @@ class Job:
     """Tokens of the prompt that were not read, since their keys and values were kept."""
     is_prompt_reported: bool = field(default=False, init=False)
     num_reported: int = field(default=0, init=False)
+    is_retried: bool = field(default=False, init=False)
+    """Whether a pass over several answers has failed once while this was among them."""
     sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -400,6 +402,8 @@ class Engine:
     def _fail(self, name: str, batch: ContinuousBatch, error: BaseException) -> None:
         """Give up what was in the batch, or just coming in; what waits is tried, unless nothing else is left."""
         self._makes_room(error)
+        if self._begin_anew(batch, error):
+            return
         waiting = {row.index for row in batch.waiting}
         own = [index for index, job in self._jobs.items() if job.lane == name]
         failed = [index for index in own if index not in waiting]
@@ -408,6 +412,22 @@ class Engine:
             batch.waiting.clear()
         batch.clear()
         self._tell_failure(failed, error)
+
+    def _begin_anew(self, batch: ContinuousBatch, error: BaseException) -> bool:
+        """Have the rows of a failed pass read anew, once: what fails for one of them fails there for it alone."""
+        rows = batch.taken
+        jobs = [job for row in rows if (job := self._jobs.get(row.index)) is not None]
+        # Where some have a token already that others do not, nobody could tell what was written.
+        is_clean = all(job.sampler.num_chosen == len(row.written) for job, row in zip(jobs, rows))
+        if len(rows) < 2 or len(jobs) < len(rows) or not is_clean or any(job.is_retried for job in jobs):
+            return False
+        for job in jobs:
+            job.is_retried = True
+        batch.rows, batch.partly_read = [], None  # they are not given up with what is cleared
+        batch.clear()
+        batch.waiting.extendleft(reversed(rows))
+        _report_error(f"{len(rows)} answers are begun anew where they stand: {type(error).__name__}: {error}")
+        return True
 
     def _fail_all(self, error: BaseException) -> None:
         """Give up everything: what went wrong belongs to no lane."""

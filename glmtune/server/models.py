@@ -124,10 +124,19 @@ def load_models(
     )
 
 
+def check_new_adapter(models: ServedModels, folder: Path) -> None:
+    """Look through the files of an adapter that is to be added, while answers go on: all its weights are read."""
+    check_saved_start(folder, is_alone=False)
+    check_adapter(folder, models.layers.model or models.base)
+
+
 def add_adapter(models: ServedModels, folder: Path) -> Lane:
-    """Put one more adapter on the base model while nothing is computed; where that fails, all is as before."""
+    """Put an adapter that is checked on the base model while nothing is computed.
+
+    Where that fails, all is as before.
+    """
     with models.layers.undone_on_failure(models.base):
-        return _lane(models.base, models.layers, folder)
+        return _lane(models.base, models.layers, folder, is_checked=True)
 
 
 def model_name(checkpoint: str | Path) -> str:
@@ -166,14 +175,16 @@ class Layers:
         self.num_loaded = 0
         self._used: str | None = None
 
-    def load(self, base: Any, folder: Path, key: str) -> PeftModel:
-        """Load one more adapter, and use it."""
+    def load(self, base: Any, folder: Path, key: str, *, is_checked: bool = False) -> PeftModel:
+        """Load one more adapter, and use it; `is_checked`: its files have been looked through already."""
         if self.model is None:
-            self.model = load_adapter(base, folder, is_trainable=False, name=key)
+            self.model = load_adapter(base, folder, is_trainable=False, name=key, is_checked=is_checked)
         else:
-            check_adapter(folder, self.model)
+            if not is_checked:
+                check_adapter(folder, self.model)
             try:
-                self.model.load_adapter(str(folder), adapter_name=key, is_trainable=False)
+                # Without numbers by chance first, which would be overwritten: that takes most of the time.
+                self.model.load_adapter(str(folder), adapter_name=key, is_trainable=False, low_cpu_mem_usage=True)
             except WHILE_BUILDING as error:
                 raise GlmtuneError(
                     f"the adapter does not fit the base model or the other adapters: {reason_of(error)}",
@@ -232,7 +243,7 @@ def _lanes(base: Any, layers: Layers, folders: Mapping[str, Path]) -> dict[str, 
     return {name: _lane(base, layers, folder) for name, folder in folders.items()}
 
 
-def _lane(base: Any, layers: Layers, folder: Path) -> Lane:
+def _lane(base: Any, layers: Layers, folder: Path, *, is_checked: bool = False) -> Lane:
     """Put an adapter on the base model; a trained prefix stands beside its layers."""
     settings = adapter_config(folder)
     if lays_tokens_before_rows(settings):
@@ -243,7 +254,7 @@ def _lane(base: Any, layers: Layers, folder: Path) -> Lane:
             fix="ask it with `glmtune infer` or `glmtune chat`",
         )
     if settings.peft_type == PREFIX:
-        prefix = load_adapter(base, folder, is_trainable=False).eval()
+        prefix = load_adapter(base, folder, is_trainable=False, is_checked=is_checked).eval()
         return Lane(
             model=Prefixed(base, prefix),
             activate=partial(layers.use, None),
@@ -251,5 +262,5 @@ def _lane(base: Any, layers: Layers, folder: Path) -> Lane:
         )
     key = f"adapter_{layers.num_loaded}"  # names of requests may hold dots, which PEFT's may not
     layers.num_loaded += 1
-    model = layers.load(base, folder, key)
+    model = layers.load(base, folder, key, is_checked=is_checked)
     return Lane(model=model, activate=partial(layers.use, key), remove=partial(layers.remove, key))

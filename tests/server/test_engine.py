@@ -180,19 +180,61 @@ def test_a_failure_of_one_model_leaves_the_other_alone(
     assert len(answer(told)) == 59
 
 
-def test_a_failure_of_running_requests_leaves_what_waits_to_be_tried(engine: Engine, model: Model) -> None:
-    model.seconds = 0.05
-    running = [job(60) for _ in range(4)]
+def begun(engine: Engine, model: Model, number: int) -> list[tuple[Job, queue.Queue[Event]]]:
+    """Return answers that are being written, slowly."""
+    model.seconds = 0.02
+    running = [job(40) for _ in range(number)]
     engine.submit([made for made, _ in running])
     for _, told in running:
         assert isinstance(told.get(timeout=20), Token)
+    return running
+
+
+def test_a_pass_that_fails_once_costs_nobody_an_answer(engine: Engine, model: Model) -> None:
+    expected, told = job(40)
+    engine.submit([expected])
+    whole = answer(told)
+    running = begun(engine, model, 4)
+    model.error = RuntimeError("broken")
+    assert [answer(told) for _, told in running] == [whole[1:]] * 4
+
+
+def test_answers_whose_passes_go_on_failing_leave_what_waits_to_be_tried(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = begun(engine, model, 4)
     waiting = [job() for _ in range(2)]
     engine.submit([made for made, _ in waiting])
     for _ in range(3):  # the engine has seen them by then
         assert isinstance(running[0][1].get(timeout=20), Token)
-    model.error = RuntimeError("broken")
+    call = Model.__call__
+
+    def refuses(self: Model, **inputs: Any) -> Any:
+        if inputs["input_ids"].shape == (4, 1):
+            raise RuntimeError("broken")
+        return call(self, **inputs)
+
+    monkeypatch.setattr(Model, "__call__", refuses)
     assert [last(told) for _, told in running] == [JobFailure(reason="the model failed")] * 4
     assert [len(answer(told)) for _, told in waiting] == [3, 3]
+
+
+def test_an_answer_for_which_passes_fail_ends_alone(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Model.__call__
+
+    def refuses(self: Model, **inputs: Any) -> Any:
+        if (inputs["input_ids"] == 9).any():
+            raise RuntimeError("broken")
+        return call(self, **inputs)
+
+    monkeypatch.setattr(Model, "__call__", refuses)
+    running = begun(engine, model, 2)
+    bad: queue.Queue[Event] = queue.Queue()
+    engine.submit([Job("a", [5, 6, 7], 5, Sampling(logit_bias={9: 100.0}), bad.put)])
+    assert last(bad) == JobFailure(reason="the model failed")
+    assert [len(answer(told)) for _, told in running] == [39, 39]
 
 
 def breaks(at: type[Event]) -> Callable[[Event], None]:
@@ -223,6 +265,7 @@ def test_a_reader_that_cannot_take_the_failure_leaves_it_to_the_others(engine: E
     model.seconds = 0.02
     first = Job("a", [5, 6], 100, Sampling(), breaks(JobFailure))
     second, events = job(100)
+    first.is_retried = second.is_retried = True
     engine.submit([first, second])
     assert isinstance(events.get(timeout=20), Token)
     model.error = RuntimeError("broken")

@@ -82,6 +82,18 @@ def test_what_is_not_finished_in_time_is_told_so(demo_tokenizer: Any) -> None:
 
 
 @pytest.mark.slow
+def test_the_process_ends_within_its_time_while_answers_are_written(demo_tokenizer: Any) -> None:
+    with program("--shutdown-seconds", "4") as (process, port):
+        stream = begin(port, max_tokens=8000, logit_bias=never_ending(demo_tokenizer), stream=True).getresponse()
+        assert stream.readline().startswith(b"data: ")
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert process.wait(20) == 0
+        # The answer is broken off after 2 s; on a busy machine it takes a moment more until that is told.
+        assert 1 < time.monotonic() - started < 4.5
+
+
+@pytest.mark.slow
 def test_it_asks_for_its_name_and_its_key_lets_a_page_in_and_keeps_a_log() -> None:
     page = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST"}
     options = ("--cors-origin", page["Origin"], "--allowed-host", "gpu1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import select
 import socket
@@ -9,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from glmtune.server.middleware import connections
 
@@ -20,6 +24,24 @@ HALF_OPEN = {
     "half of a body": HEAD + b"Content-Length: 100\r\n\r\n{",
     "half of a second request": b"GET /hea",
 }
+
+
+def test_uvicorn_has_what_its_connections_are_timed_by() -> None:
+    settings = connections.server_settings(lambda scope, receive, send: None)
+    settings.load()
+    assert settings.http_protocol_class is connections.TimedConnection
+    loop = asyncio.new_event_loop()
+    connection = connections.TimedConnection(config=settings, server_state=ServerState(), app_state={}, _loop=loop)
+    loop.close()
+    assert connection.loop is loop
+    assert (connection.transport, connection.cycle) == (None, None)
+    for name in ("connection_made", "data_received", "connection_lost", "pause_writing", "resume_writing"):
+        assert callable(getattr(H11Protocol, name))
+    told = inspect.signature(H11Protocol.on_response_complete).parameters
+    assert list(told) == ["self"]
+    begun = inspect.getsource(RequestResponseCycle.__init__)
+    assert "self.response_complete = False" in begun
+    assert "self.more_body = True" in begun
 
 
 @pytest.fixture
