@@ -34,7 +34,7 @@ _HOMES = {
     "serve": "glmtune.server.run",
     "stop_run": "glmtune.runs.stop",
     "train": "glmtune.starting.fitted_run",
-    "web": "glmtune.web.run",
+    "web": "glmtune.page.run",
 }
 
 __all__ = sorted(_HOMES)

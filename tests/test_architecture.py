@@ -30,7 +30,7 @@ ROOMS = [
     *("constrained", "generation", "evaluation", "reports", "runs"),
     *("training.folder", "training.distributed", "training.events", "training.methods"),
     *("training.setup", "training.trainer", "training.callbacks", "training"),
-    *("memory", "datatools", "starting", "chat", "comparing", "server", "web", "exporting", "cli", "__main__"),
+    *("memory", "datatools", "starting", "chat", "comparing", "server", "page", "exporting", "cli", "__main__"),
 ]
 MOST_FILES = 15
 """In a folder; more hold more than one idea."""

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 npm ci --silent --ignore-scripts
-to=../glmtune/web/static/vendor
+to=../glmtune/page/static/vendor
 modules=node_modules
 # Modules find each other beside themselves, not by a bare name; maps of the sources are not brought along.
 for file in preact/dist/preact.mjs preact/hooks/dist/hooks.mjs htm/dist/htm.mjs; do

@@ -22,8 +22,8 @@ def web(
     read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody stop a run from the page.")] = False,
 ) -> None:
     """Watch runs in a browser. A key stands in the address that is printed; GLMTUNE_WEB_KEY gives one of yours."""
-    from glmtune.web.run import KEY_VARIABLE
-    from glmtune.web.run import web as run_web
+    from glmtune.page.run import KEY_VARIABLE
+    from glmtune.page.run import web as run_web
 
     run_web(
         folder,

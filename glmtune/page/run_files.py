@@ -51,8 +51,12 @@ class RunFolders:
 
     def find(self, name: str) -> Path:
         """Return the folder of a run; raises a KeyError where there is none of that name below the root."""
-        folder = (self.root / name).resolve()
-        if not folder.is_relative_to(self.root) or not folder.is_dir():
+        try:
+            folder = (self.root / name).resolve()
+            is_there = folder.is_relative_to(self.root) and folder.is_dir()
+        except (OSError, ValueError):  # a name that is none: too long, or with a NUL
+            is_there = False
+        if not is_there:
             raise KeyError(name)
         summary = read_summary(folder)
         if summary.status is None and not (folder / RUN_FILE).is_file():

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from glmtune import __version__
 from glmtune.errors import GlmtuneError
 from glmtune.runs.stop import stop_run
+from glmtune.text.plain_json import plain_json
 
 from .run_files import RunFolders
 
@@ -58,7 +59,8 @@ def create_page_app(runs: RunFolders, *, key: str, is_read_only: bool) -> ASGIAp
     async def told(work: Callable[..., Any], *arguments: Any) -> Response:
         """Answer with what a function finds, away from the event loop."""
         try:
-            return JSONResponse(await run_in_threadpool(work, *arguments))
+            found = await run_in_threadpool(work, *arguments)
+            return Response(plain_json(found), media_type="application/json")
         except KeyError:
             return _refused(404, "there is no such run or file")
         except GlmtuneError as error:
