@@ -108,7 +108,7 @@ def test_options_of_vllm_come_last(demo_model: str, monkeypatch: pytest.MonkeyPa
     def run(command: list[str], api_key: str | None) -> None:
         raise Command(command, api_key)
 
-    monkeypatch.setattr(server, "takes_vllm", lambda backend, sources: True)
+    monkeypatch.setattr(server, "takes_vllm", lambda backend, sources, **_: True)
     monkeypatch.setattr(server, "run_vllm", run)
     with pytest.raises(Command) as caught:
         server.serve(demo_model, host="0.0.0.0", vllm_args="--tensor-parallel-size 8 --port '9 9'")
