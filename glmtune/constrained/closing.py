@@ -43,7 +43,9 @@ LETTERS = "a", "\n"
 """Where both may come, the text is free: neither JSON nor a pattern."""
 
 BRACKETS = re.compile(r"[}\]]+")
-STRING_ENDS = re.compile(r'"[}\]]*|""[}\]]*')
+STRING_ENDS = re.compile(r'"[}\]]*')
+EMPTY_STRINGS = re.compile(r'""[}\]]*|"')
+"""Or the beginning of one: behind that a bracket would be its first letter."""
 SEPARATORS = (",", ":")
 VALUES = ("[]", "{}", "null", "false", "true", "[", "{", "-")
 CLOSING_TAGS = (CLOSE_THOUGHT, CLOSE_ARGUMENT, CLOSE_CALL, CLOSE_KEY)
@@ -64,6 +66,7 @@ class Closers:
     """Of objects and lists."""
     string_ends: Sequence[int]
     """Perhaps with brackets behind."""
+    empty_strings: Sequence[int]
     separators: Sequence[int]
     """Before digits: a number that is whole goes on otherwise."""
     digits: Sequence[int]
@@ -92,6 +95,7 @@ class Closers:
             tags=[added[tag] for tag in CLOSING_TAGS if tag in added],
             brackets=[ids[text] for text in texts if BRACKETS.fullmatch(text)],
             string_ends=[ids[text] for text in texts if STRING_ENDS.fullmatch(text)],
+            empty_strings=[ids[text] for text in texts if EMPTY_STRINGS.fullmatch(text)],
             separators=[ids[text] for text in SEPARATORS if text in ids],
             digits=[ids[text] for text in "0123456789" if text in ids],
             values=[ids[text] for text in VALUES if text in ids],
@@ -107,7 +111,7 @@ class Closers:
         Digits take turns by `num_taken`, or no multiple of seven would be found.
         """
         yield from self.tags
-        yield from (*self.string_ends, *self.brackets) if is_in_text else (*self.brackets, *self.string_ends)
+        yield from (*self.string_ends, *self.brackets) if is_in_text else (*self.brackets, *self.empty_strings)
         yield from self.separators
         first = (num_taken * num_taken + num_taken // 10) % 10
         yield from (*self.digits[first:], *self.digits[:first])

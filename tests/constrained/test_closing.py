@@ -10,6 +10,7 @@ from constrained_answers import RandomModel
 from test_calls import LAYOUTS, PARAMETERS, TOOLS, model
 from test_schemas_hold import SCHEMAS, schema_grammar
 
+from glmtune import generate
 from glmtune.chatformat.replies import parse_reply
 from glmtune.constrained.closing import way_to_end
 from glmtune.constrained.grammars import IS_REASONING, MAY_REASON, NO_REASONING
@@ -67,3 +68,12 @@ def test_a_call_is_whole_when_its_tokens_end(layout: str, reasoning: str, model:
         assert calls, text
         for call in calls:
             jsonschema.validate(json.loads(call.arguments), PARAMETERS[call.name] or {})
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.1}, {"do_sample": True, "temperature": 2.0}])
+def test_answers_of_generate_are_whole_when_their_tokens_end(options: dict[str, Any], demo_model: str) -> None:
+    """Row by row, and by transformers' own `generate`, which is told nothing of likelihoods."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "array"}}, "required": ["a", "b"]}
+    answers = generate(demo_model, ["类型#裙", "a"], schema=schema, max_new_tokens=40, seed=1, **options)
+    for answer in answers:
+        jsonschema.validate(json.loads(answer), schema)

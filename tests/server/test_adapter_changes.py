@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmtune import generate
 from glmtune.errors import GlmtuneError
+from glmtune.modeling import loading
+from glmtune.modeling.finite import check_finite
 from glmtune.server.run import serve
 
 ASKED, TOLD = next(iter(PLAIN.items()))
@@ -187,3 +190,17 @@ def test_the_folder_has_to_be_there(tmp_path: Path) -> None:
     with pytest.raises(GlmtuneError) as caught:
         serve("demo", allow_adapter_changes=tmp_path / "none")
     assert caught.value.what == f"`--allow-adapter-changes` is `{tmp_path / 'none'}`, which is no folder"
+
+
+def test_an_adapters_files_are_read_beside_the_answers(changing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[str] = []
+
+    def noted(path: Path) -> None:
+        readers.append(threading.current_thread().name)
+        check_finite(path)
+
+    monkeypatch.setattr(loading, "check_finite", noted)
+    for name in ("lora", "wide", "prefix"):
+        assert load(changing, name).status_code == 200
+    assert len(readers) == 3
+    assert "engine" not in readers
