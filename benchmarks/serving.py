@@ -278,7 +278,7 @@ def main() -> None:
                         print(f"{name}, {num_clients} clients: {same} of {len(asked)} answers equal the loop's")
                     seconds.setdefault(f"{name}, {num_clients} clients", []).append(taken)
             text = conversation(folder)
-            turns = [asyncio.run(time_turns(urls["server"], str(folder), f"{word}*{text}")) for word in WORDS[:3]]
+            turns = [asyncio.run(time_turns(urls["server"], str(folder), f"{word}*{text}")) for word in WORDS[:2]]
     sections = [throughput_table(seconds, len(asked)), turns_table(turns), time_sampling()]
     told = (
         f"{machine('torch', 'transformers', 'fastapi', 'uvicorn')}, {torch.get_num_threads()} threads. {len(asked)} "
