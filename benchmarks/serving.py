@@ -181,14 +181,15 @@ async def tokens_at(client: Any, model: str, messages: list[dict[str, str]], num
         messages=messages,
         max_tokens=number,
         temperature=0,
+        logprobs=True,  # a piece for each token, also where it is a part of a character
         stream=True,
         stream_options={"include_usage": True},
     )
     text, usage = "", None
     async for chunk in stream:
-        if chunk.choices and chunk.choices[0].delta.content:
+        if chunk.choices and chunk.choices[0].logprobs is not None:
             told.append(time.perf_counter())
-            text += chunk.choices[0].delta.content
+        text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
         usage = chunk.usage or usage
     return text, usage
 
