@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import os
 import re
 import subprocess
 import sys
@@ -18,11 +20,13 @@ import glmtune
 from glmtune.compat import (
     CACHE,
     CHECKPOINTING,
+    FORCE_GQA,
     PEFT_CACHE,
     PLAIN_PEFT_LOSES_PREFIX,
     RENAMED_CACHE,
     RENAMED_CHECKPOINTING,
     TRANSFORMERS,
+    key_heads_shared,
     shared_heads,
 )
 
@@ -51,6 +55,21 @@ def test_versions_are_asked_for_in_one_place() -> None:
 def test_there_are_two_names_of_the_cache_among_the_allowed_versions() -> None:
     """Fails where `CACHE` can go: write `cache` in its place then."""
     assert lowest_allowed("transformers") < RENAMED_CACHE
+
+
+def test_transformers_knows_the_variable_that_lets_key_heads_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import sdpa_attention
+
+    assert (FORCE_GQA in inspect.getsource(sdpa_attention)) == (TRANSFORMERS >= (5, 23))
+    monkeypatch.delenv(FORCE_GQA, raising=False)
+    with key_heads_shared("cpu"):
+        assert os.environ[FORCE_GQA] == "1"
+    with key_heads_shared("cuda"):
+        assert FORCE_GQA not in os.environ
+    monkeypatch.setenv(FORCE_GQA, "0")  # the user's own word
+    with key_heads_shared("cpu"):
+        assert os.environ[FORCE_GQA] == "0"
+    assert os.environ[FORCE_GQA] == "0"
 
 
 PLAIN_PEFT = """

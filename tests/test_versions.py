@@ -22,7 +22,7 @@ CONSTRAINTS = ["constraints.txt", "constraints-lowest.txt"]
 TOOLS = {
     *("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "uv", "ruff", "mypy", "types-pyyaml", "langchain-openai"),
     *("mkdocs", "mkdocs-material", "mkdocs-static-i18n", "nbclient", "pytest-timeout"),
-    *("anthropic", "langchain-tests", "litellm", "lm-eval", "openai-agents", "pydantic-ai-slim"),
+    *("playwright", "anthropic", "langchain-tests", "litellm", "lm-eval", "openai-agents", "pydantic-ai-slim"),
 }
 """Of development: no run of a user's meets them."""
 

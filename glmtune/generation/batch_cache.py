@@ -49,10 +49,10 @@ class PreallocatedLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write what is new, (B, H, T, D), behind each row; returns all keys and values of the rows."""
-        end = self.end + key_states.shape[2]
-        if end > self.room[1]:
-            self._move(self.num_rows, self.end - self.start)
-            end = self.end + key_states.shape[2]
+        num_new = key_states.shape[2]
+        if self.end + num_new > self.room[1]:
+            self._move(self.num_rows, self.end - self.start, num_new)
+        end = self.end + num_new
         for memory, states in zip(self._memory, (key_states, value_states)):
             memory[: self.num_rows, :, self.end : end] = states
         self.end = end
@@ -84,14 +84,14 @@ class PreallocatedLayer(DynamicLayer):
         self.start = self.end - width
         self._show()
 
-    def _move(self, num_rows: int, width: int) -> None:
+    def _move(self, num_rows: int, width: int, num_new: int = 1) -> None:
         """Move all rows into memory for so many rows and columns, and some of both ahead."""
         ahead = min(num_rows // ROWS_AHEAD, max(0, self.max_tokens // width - num_rows))
         used = slice(width - (self.end - self.start), width)
         moved = []
         for memory in self._memory:
-            room = num_rows + ahead, memory.shape[1], width + COLUMNS_AHEAD, memory.shape[3]
-            new = memory.new_empty(room)
+            columns = width + max(COLUMNS_AHEAD, num_new)
+            new = memory.new_empty((num_rows + ahead, memory.shape[1], columns, memory.shape[3]))
             new[: self.num_rows, :, : used.start] = 0
             new[: self.num_rows, :, used] = memory[: self.num_rows, :, self.start : self.end]
             moved.append(new)

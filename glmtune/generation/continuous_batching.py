@@ -51,6 +51,9 @@ SHARE_TO_CHANGE = 4
 EXPECTED_SHARE = 0.9
 """So many of the answers that are finished are no longer than a new one is expected to become."""
 
+SHORT_TOKENS, SHORT_TOGETHER = 64, 512
+"""Prompts of so many tokens are read together, up to so many, where more of them wait than answers are written."""
+
 MAX_LOOKED_AT = 32
 """Prompts that wait and are looked at for those that can be read next: what is known of each has to be looked up."""
 
@@ -263,12 +266,13 @@ class ContinuousBatch:
     def read_on(self, most: int) -> list[Completion]:
         """Read of the prompts, in one forward pass, so many tokens at most; where one is at its end, it comes in.
 
-        A long prompt takes many passes; every other one is left to those that wait behind it and fit into one.
+        A long prompt takes many passes; every other one is left to those that wait behind it and fit into one. Where
+        more prompts wait than answers are being written, short ones are read together, however many tokens they have.
         Returns the answers that ended with their first token.
         """
         self.let_go()
         prefill, self.num_read = self._next_prefill(most), 0
-        return [] if prefill is None else self._read(prefill, most)
+        return [] if prefill is None else self._read(prefill, most if prefill is self.partly_read else None)
 
     def forget_failed(self) -> list[Completion]:
         """Return the rows whose reading failed: they are neither in the batch any more, nor do they wait."""
@@ -303,6 +307,8 @@ class ContinuousBatch:
 
     def let_go(self) -> None:
         """Drop the rows that are done, and put the widest back where the others would not fit beside them."""
+        if self.partly_read is not None and all(row.is_done for row in self.partly_read.rows):
+            self.partly_read = None
         kept = [index for index, row in enumerate(self.rows) if not row.is_done]
         leaving = [index for index, row in enumerate(self.rows) if row.is_done]
         while len(kept) > 1:
@@ -327,40 +333,41 @@ class ContinuousBatch:
     def _next_prefill(self, most: int) -> Prefill | None:
         """Return what is read next: prompts that fit into this pass, or a long one that takes several."""
         long = self.partly_read
-        if long is not None and not any(not row.is_done for row in long.rows):
-            long = self.partly_read = None
         if long is None or self._is_turn_of_others:
             self._is_turn_of_others = False
-            if rows := self._next_group(most, is_beside_long=long is not None):
+            rows, fits = self._next_group(most, is_beside_long=long is not None)
+            if rows:
                 prefill = self._begun(rows)
-                if long is None and prefill.num_left > most:
+                if not fits:
                     self.partly_read, self._is_turn_of_others = prefill, True
                 return prefill
         self._is_turn_of_others = True
         return long
 
-    def _next_group(self, most: int, *, is_beside_long: bool) -> list[Completion]:
-        """Return prompts that can be read together in one pass, or a single one that is longer; they wait no more."""
+    def _next_group(self, most: int, *, is_beside_long: bool) -> tuple[list[Completion], bool]:
+        """Return what is read together, or a single prompt, and whether one pass is enough; they wait no more."""
         active = self.taken
+        most_of_short = max(most, SHORT_TOGETHER) if len(self.waiting) > len(active) else most
         group: list[Completion] = []
+        is_one_pass = True
         num_columns, widest = 0, max(map(self._expected_width, active), default=0)
         for row in list(itertools.islice(self.waiting, MAX_LOOKED_AT)):
             if row.is_done:
                 continue
-            widest = max(widest, self._expected_width(row))
-            if self._is_too_much(len(active) + len(group) + 1, widest):
+            wider = max(widest, self._expected_width(row))
+            if self._is_too_much(len(active) + len(group) + 1, wider):
                 break
-            num_columns = max(num_columns, row.length - BLOCK_TOKENS * len(self._known(row)))
-            fits = (len(group) + 1) * num_columns <= most and not row.is_to_be_read_alone
-            if group and not fits:
-                break
-            if fits or not is_beside_long:
+            columns = max(num_columns, row.length - BLOCK_TOKENS * len(self._known(row)))
+            limit = most_of_short if columns <= SHORT_TOKENS else most
+            fits = (len(group) + 1) * columns <= limit and not row.is_to_be_read_alone
+            if fits or not (group or is_beside_long):
                 group.append(row)
-            if not fits:
+                num_columns, widest, is_one_pass = columns, wider, fits
+            if not fits and not is_beside_long:
                 break
         chosen = set(map(id, group))
         self.waiting = deque(row for row in self.waiting if id(row) not in chosen)
-        return group
+        return group, is_one_pass
 
     def _known(self, row: Completion) -> list[KeptBlock]:
         """Return keys and values of the row's beginning, of all but its last token at most."""
@@ -409,8 +416,11 @@ class ContinuousBatch:
                 columns = slice(first + start, first + end)
                 return [(layer.keys[place, :, columns], layer.values[place, :, columns]) for layer in layers]
 
-            if not row.is_broken:
-                self.prefixes.keep(self, [*row.prompt, *row.written][: lengths[place]], states_of)
+            try:
+                if not row.is_broken:
+                    self.prefixes.keep(self, [*row.prompt, *row.written][: lengths[place]], states_of)
+            except torch.OutOfMemoryError:  # the answers need it more
+                self.prefixes.clear()
 
     def _choose(self, rows: Sequence[Completion], logits: torch.Tensor) -> torch.Tensor:
         """Return the next token of each row, (B, 1)."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 
-GAPS_FOR_READING = 2.0
-"""Reading takes so many times what a token takes without it: others then wait three times as long as usual."""
+GAPS_FOR_READING = 2.5
+"""Reading takes so many times what a token takes without it: others then wait three to four times as long as usual."""
 
 FIRST_TOKENS = 32
 """Before anything is known of the time that they take."""
 
-LEAST_TOKENS, MOST_TOKENS = 16, 512
+LEAST_TOKENS, MOST_TOKENS = 4, 512
 """Fewer would never come to an end. More at once are hardly faster, and who comes next would wait for them."""
 
 WEIGHT_OF_LAST = 0.3

@@ -10,13 +10,15 @@ columns that are read at once; V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-from glmtune.compat import CACHE
+from glmtune.compat import CACHE, key_heads_shared
 
+from .batch_cache import BatchCache
 from .completion import Completion
 from .prefix_store import BLOCK_TOKENS, KeptBlock
 from .prompt_logprobs import PromptLogprobs, joined, score
@@ -81,16 +83,24 @@ class Prefill:
             most = min(most, SCORED_TOKENS)
         start, end = self._column, min(self.width, self._column + max(1, most // len(self.rows)))
         inputs = self._inputs(start, end) if self.cache is not None else self._first_inputs(start, end)
-        logits: torch.Tensor = self.model(**inputs, return_dict=True).logits
+        with key_heads_shared(self.model.device.type) if end - start > 1 else nullcontext():
+            logits: torch.Tensor = self.model(**inputs, return_dict=True).logits
         self._column = end
         if self._scores:
             self._score(logits, start)
         if end < self.width:
+            self._make_room()
             return None
         for row, own in zip(self.rows, self._parts):
             if row.is_to_score:
                 row.prompt_logprobs = joined(own)
         return logits
+
+    def _make_room(self) -> None:
+        """Have what comes next written behind what was read, without copying that again for each chunk."""
+        if len(self.rows) == 1 and not isinstance(self.cache, BatchCache):
+            read, self.cache = self.cache, BatchCache(self.cache, max_tokens=0)
+            self.cache.add(read, [0], self.num_prefix)
 
     def _first_inputs(self, start: int, end: int) -> dict[str, Any]:
         """Return what the model takes at first, as it prepares it itself: a trained prefix comes in here."""

@@ -338,7 +338,7 @@ class Engine:
         self._drop_cancelled(batch)
         if not batch.is_idle():
             self._advance(name, batch)
-        elif batch.rows:
+        else:
             batch.let_go()
 
     def _advance(self, name: str, batch: ContinuousBatch) -> None:

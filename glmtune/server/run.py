@@ -259,6 +259,9 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     engine.start()
     # In a thread that dies with the program nothing below is reached: torch would abort the process.
     atexit.register(engine.stop)
+    # Python looks through all objects now and then, those of torch and the model, too: no answer went on for 0.8 s.
+    gc.collect()
+    gc.freeze()
     with signals_taken(server.handle_exit):
         try:
             if is_beside_loop:
@@ -266,6 +269,7 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
             else:
                 server.run(sockets=[listener])
         finally:
+            gc.unfreeze()
             engine.stop()
             atexit.unregister(engine.stop)
             ending.over()

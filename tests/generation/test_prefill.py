@@ -199,20 +199,33 @@ def reads(loaded: LoadedModel) -> Iterator[list[tuple[int, int]]]:
     handle.remove()
 
 
-def test_no_pass_reads_more_than_it_may(loaded: LoadedModel, prompts: list[list[int]], reads: list[Any]) -> None:
-    Reader(loaded.model).answers(prompts, 16)
+def test_no_pass_reads_more_than_it_may(loaded: LoadedModel, reads: list[Any]) -> None:
+    Reader(loaded.model).answers([[30 + number] * (65 + number) for number in range(4)], 16)
     assert max(rows * tokens for rows, tokens in reads) == 16
+
+
+def test_short_prompts_are_read_together_where_more_wait_than_are_answered(
+    loaded: LoadedModel, reads: list[Any]
+) -> None:
+    reader = Reader(loaded.model)
+    reader.batch.waiting.extend(Completion(number, [30 + number] * 20, 9) for number in range(6))
+    with torch.no_grad():
+        reader.batch.read_on(8)
+        reader.batch.waiting.append(Completion(7, [40] * 20, 9))
+        reader.batch.read_on(8)
+    assert reads == [(6, 20), (1, 8)]
 
 
 def test_short_prompts_do_not_wait_for_a_long_one(loaded: LoadedModel) -> None:
     reader = Reader(loaded.model)
     long, short = Completion(0, [30] * 200, 3), [Completion(number, [40 + number] * 5, 3) for number in (1, 2, 3)]
-    reader.batch.waiting.extend([long, *short])
+    other = Completion(4, [50] * 300, 3)
+    reader.batch.waiting.extend([long, other, *short])
     with torch.no_grad():
         for _ in range(4):
             reader.batch.read_on(16)
     assert all(row.written for row in short)
-    assert not long.written
+    assert not any(row.written for row in (long, other))
     assert reader.batch.taken == [*short, long]
 
 
