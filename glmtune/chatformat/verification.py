@@ -50,7 +50,7 @@ def verify_ids(encoder: Encoder, conversation: Conversation, example: Example, w
     if starts_with_space or encoder.renderer.controls.guard_for(conversation):
         return
     text = encoder.renderer.plain_text(conversation)
-    expected: list[int] = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    expected: list[int] = encoder.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     ids = example.input_ids
     # One appended stop token may stand behind the expected ones.
     if ids[: len(expected)] != expected or len(ids) - len(expected) > 1:

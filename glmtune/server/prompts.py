@@ -77,7 +77,7 @@ class PromptWriter:
     def of_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of a text, in which control tokens count as such."""
         self._refuse_long(text, "prompt")
-        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
         return ids
 
     def check_ids(self, ids: Sequence[int], field: str) -> None:
@@ -119,7 +119,7 @@ class PromptWriter:
         if num_least <= self.max_length and sum(map(len, texts)) <= self.max_length:
             return
         for part in _slices(texts):
-            num_tokens += sum(map(len, self.tokenizer(part, add_special_tokens=False)["input_ids"]))
+            num_tokens += sum(map(len, self.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]))
             num_read += sum(map(len, part))
             if num_tokens > SLACK * self.max_length:
                 raise overlong(self.max_length, num_tokens, field, is_least=num_read < sum(map(len, texts)))

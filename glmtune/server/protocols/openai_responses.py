@@ -291,7 +291,9 @@ def _ended(
     is_cut = last.finish_reason == "length"
     read, written = choices.num_prompt_tokens, choices.num_completion_tokens
     thoughts = "".join(block.text for block in blocks if block.kind == REASONING)
-    num_thoughts = len(service.models.tokenizer(thoughts, add_special_tokens=False)["input_ids"]) if thoughts else 0
+    num_thoughts = (
+        len(service.models.tokenizer(thoughts, add_special_tokens=False, verbose=False)["input_ids"]) if thoughts else 0
+    )
     return head | {
         "status": "incomplete" if is_cut else "completed",
         "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
