@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import typer
-
-from glmtune.console import say
-from glmtune.errors import EXIT_INTERRUPTED
 
 from .options import BaseModel, Quantization, TrustRemoteCode, check_model
 
@@ -85,12 +81,10 @@ def serve(
 ) -> None:
     """Serve a model by OpenAI's API: chat, tools, streams, adapters."""
     check_model(checkpoint, base_model=base_model)
-    from glmtune.server.ending import leave_at_once
     from glmtune.server.run import Limits
     from glmtune.server.run import serve as run_server
 
-    serving = partial(
-        run_server,
+    run_server(
         checkpoint,
         host=host,
         port=port,
@@ -117,9 +111,3 @@ def serve(
         trust_remote_code=trust_remote_code,
         quantization=quantization,
     )
-    try:
-        serving()
-    except KeyboardInterrupt:
-        say("interrupted")
-        leave_at_once(EXIT_INTERRUPTED)
-    leave_at_once(0)  # a function may have more to do behind it; a command has not

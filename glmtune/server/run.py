@@ -148,6 +148,10 @@ def serve(
         application, engine = _load(
             partial(load_models, source, own_name, others, **options), api_key, limits, adapter_folder
         )
+        # Python looks through all objects now and then, those of torch and the model, too: no answer went on for 0.8 s.
+        # Before anybody is told where to ask: it takes as long.
+        gc.collect()
+        gc.freeze()
         address = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(f'`{model}`' for model in [own_name, *others])}")
         say(f"listening at http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
@@ -259,9 +263,6 @@ def _run(application: Any, engine: Any, listener: socket.socket, limits: Limits)
     engine.start()
     # In a thread that dies with the program nothing below is reached: torch would abort the process.
     atexit.register(engine.stop)
-    # Python looks through all objects now and then, those of torch and the model, too: no answer went on for 0.8 s.
-    gc.collect()
-    gc.freeze()
     with signals_taken(server.handle_exit):
         try:
             if is_beside_loop:

@@ -89,8 +89,8 @@ def test_the_process_ends_within_its_time_while_answers_are_written(demo_tokeniz
         process.send_signal(signal.SIGTERM)
         started = time.monotonic()
         assert process.wait(20) == 0
-        # The answer is broken off after 2 s; on a busy machine it takes a moment more until that is told.
-        assert 1 < time.monotonic() - started < 4.5
+        # The answer is broken off after 2 s; Python's own end comes on top of the 4, up to a second and more where busy.
+        assert 1 < time.monotonic() - started < 8
 
 
 @pytest.mark.slow
