@@ -45,8 +45,11 @@ from .export_verb import export
 from .init_verb import Method, init
 from .options import (
     BaseModel,
+    BatchSize,
     Column,
+    Combine,
     MaxNewTokens,
+    OwnMetrics,
     Quantization,
     SamplingOptions,
     Schema,
@@ -82,7 +85,6 @@ COMPLETION = re.compile(r"--(install|show)-completion(=|$)")
 MAY_BE_EMPTY = ("--prompt", "--system", "--vllm-args")
 """Options whose value is a text."""
 
-BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: training_args.learning_rate=1e-4."),
@@ -256,12 +258,9 @@ def evaluate(
     batch_size: BatchSize = 8,
     max_new_tokens: MaxNewTokens = None,
     limit: Annotated[int | None, typer.Option(help="Score the first rows only.", min=1)] = None,
-    combine: Annotated[bool, typer.Option(help="Score the last assistant turn of each row only.")] = False,
+    combine: Combine = False,
     column: Column = None,
-    metrics: Annotated[
-        Path | None,
-        typer.Option(help="Python file whose `compute(predictions, references)` returns more metrics; it is run."),
-    ] = None,
+    metrics: OwnMetrics = None,
     quantization: Quantization = None,
     base_model: BaseModel = None,
     trust_remote_code: TrustRemoteCode = False,

@@ -14,7 +14,19 @@ from glmtune.text.plain_json import plain_json
 from glmtune.text.visible_text import ANSWER_KEEPS
 
 from .argument_order import check_order
-from .options import Column, MaxNewTokens, Quantization, TrustRemoteCode, check_files, check_model, columns_of, given
+from .options import (
+    BatchSize,
+    Column,
+    Combine,
+    MaxNewTokens,
+    OwnMetrics,
+    Quantization,
+    TrustRemoteCode,
+    check_files,
+    check_model,
+    columns_of,
+    given,
+)
 
 
 def compare(
@@ -33,15 +45,12 @@ def compare(
         typer.Option(help="Report to write, as its ending says: .md, .json, .html. May stand several times."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)] = 8,
+    batch_size: BatchSize = 8,
     max_new_tokens: MaxNewTokens = None,
     limit: Annotated[int | None, typer.Option(help="Score the first rows of each file only.", min=1)] = None,
-    combine: Annotated[bool, typer.Option(help="Score the last assistant turn of each row only.")] = False,
+    combine: Combine = False,
     column: Column = None,
-    metrics: Annotated[
-        Path | None,
-        typer.Option(help="Python file whose `compute(predictions, references)` returns more metrics; it is run."),
-    ] = None,
+    metrics: OwnMetrics = None,
     judge: Annotated[
         str | None, typer.Option(help="URL up to /v1 of a server whose model compares the answers. It gets the rows.")
     ] = None,

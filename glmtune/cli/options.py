@@ -30,6 +30,12 @@ Quantization = Annotated[
     str | None, typer.Option(metavar="BITS", help="`4bit` or `8bit` for the base model's weights (`glmtune[quant]`).")
 ]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model brings along. Read it first.")]
+BatchSize = Annotated[int, typer.Option(help="Rows or prompts at once.", min=1)]
+Combine = Annotated[bool, typer.Option(help="Score the last assistant turn of each row only.")]
+OwnMetrics = Annotated[
+    Path | None,
+    typer.Option(help="Python file whose `compute(predictions, references)` returns more metrics; it is run."),
+]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.", min=1)]
 Thinking = Annotated[
     bool | None,

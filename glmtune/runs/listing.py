@@ -24,8 +24,6 @@ MOST_LEVELS = 4
 NOT_ENTERED = ("checkpoint-", ".")
 MAX_STATE_BYTES = 64_000_000
 
-STATES = ("running", "silent", "finished", "stopped", "failed", "killed")
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
